@@ -1,0 +1,154 @@
+"""Noise schedules: how much of the clean sample is left at each training timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseSchedule(nn.Module):
+    """A variance-preserving schedule given by its cumulative signal power.
+
+    ``x_t = sqrt(alphas_cumprod[t]) x0 + sqrt(1 - alphas_cumprod[t]) epsilon`` with timesteps
+    ``0 .. T-1``, 0 being the cleanest (Ho et al. 2020, Eq. 4).
+
+    The buffer stays in float64 whatever precision the module around it is cast to, since
+    ``1 - alphas_cumprod`` near the data loses half its digits in float32.
+
+    Args:
+        alphas_cumprod: ``[T]``, strictly decreasing, every value inside (0, 1).
+
+    Raises:
+        ValueError: If ``alphas_cumprod`` is not such a vector.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        super().__init__()
+        values = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
+        if values.ndim != 1 or len(values) == 0:
+            raise ValueError(f"alphas_cumprod must be a vector [T], got shape {list(values.shape)}")
+        if not bool(((values > 0) & (values < 1)).all()):
+            raise ValueError("alphas_cumprod must lie strictly between 0 and 1 (a beta of 0 or 1 or NaN?)")
+        if not bool((values.diff() < 0).all()):
+            raise ValueError("alphas_cumprod must decrease from one timestep to the next")
+        self.register_buffer("alphas_cumprod", values)
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of training timesteps."""
+        return len(self.alphas_cumprod)
+
+    def signal_and_noise(self, x: Tensor, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
+        """``sqrt(alphas_cumprod[t])`` and ``sqrt(1 - alphas_cumprod[t])``, shaped to multiply ``x``.
+
+        Args:
+            x: ``[B, ...]``, only its shape, dtype and device are used.
+            timesteps: ``[B]`` integers in ``0 .. T-1``, or one integer for the whole batch.
+
+        Raises:
+            IndexError: If a timestep is above T-1, or a single one is negative.
+        """
+        if isinstance(timesteps, int):
+            if timesteps < 0:
+                raise IndexError(f"timestep {timesteps} is outside 0 .. {self.num_timesteps - 1}")
+            timesteps = torch.full((len(x),), timesteps, device=x.device)
+        power = self.alphas_cumprod[timesteps.to(self.alphas_cumprod.device)]
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        return (
+            power.sqrt().reshape(shape).to(x),
+            (1 - power).sqrt().reshape(shape).to(x),
+        )
+
+    def add_noise(self, x0: Tensor, epsilon: Tensor, timesteps: Tensor | int) -> Tensor:
+        """``x_t`` for clean samples ``x0 [B, ...]`` and standard normal ``epsilon`` of the same shape."""
+        signal, noise = self.signal_and_noise(x0, timesteps)
+        return signal * x0 + noise * epsilon
+
+    def x0_from_epsilon(self, x_t: Tensor, epsilon: Tensor, timesteps: Tensor | int) -> Tensor:
+        """Tweedie's estimate of the clean sample (Chung et al. 2023, Eq. 10), ``[B, ...]``."""
+        signal, noise = self.signal_and_noise(x_t, timesteps)
+        return (x_t - noise * epsilon) / signal
+
+    def epsilon_from_x0(self, x_t: Tensor, x0: Tensor, timesteps: Tensor | int) -> Tensor:
+        """The noise that leads from ``x0`` to ``x_t``, ``[B, ...]``."""
+        signal, noise = self.signal_and_noise(x_t, timesteps)
+        return (x_t - signal * x0) / noise
+
+    def score_from_epsilon(self, epsilon: Tensor, timesteps: Tensor | int) -> Tensor:
+        """``grad_x log p_t(x) = -epsilon / sqrt(1 - alphas_cumprod[t])``, ``[B, ...]``."""
+        _, noise = self.signal_and_noise(epsilon, timesteps)
+        return -epsilon / noise
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NoiseSchedule:
+        # Follow the module to its device, but not to a lower precision.
+        device = fn(torch.empty(0, device=self.alphas_cumprod.device)).device
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+        return self
+
+
+class LinearSchedule(NoiseSchedule):
+    """Betas linear in the timestep (Ho et al. 2020): the schedule of the published image experiments.
+
+    Args:
+        num_timesteps: T, at least 1.
+        beta_start: Variance added at the first timestep, inside (0, 1).
+        beta_end: Variance added at the last timestep, inside (0, 1).
+    """
+
+    def __init__(self, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+        _require_timesteps(num_timesteps)
+        betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
+        super().__init__((1 - betas).cumprod(0))
+
+
+class CosineSchedule(NoiseSchedule):
+    """``alphas_cumprod ~ cos^2`` (Nichol and Dhariwal 2021, Eq. 17), betas at most ``max_beta``.
+
+    Args:
+        num_timesteps: T, at least 1.
+        offset: Keeps the first betas from vanishing, at least 0.
+        max_beta: Upper bound of each beta, inside (0, 1).
+    """
+
+    def __init__(self, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> None:
+        _require_timesteps(num_timesteps)
+        u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+        power = ((u + offset) / (1 + offset) * torch.pi / 2).cos() ** 2
+        betas = (1 - power[1:] / power[:-1]).clamp(max=max_beta)
+        super().__init__((1 - betas).cumprod(0))
+
+
+class PolynomialSchedule(NoiseSchedule):
+    """``alphas_cumprod = (1 - u^power)^2``, the schedule of EDM for molecules (Hoogeboom et al. 2022, App. B).
+
+    Timestep ``i`` sits at ``u = (i + 1) / T``; EDM's extra entry at ``u = 0`` is the data itself.
+
+    Args:
+        num_timesteps: T, at least 1.
+        power: Exponent of the polynomial, above 0.
+        precision: ``s``, which keeps ``alphas_cumprod`` inside ``[s, 1 - s]``.
+        min_ratio: Lower bound of the signal power kept by one step.
+    """
+
+    def __init__(
+        self,
+        num_timesteps: int = 1000,
+        power: float = 2.0,
+        precision: float = 1e-5,
+        min_ratio: float = 0.001,
+    ) -> None:
+        _require_timesteps(num_timesteps)
+        u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+        signal = (1 - u**power) ** 2
+        kept = (signal[1:] / signal[:-1]).clamp(min=min_ratio)
+        super().__init__((1 - 2 * precision) * kept.cumprod(0) + precision)
+
+
+def _require_timesteps(num_timesteps: int) -> None:
+    if num_timesteps < 1:
+        raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}")

@@ -1,0 +1,108 @@
+"""Where a batch of samples lives: its shape, its noise, its admissible directions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class SampleNoise:
+    """Standard normal noise from one generator per sample.
+
+    A sample's noise depends on the seed, the stream and the sample's global index alone, so it is the
+    same in whatever batch or process the sample is drawn, and the same for every way of sampling.
+
+    Args:
+        seed: Non-negative seed of the whole run.
+        indices: Global index of each sample of the batch.
+        stream: Separates independent uses of noise under one seed: adding a consumer to one stream
+            leaves the others as they were.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], stream: int = 0) -> None:
+        self._generators = [np.random.Generator(np.random.Philox(key=_key(seed, stream, i))) for i in indices]
+
+    def normal(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """One float32 CPU tensor per sample, row ``i`` of shape ``shapes[i]``."""
+        return [
+            torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+            for generator, shape in zip(self._generators, shapes, strict=True)
+        ]
+
+
+def _key(seed: int, stream: int, index: int) -> np.ndarray:
+    return np.random.SeedSequence((seed, stream, index)).generate_state(2, np.uint64)
+
+
+class Space(ABC):
+    """The space of one batch of samples.
+
+    Attributes:
+        indices: Global index of each sample, which seeds its noise.
+        inputs: What networks need beside the sample and its timestep, as keyword arguments.
+    """
+
+    indices: Sequence[int]
+    inputs: Mapping[str, Tensor]
+
+    @abstractmethod
+    def noise(self, source: SampleNoise) -> Tensor:
+        """Standard normal noise of this space, ``[B, ...]``, drawn from ``source``."""
+
+    @abstractmethod
+    def project(self, direction: Tensor) -> Tensor:
+        """``direction [B, ...]`` without the part that leaves the space."""
+
+    @abstractmethod
+    def clip(self, x0: Tensor) -> Tensor:
+        """The clean sample ``x0 [B, ...]`` inside the range of the data."""
+
+    @property
+    @abstractmethod
+    def degrees_of_freedom(self) -> Tensor:
+        """Independent coordinates of each sample, ``[B]``."""
+
+
+class ImageSpace(Space):
+    """Images ``[B, C, H, W]`` with values in [-1, 1].
+
+    Args:
+        shape: ``(C, H, W)`` of one image. Any other shape works as well, without its meaning.
+        indices: Global index of each image of the batch.
+        device: Where the samples are made.
+        dtype: Their floating point type.
+        clip_range: Bounds of a clean image; None leaves it as it is.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        clip_range: tuple[float, float] | None = (-1.0, 1.0),
+    ) -> None:
+        self.shape = tuple(shape)
+        self.indices = indices
+        self.inputs = {}
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.clip_range = clip_range
+
+    def noise(self, source: SampleNoise) -> Tensor:
+        rows = source.normal([self.shape] * len(self.indices))
+        return torch.stack(rows).to(self.device, self.dtype)
+
+    def project(self, direction: Tensor) -> Tensor:
+        return direction
+
+    def clip(self, x0: Tensor) -> Tensor:
+        return x0 if self.clip_range is None else x0.clamp(*self.clip_range)
+
+    @property
+    def degrees_of_freedom(self) -> Tensor:
+        return torch.full((len(self.indices),), float(np.prod(self.shape)), device=self.device, dtype=self.dtype)

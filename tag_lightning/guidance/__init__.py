@@ -1,0 +1,31 @@
+"""Guidance of the reverse process, one idea a file, without data sets or Lightning."""
+
+from tag_lightning.guidance.base import Guidance
+from tag_lightning.guidance.conditions import Condition, JointCondition, residual_norm
+from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.strengths import (
+    ConstantStrength,
+    Evidence,
+    NoiseProportionalStrength,
+    PolyakStrength,
+    Strength,
+)
+from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
+from tag_lightning.guidance.training_free import DPS
+
+__all__ = [
+    "DPS",
+    "Condition",
+    "ConstantStrength",
+    "Corruption",
+    "Drift",
+    "Evidence",
+    "Guidance",
+    "JointCondition",
+    "NoiseProportionalStrength",
+    "PolyakStrength",
+    "Strength",
+    "TemporalAlignment",
+    "TemporalAlignmentAfterStep",
+    "residual_norm",
+]

@@ -1,0 +1,65 @@
+"""What guided samples should satisfy, as a log-likelihood of clean samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Negative log-probability of class ``target [B]`` under logits ``output [B, K]``, ``[B]``."""
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def residual_norm(output: Tensor, target: Tensor) -> Tensor:
+    """Euclidean distance of a measurement ``output`` from ``target``, both ``[B, ...]``, ``[B]``.
+
+    The loss of restoration tasks (Chung et al. 2023), where ``output`` is the blurred or masked sample.
+    """
+    return (output - target).flatten(1).norm(dim=1)
+
+
+class Condition:
+    """A predictor on clean samples, a loss and a target: ``log p(c | x0) = -loss(predictor(x0), target)``.
+
+    Args:
+        predictor: Called on clean samples ``x0 [B, ...]`` with the inputs of the space.
+        target: One target per sample, ``[B, ...]``.
+        loss: ``(output, target) -> [B]``.
+    """
+
+    def __init__(
+        self,
+        predictor: nn.Module,
+        target: Tensor,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    ) -> None:
+        self.predictor = predictor
+        self.target = target
+        self.loss = loss
+
+    def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
+        """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``."""
+        return -self.loss(self.predictor(x0, **inputs), self.target)
+
+
+class JointCondition:
+    """Several conditions at once: the sum of their log-likelihoods.
+
+    Args:
+        conditions: At least one.
+    """
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        if not conditions:
+            raise ValueError("JointCondition needs at least one condition")
+        self.conditions = tuple(conditions)
+
+    def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
+        """The sum over the conditions, ``[B]``, for clean samples ``x0 [B, ...]``."""
+        total = self.conditions[0].log_likelihood(x0, **inputs)
+        for condition in self.conditions[1:]:
+            total = total + condition.log_likelihood(x0, **inputs)
+        return total

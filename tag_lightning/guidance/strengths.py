@@ -1,0 +1,102 @@
+"""How far TAG moves along its gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tag_lightning.diffusion import Step
+
+
+class Evidence(NamedTuple):
+    """What the time predictor says about a batch of noisy samples.
+
+    Attributes:
+        nll: ``-log p(t | x)`` of the timestep the samples should be at, ``[B]``, in nats.
+        score: Its negative gradient, the time-linked score, ``[B, ...]``.
+        typical_nll: Mean ``nll`` of real, forward-noised data at this timestep; None if never measured.
+    """
+
+    nll: Tensor
+    score: Tensor
+    typical_nll: Tensor | None
+
+
+class Strength(ABC):
+    """A rule for the factor ``omega`` in ``x + omega * score``. Any callable of the same form will do."""
+
+    @abstractmethod
+    def __call__(self, evidence: Evidence, step: Step) -> Tensor | float:
+        """``omega``, at least 0: one number, or one per sample ``[B]``."""
+
+
+class ConstantStrength(Strength):
+    """The same ``omega`` at every timestep.
+
+    Args:
+        omega: At least 0.
+
+    Raises:
+        ValueError: If negative or not finite.
+    """
+
+    def __init__(self, omega: float) -> None:
+        self.omega = _require_strength("omega", omega)
+
+    def __call__(self, evidence: Evidence, step: Step) -> float:
+        return self.omega
+
+
+class NoiseProportionalStrength(Strength):
+    """``omega_0 (1 - alphas_cumprod[t])``, the paper's schedule (arXiv 2510.11057).
+
+    Args:
+        omega_0: Strength where nothing but noise is left, at least 0. Above about 2 it over-corrects.
+
+    Raises:
+        ValueError: If negative or not finite.
+    """
+
+    def __init__(self, omega_0: float) -> None:
+        self.omega_0 = _require_strength("omega_0", omega_0)
+
+    def __call__(self, evidence: Evidence, step: Step) -> float:
+        return self.omega_0 * (1 - step.alpha_cumprod)
+
+
+class PolyakStrength(Strength):
+    """Polyak's step for minimising a function whose minimum is known; nothing to tune.
+
+    ``omega = max(0, nll - typical_nll[t]) / |score|^2``: a sample that looks like its timestep is left
+    alone, one that does not is moved as far as a linear model says it takes. The move is at most ``cap``
+    times the length of the noise in the sample, ``sqrt(d (1 - alphas_cumprod[t]))``.
+
+    Args:
+        cap: Longest move as a fraction of the noise, at least 0.
+
+    Raises:
+        ValueError: If ``cap`` is negative, or the predictor has no ``typical_nll``.
+    """
+
+    def __init__(self, cap: float = 0.3) -> None:
+        self.cap = _require_strength("cap", cap)
+
+    def __call__(self, evidence: Evidence, step: Step) -> Tensor:
+        if evidence.typical_nll is None:
+            raise ValueError(
+                "PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
+                "(TimePredictorModule measures it), or choose another strength"
+            )
+        excess = (evidence.nll - evidence.typical_nll).clamp(min=0)
+        length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).tiny)
+        longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_cumprod)).sqrt()
+        return torch.minimum(excess / length, longest) / length
+
+
+def _require_strength(name: str, value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value}; TAG never moves backwards")
+    return value

@@ -1,0 +1,124 @@
+"""Temporal Alignment Guidance (arXiv 2510.11057)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
+from tag_lightning.guidance.base import per_sample, require_bound
+from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength
+from tag_lightning.guidance.training_free import DPS
+
+
+class TemporalAlignment(Guidance):
+    """Moves each sample towards the marginal of its own timestep before it is denoised (Algorithm 1).
+
+    ``x_t <- x_t + omega * grad_x log p(t | x_t)``. Costs one forward and one backward pass of the
+    predictor a step.
+
+    Args:
+        predictor: ``[B, ...] -> logits [B, T]`` over the training timesteps, called with the inputs of the
+            space as keyword arguments. None takes the time predictor of the run (see ``bind``).
+        strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
+            ``(evidence, step) -> omega``. Rules that need to know the typical likelihood of real data read
+            the predictor's ``typical_nll [T]``.
+        conditions: The correction is evaluated at the sample already moved by these, in order, each at the
+            cost of a guided denoiser call.
+
+    Raises:
+        ValueError: If a constant strength is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        predictor: nn.Module | None = None,
+        strength: float | Callable[[Evidence, Step], Tensor | float] | None = None,
+        conditions: Sequence[DPS] = (),
+    ) -> None:
+        self.predictor = predictor
+        if strength is None:
+            strength = PolyakStrength()
+        self.strength = strength if callable(strength) else ConstantStrength(strength)
+        self.conditions = tuple(conditions)
+
+    def bind(self, **resources: object) -> TemporalAlignment:
+        bound = super().bind(**resources)
+        bound.conditions = tuple(c.bind(**resources) for c in self.conditions)
+        return bound
+
+    def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """``grad_x log p(timestep | x)`` (Theorem 3.3).
+
+        Args:
+            x: Noisy samples ``[B, ...]``.
+            timestep: The training timestep they should be at.
+            inputs: Further keyword arguments of the predictor.
+
+        Returns:
+            The shape of ``x``.
+
+        Raises:
+            NonFiniteError: If the predictor returns NaN or infinity.
+        """
+        return self._evidence(x, timestep, inputs or {}).score
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        moved = x
+        for condition in self.conditions:
+            moved = moved + condition.look_ahead(moved, step, predict)
+        return x + self._correction(moved, step)
+
+    def _correction(self, x: Tensor, step: Step) -> Tensor:
+        evidence = self._evidence(x, step.timestep, step.space.inputs)
+        evidence = evidence._replace(score=step.space.project(evidence.score))
+        return per_sample(self.strength(evidence, step), x) * evidence.score
+
+    def _evidence(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor]) -> Evidence:
+        predictor = require_bound(self.predictor, self, "predictor")
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            logits = require_finite(predictor(x, **inputs), "the time predictor", timestep)
+            if timestep >= logits.shape[1]:
+                raise ValueError(
+                    f"the time predictor knows {logits.shape[1]} timesteps but the sample is at {timestep}; "
+                    "it must be trained with the schedule of the denoiser"
+                )
+            log_likelihood = logits.log_softmax(1)[:, timestep]
+            (score,) = torch.autograd.grad(log_likelihood.sum(), x)
+        require_finite(score, "the gradient of the time predictor", timestep)
+        return Evidence(-log_likelihood.detach(), score, self._typical_nll(timestep))
+
+    def _typical_nll(self, timestep: int) -> Tensor | None:
+        typical = getattr(self.predictor, "typical_nll", None)
+        if typical is None or bool(torch.isnan(typical[timestep])):
+            return None
+        return typical[timestep]
+
+
+class TemporalAlignmentAfterStep(TemporalAlignment):
+    """TAG applied to the result of each reverse step, at the timestep reached (Algorithm 2).
+
+    The last step reaches the data, which has no timestep, and is left alone. Applying TAG before the
+    denoiser repaired samples slightly better in our trials.
+
+    Raises:
+        ValueError: If ``conditions`` are given, which need the denoiser before the step.
+    """
+
+    def __init__(
+        self,
+        predictor: nn.Module | None = None,
+        strength: float | Callable[[Evidence, Step], Tensor | float] | None = None,
+    ) -> None:
+        super().__init__(predictor, strength)
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        return x
+
+    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        if step.next_timestep is None:
+            return x_next
+        return x_next + self._correction(x_next, step.reached())

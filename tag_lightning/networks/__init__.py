@@ -1,0 +1,7 @@
+"""Networks that diffusers does not have: time predictors and classifiers."""
+
+from tag_lightning.networks.classifier import ImageClassifier
+from tag_lightning.networks.simple_cnn import SimpleCNN
+from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
+
+__all__ = ["ImageClassifier", "MLPTimePredictor", "SimpleCNN", "TimePredictor"]
