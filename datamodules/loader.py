@@ -1,0 +1,71 @@
+"""Batches in an order that a killed run can pick up again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+class BatchIndices(DistributedSampler):
+    """Yields lists of indices, one global batch split over the processes at a time.
+
+    The order of an epoch follows from the seed and the epoch alone, and ``start`` skips the batches a
+    resumed epoch has behind it, so that a run continues with the sample it would have seen next, on any
+    number of processes. It is a ``DistributedSampler`` so that Lightning calls ``set_epoch`` and leaves the
+    sharding to it.
+
+    Args:
+        length: Samples in the data set.
+        batch_size: Samples a batch and process.
+        shuffle: A new order every epoch; without it the data's own, incomplete last batch included.
+        seed: Seed of the order.
+        rank: This process.
+        world_size: How many there are.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(_Sized(length), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        self.length = length
+        self.batch_size = batch_size
+        self.start = 0
+
+    def __len__(self) -> int:
+        global_batch = self.batch_size * self.num_replicas
+        if self.shuffle:
+            return max(1, self.length // global_batch)
+        return -(-self.length // global_batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        global_batch = self.batch_size * self.num_replicas
+        start, self.start = self.start, 0
+        for k in range(start, len(self)):
+            yield order[k * global_batch : (k + 1) * global_batch][self.rank :: self.num_replicas].tolist()
+
+
+class _Sized(Dataset):
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def batch_loader(dataset: Dataset, indices: BatchIndices, num_workers: int = 0) -> DataLoader[Any]:
+    """A loader whose data set answers a whole list of indices with one ``Batch``."""
+    return DataLoader(
+        dataset,
+        sampler=indices,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

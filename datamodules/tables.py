@@ -1,0 +1,136 @@
+"""Images that answer a list of indices with one batch."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.batch import Batch
+
+_WORKERS = 8
+_SHOW_PROGRESS_ABOVE = 2000
+
+
+class ImageTable(Dataset):
+    """Images with integer attributes.
+
+    Args:
+        images: ``[N, C, H, W]`` bytes, or anything that a list of indices turns into such.
+        attributes: Named classes, ``[N]`` each.
+    """
+
+    def __init__(self, images: Tensor | ImageFiles, attributes: dict[str, Tensor]) -> None:
+        self.images = images
+        self.attributes = attributes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return Batch(
+            self.images[indices].float() / 127.5 - 1,
+            {name: values[indices] for name, values in self.attributes.items()},
+            {},
+        )
+
+
+class TintedTable(Dataset):
+    """Every grey image in every hue, white turned into the hue and black left black.
+
+    Sample ``i`` is image ``i // num_hues`` in hue ``i % num_hues``; the attribute ``hue`` joins the others.
+
+    Args:
+        grey: Images with one channel.
+        num_hues: Hues spaced evenly around the colour circle, starting at red.
+    """
+
+    def __init__(self, grey: ImageTable, num_hues: int = 8) -> None:
+        self.grey = grey
+        self.num_hues = num_hues
+        # A saturation below 1 keeps noise-free channels from becoming constant.
+        colours = [colorsys.hsv_to_rgb(k / num_hues, 0.8, 1.0) for k in range(num_hues)]
+        self.colours = torch.tensor(colours).reshape(num_hues, 3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.grey) * self.num_hues
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        batch = self.grey[[i // self.num_hues for i in indices]]
+        hues = torch.tensor(indices) % self.num_hues
+        brightness = (batch.x + 1) / 2
+        return Batch(brightness * self.colours[hues] * 2 - 1, batch.attributes | {"hue": hues}, {})
+
+
+class MirroredTable(Dataset):
+    """Every image and its mirror image; sample ``N + i`` mirrors sample ``i``."""
+
+    def __init__(self, table: ImageTable) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return 2 * len(self.table)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        batch = self.table[[i % len(self.table) for i in indices]]
+        mirrored = (torch.tensor(indices) >= len(self.table)).reshape(-1, 1, 1, 1)
+        return batch._replace(x=torch.where(mirrored, batch.x.flip(-1), batch.x))
+
+
+class ImageFiles:
+    """Image files, decoded and resized when asked for.
+
+    Args:
+        paths: The files.
+        size: Height and width to resize to; the shorter side is scaled, the centre cut out.
+        channels: 1 for grey, 3 for RGB.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, channels: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: list[int]) -> Tensor:
+        return torch.stack([self._decode(self.paths[i]) for i in indices])
+
+    def load(self) -> Tensor:
+        """All images in memory, ``[N, C, size, size]`` bytes, decoded in parallel.
+
+        Raises:
+            ValueError: If a file is no readable image; names it.
+        """
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            images = track(
+                pool.map(self._decode, self.paths),
+                description=f"Reading {len(self)} images",
+                total=len(self),
+                disable=len(self) < _SHOW_PROGRESS_ABOVE,
+            )
+            return torch.stack(list(images))
+
+    def _decode(self, path: Path) -> Tensor:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("L" if self.channels == 1 else "RGB")
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise ValueError(f"cannot read the image {path}: {error}; repair or remove the file") from error
+        scale = self.size / min(image.size)
+        if image.size != (self.size, self.size):
+            width, height = (max(self.size, round(side * scale)) for side in image.size)
+            left, top = (width - self.size) // 2, (height - self.size) // 2
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            image = image.crop((left, top, left + self.size, top + self.size))
+        pixels = torch.from_numpy(np.array(image))
+        return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
