@@ -23,9 +23,11 @@ class Guidance:
     Attributes:
         needs_grad: Whether ``advance`` differentiates the prediction with respect to the sample.
             The one denoiser call of the step then records its graph.
+        resources: Attributes that may be left at None until ``bind`` fills them in.
     """
 
     needs_grad: bool = False
+    resources: tuple[str, ...] = ()
 
     def bind(self, **resources: Any) -> Self:
         """A copy in which every attribute left at None takes the resource of its name, where there is one.
@@ -37,6 +39,19 @@ class Guidance:
             if getattr(bound, name, resource) is None:
                 setattr(bound, name, resource)
         return bound
+
+    def require_complete(self) -> None:
+        """Check that nothing this guidance needs is still left open.
+
+        Raises:
+            ValueError: Names what is missing.
+        """
+        for name in self.resources:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"{type(self).__name__} has no {name}: pass {name}=..., or let the run provide one "
+                    f"(GuidedSampling does from sampling.predictor and sampling.guide)"
+                )
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """Move the noisy samples ``x [B, ...]`` before they are denoised."""

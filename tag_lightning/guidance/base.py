@@ -6,15 +6,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance
 
-__all__ = ["Guidance", "per_sample", "require_bound"]
-
-T = TypeVar("T")
+__all__ = ["Guidance", "per_sample"]
 
 
 def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
@@ -22,17 +18,3 @@ def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
     if isinstance(values, Tensor) and values.ndim == 1:
         return values.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
     return values
-
-
-def require_bound(resource: T | None, guidance: Guidance, name: str) -> T:
-    """``resource``, which must have been given or bound.
-
-    Raises:
-        ValueError: If it is still None.
-    """
-    if resource is None:
-        raise ValueError(
-            f"{type(guidance).__name__} has no {name}: pass {name}=... or run it where one is provided "
-            f"(GuidedSampling provides it from its own arguments)"
-        )
-    return resource

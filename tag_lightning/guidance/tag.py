@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
-from tag_lightning.guidance.base import per_sample, require_bound
-from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength
+from tag_lightning.guidance.base import per_sample
+from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength
 from tag_lightning.guidance.training_free import DPS
 
 
@@ -24,7 +25,7 @@ class TemporalAlignment(Guidance):
             space as keyword arguments. None takes the time predictor of the run (see ``bind``).
         strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
             ``(evidence, step) -> omega``. Rules that need to know the typical likelihood of real data read
-            the predictor's ``typical_nll [T]``.
+            the predictor's ``typical_nll [T]``. None takes that of the run, or else ``PolyakStrength()``.
         conditions: The correction is evaluated at the sample already moved by these, in order, each at the
             cost of a guided denoiser call.
 
@@ -32,22 +33,28 @@ class TemporalAlignment(Guidance):
         ValueError: If a constant strength is negative or not finite.
     """
 
+    resources = ("predictor",)
+
     def __init__(
         self,
         predictor: nn.Module | None = None,
-        strength: float | Callable[[Evidence, Step], Tensor | float] | None = None,
+        strength: float | Strength | None = None,
         conditions: Sequence[DPS] = (),
     ) -> None:
         self.predictor = predictor
-        if strength is None:
-            strength = PolyakStrength()
-        self.strength = strength if callable(strength) else ConstantStrength(strength)
+        self.strength = _as_rule(strength)
         self.conditions = tuple(conditions)
 
-    def bind(self, **resources: object) -> TemporalAlignment:
+    def bind(self, **resources: Any) -> Self:
         bound = super().bind(**resources)
+        bound.strength = _as_rule(bound.strength)
         bound.conditions = tuple(c.bind(**resources) for c in self.conditions)
         return bound
+
+    def require_complete(self) -> None:
+        super().require_complete()
+        for condition in self.conditions:
+            condition.require_complete()
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3).
@@ -74,13 +81,15 @@ class TemporalAlignment(Guidance):
     def _correction(self, x: Tensor, step: Step) -> Tensor:
         evidence = self._evidence(x, step.timestep, step.space.inputs)
         evidence = evidence._replace(score=step.space.project(evidence.score))
-        return per_sample(self.strength(evidence, step), x) * evidence.score
+        rule = self.strength or PolyakStrength()
+        return per_sample(rule(evidence, step), x) * evidence.score
 
     def _evidence(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor]) -> Evidence:
-        predictor = require_bound(self.predictor, self, "predictor")
+        self.require_complete()
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            logits = require_finite(predictor(x, **inputs), "the time predictor", timestep)
+            assert self.predictor is not None
+            logits = require_finite(self.predictor(x, **inputs), "the time predictor", timestep)
             if timestep >= logits.shape[1]:
                 raise ValueError(
                     f"the time predictor knows {logits.shape[1]} timesteps but the sample is at {timestep}; "
@@ -111,7 +120,7 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
     def __init__(
         self,
         predictor: nn.Module | None = None,
-        strength: float | Callable[[Evidence, Step], Tensor | float] | None = None,
+        strength: float | Strength | None = None,
     ) -> None:
         super().__init__(predictor, strength)
 
@@ -122,3 +131,9 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
         if step.next_timestep is None:
             return x_next
         return x_next + self._correction(x_next, step.reached())
+
+
+def _as_rule(
+    strength: float | Callable[[Evidence, Step], Tensor | float] | None,
+) -> Callable[[Evidence, Step], Tensor | float] | None:
+    return strength if strength is None or callable(strength) else ConstantStrength(strength)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
-from tag_lightning.guidance.base import require_bound
 from tag_lightning.guidance.conditions import Condition, JointCondition
 
 
@@ -27,6 +26,7 @@ class DPS(Guidance):
     """
 
     needs_grad = True
+    resources = ("condition",)
 
     def __init__(self, condition: Condition | JointCondition | None = None, scale: float = 1.0) -> None:
         if not 0 <= scale < math.inf:
@@ -44,9 +44,10 @@ class DPS(Guidance):
             return self._shift(x, predict(x, step.timestep), step)
 
     def _shift(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        condition = require_bound(self.condition, self, "condition")
+        self.require_complete()
+        assert self.condition is not None
         with torch.enable_grad():
-            log_likelihood = condition.log_likelihood(prediction.x0, **step.space.inputs)
+            log_likelihood = self.condition.log_likelihood(prediction.x0, **step.space.inputs)
             require_finite(log_likelihood, "the guide", step.timestep)
             # Other guidances of the same step may still differentiate this prediction.
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
