@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -89,6 +90,17 @@ class RowsByIndex(Metric):
             )
         parts = rows[order].split(list(self.columns.values()), dim=1)
         return {**dict(zip(self.columns, parts, strict=True)), "index": index}
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        synchronised = super()._wrap_compute(compute)
+
+        # torchmetrics squeezes results of one element, which would change the shapes where there is one sample.
+        @functools.wraps(compute)
+        def in_shape() -> dict[str, Tensor]:
+            shapes = {name: (-1, width) for name, width in self.columns.items()}
+            return {name: rows.reshape(shapes.get(name, (-1,))) for name, rows in synchronised().items()}
+
+        return in_shape
 
 
 def _joined(state: Tensor | list[Tensor], empty: Tensor) -> Tensor:

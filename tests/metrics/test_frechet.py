@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from tag_lightning.metrics import FrechetDistance
+
+
+def distance(real, generated, batch=1000):
+    metric = FrechetDistance(real.shape[1])
+    for rows, is_real in ((real, True), (generated, False)):
+        for part in rows.split(batch):
+            metric.update(part, real=is_real)
+    return metric.compute()
+
+
+def by_scipy(real, generated):
+    first, second = (np.atleast_2d(np.cov(rows.numpy(), rowvar=False)) for rows in (real, generated))
+    shift = np.square(real.numpy().mean(0) - generated.numpy().mean(0)).sum()
+    return shift + np.trace(first + second - 2 * scipy.linalg.sqrtm(first @ second).real)
+
+
+def correlated(n, d, generator, scale=1.0):
+    mixing = torch.randn(d, d, generator=generator, dtype=torch.float64) / math.sqrt(d)
+    return scale * torch.randn(n, d, generator=generator, dtype=torch.float64) @ mixing
+
+
+def whitened(n, d, generator):
+    """Rows whose mean is exactly 0 and whose covariance, over n - 1, is exactly the identity."""
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    rows = rows - rows.mean(0)
+    return torch.linalg.qr(rows).Q * math.sqrt(n - 1)
+
+
+@pytest.mark.parametrize(("n", "d"), [(500, 1), (300, 8), (400, 64)])
+def test_agrees_with_scipy(n, d, generator):
+    real, generated = correlated(n, d, generator), correlated(n - 50, d, generator, 1.3) + 0.2
+    assert distance(real, generated).item() == pytest.approx(by_scipy(real, generated), rel=1e-9)
+
+
+def test_singular_covariances_agree_with_scipy(generator):
+    real, generated = correlated(20, 64, generator), correlated(25, 64, generator)
+    assert distance(real, generated).item() == pytest.approx(by_scipy(real, generated), rel=1e-5)
+
+
+def test_closed_form_of_gaussians_with_commuting_covariances(generator):
+    rows = whitened(200, 5, generator)
+    widths = torch.tensor([0.5, 1, 2, 3, 4], dtype=torch.float64)
+    shift = torch.arange(5, dtype=torch.float64)
+    expected = shift.square().sum() + (widths - 1).square().sum()
+    assert distance(rows, rows * widths + shift).item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_equal_sets_are_at_distance_zero_and_never_below(generator):
+    for n in (10, 200):
+        rows = correlated(n, 32, generator)
+        assert 0 <= distance(rows, rows).item() < 1e-5
+
+
+def test_batches_and_symmetry(generator):
+    real, generated = correlated(300, 8, generator), correlated(200, 8, generator)
+    whole = distance(real, generated)
+    torch.testing.assert_close(distance(real, generated, batch=7), whole, rtol=1e-11, atol=0)
+    torch.testing.assert_close(distance(generated, real), whole, rtol=1e-9, atol=0)
+    assert whole.dtype == torch.float64
+
+
+def test_float32_rows_keep_float64_results(generator):
+    real, generated = correlated(100, 4, generator).float(), correlated(100, 4, generator).float()
+    assert distance(real, generated).item() == pytest.approx(by_scipy(real.double(), generated.double()), rel=1e-9)
+
+
+def test_reset_forgets_both_sides(generator):
+    real, generated = correlated(50, 4, generator), correlated(50, 4, generator)
+    metric = FrechetDistance(4)
+    metric.update(real * 9, real=True)
+    metric.reset()
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    assert torch.equal(metric.compute(), distance(real, generated))
+
+
+@pytest.mark.parametrize(("n_real", "n_generated"), [(0, 0), (5, 1), (1, 5)])
+def test_too_few_samples_are_counted_in_the_error(n_real, n_generated):
+    metric = FrechetDistance(3)
+    metric.update(torch.zeros(n_real, 3), real=True)
+    metric.update(torch.zeros(n_generated, 3), real=False)
+    with pytest.raises(ValueError, match=f"got {n_real} real and {n_generated} generated"):
+        metric.compute()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_features_are_refused(bad):
+    rows = torch.zeros(4, 3)
+    rows[2, 1] = bad
+    with pytest.raises(ValueError, match="1 of 4 generated"):
+        FrechetDistance(3).update(rows, real=False)
+
+
+def test_other_widths_are_refused():
+    with pytest.raises(ValueError, match=r"\[n, 3\], got \[4, 2\]"):
+        FrechetDistance(3).update(torch.zeros(4, 2), real=True)
+    with pytest.raises(ValueError, match="at least 1"):
+        FrechetDistance(0)
