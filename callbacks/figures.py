@@ -13,6 +13,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import ScalarFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
@@ -29,6 +31,7 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DATA_COLOUR = "#B0B0B0"
 SMALLEST_CELL = 48
+MOST_SIDE_BY_SIDE = 4
 
 
 def sample_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -92,12 +95,13 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
             largest, smallest = max(largest, y.max()), min(smallest, y.min())
     if largest > 20 * max(smallest, 1):
         axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
     axes.set_xlabel("training timestep (0 is clean data)")
     axes.set_ylabel("Time-Gap [training timesteps]")
     axes.grid(alpha=0.3)
     if curves:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, handlelength=3.5)
     return figure
 
 
@@ -115,7 +119,7 @@ def scatter_2d(samples: Mapping[str, Points], data: Points) -> Figure:
         raise ValueError("scatter_2d needs at least one set of samples")
     points = {name: _plane(values, name) for name, values in samples.items()}
     ground = _plane(data, "data")
-    figure = Figure(figsize=(3.4 * len(points), 3.7), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.4 * len(points), 3.7), dpi=120, layout=_margins())
     panels = figure.subplots(1, len(points), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, values), colour in zip(panels, points.items(), cycle(COLOURS), strict=False):
         axes.scatter(ground[:, 0], ground[:, 1], s=6, color=DATA_COLOUR, linewidths=0, label="data")
@@ -123,7 +127,7 @@ def scatter_2d(samples: Mapping[str, Points], data: Points) -> Figure:
         axes.set_title(name)
         axes.set_aspect("equal")
         axes.set_xlabel("$x_1$")
-        axes.legend(frameon=False, markerscale=2.5, loc="upper left")
+    panels[0].legend(frameon=False, markerscale=2.5, loc="upper left")
     panels[0].set_ylabel("$x_2$")
     return figure
 
@@ -146,7 +150,7 @@ def quiver_2d(points: Points, vectors: Points, background: Points | None = None)
     if background is not None:
         behind = _plane(background, "background")
         axes.scatter(behind[:, 0], behind[:, 1], s=6, color=DATA_COLOUR, linewidths=0, label="data")
-        axes.legend(frameon=True, markerscale=2.5, loc="upper left")
+        axes.legend(frameon=False, markerscale=2.5, loc="lower right", bbox_to_anchor=(1, 1))
     lengths = np.linalg.norm(field, axis=1)
     directions = field / np.maximum(lengths, np.finfo(float).tiny)[:, None]
     arrows = axes.quiver(
@@ -160,7 +164,7 @@ def quiver_2d(points: Points, vectors: Points, background: Points | None = None)
 
 
 def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
-    """Grids of samples side by side under their names, pixel for pixel comparable where arms are paired.
+    """Grids of samples side by side under their names, four to a row, comparable one by one where arms are paired.
 
     Args:
         grids: Bytes ``[3, H, W]`` of each arm, as ``sample_grid`` returns them; at least one.
@@ -170,20 +174,27 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     """
     if not grids:
         raise ValueError("comparison_strip needs at least one grid")
-    height = 4.0
-    widths = [height * grid.shape[2] / grid.shape[1] for grid in grids.values()]
-    figure = Figure(figsize=(sum(widths) + 0.15 * len(widths), height + 0.4), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
-    for axes, (name, grid) in zip(panels, grids.items(), strict=True):
+    columns = min(len(grids), MOST_SIDE_BY_SIDE)
+    rows = math.ceil(len(grids) / columns)
+    aspect = max(grid.shape[2] / grid.shape[1] for grid in grids.values())
+    figure = Figure(figsize=((4 * aspect + 0.2) * columns, 4.4 * rows), dpi=120, layout=_margins())
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (name, grid) in zip(panels, grids.items(), strict=False):
         axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, wrap=True)
-        axes.set_axis_off()
     return figure
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout=_margins())
     return figure, figure.subplots()
+
+
+def _margins() -> ConstrainedLayoutEngine:
+    # The default margin cuts the ascenders of titles.
+    return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
 
 
 def _plane(points: Points, name: str) -> np.ndarray:
