@@ -178,7 +178,7 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     rows = math.ceil(len(grids) / columns)
     aspect = max(grid.shape[2] / grid.shape[1] for grid in grids.values())
     figure = Figure(figsize=((4 * aspect + 0.2) * columns, 4.4 * rows), dpi=120, layout=_margins())
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
     for axes, (name, grid) in zip(panels, grids.items(), strict=False):

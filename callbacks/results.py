@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import tag_lightning
 
@@ -100,12 +101,14 @@ def results_table(arms: Mapping[str, Mapping[str, Any]], title: str | None = Non
         absent: Stands where an arm lacks a value or has None.
     """
     columns = _columns(arms)
-    table = Table(title=title, title_justify="left")
+    # Text, because rich would take a plain string's square brackets for markup.
+    table = Table(title=None if title is None else Text(title), title_justify="left")
     table.add_column("arm", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(Text(column), justify="right", overflow="fold")
     for arm, values in arms.items():
-        table.add_row(arm, *(_cell(column, values.get(column), absent) for column in columns))
+        cells = (arm, *(_cell(column, values.get(column), absent) for column in columns))
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 

@@ -1,0 +1,185 @@
+import io
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks import results
+from callbacks.results import (
+    print_results,
+    require_writable,
+    results_payload,
+    results_table,
+    versions,
+    write_results,
+)
+
+ARMS = {
+    "unguided": {"fid": 71.23456, "time_gap": 43.0123, "seconds": 12.345, "num_samples": 512, "accuracy": None},
+    "dps+tag": {"fid": 1.2e-5, "accuracy": 0.6133, "time_gap": math.nan, "seconds": 1234.5, "num_samples": 512},
+    "molecules": {"mae_mu": 4780.5, "features": "judge", "curve": [1.0, 2.0]},
+}
+
+
+@dataclass
+class Settings:
+    steps: int
+    folder: Path
+
+
+def refuse(constant):
+    raise AssertionError(f"not strict JSON: {constant}")
+
+
+def read(path):
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def printed(arms, **kwargs):
+    stream = io.StringIO()
+    print_results(arms, file=stream, **kwargs)
+    return stream.getvalue()
+
+
+def cells(table):
+    return {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+
+
+def test_payload_holds_the_contract(tmp_path):
+    path = tmp_path / "run" / "results.json"
+    write_results(path, results_payload(ARMS, 3, {"sampling": {"num_steps": 50}}))
+    payload = read(path)
+    assert list(payload) == ["arms", "seed", "config", "versions"]
+    assert payload["arms"]["unguided"]["fid"] == 71.23456
+    assert (payload["seed"], payload["config"]["sampling"]["num_steps"]) == (3, 50)
+    assert payload["versions"] == versions()
+
+
+def test_what_json_does_not_know(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(
+        path,
+        {
+            "nan": math.nan,
+            "deep": [{"inf": -math.inf}],
+            "tensor": torch.tensor([1.5, math.nan]),
+            "scalar": torch.tensor(2, dtype=torch.int32),
+            "array": np.array([[1, 2]]),
+            "number": np.float32(0.5),
+            "flag": np.bool_(True),
+            "path": Path("a/b"),
+            "settings": Settings(5, Path("c")),
+            "dtype": torch.float32,
+            1: (None, True),
+        },
+    )
+    assert read(path) == {
+        "nan": None,
+        "deep": [{"inf": None}],
+        "tensor": [1.5, None],
+        "scalar": 2,
+        "array": [[1, 2]],
+        "number": 0.5,
+        "flag": True,
+        "path": "a/b",
+        "settings": {"steps": 5, "folder": "c"},
+        "dtype": "torch.float32",
+        "1": [None, True],
+    }
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch, broken):
+    path = tmp_path / "results.json"
+    write_results(path, {"seed": 1})
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        write_results(path, {"seed": 2})
+    assert str(tmp_path) in str(error.value)
+    assert read(path) == {"seed": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_results(path, {"seed": 1})
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_results(path, {"seed": 2})
+    assert read(path) == {"seed": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    for attempt in (lambda: require_writable(folder), lambda: write_results(folder / "results.json", {})):
+        with pytest.raises(OSError, match="choose another folder") as error:
+            attempt()
+        assert str(folder) in str(error.value)
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "new" / "run")
+    require_writable(tmp_path / "new" / "run")
+    assert list((tmp_path / "new" / "run").iterdir()) == []
+
+
+def test_versions_name_what_influences_results(monkeypatch):
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert {"python", "torchvision", "lightning", "torchmetrics", "diffusers", "tag_lightning"} < found.keys()
+    assert all(found.values())
+    monkeypatch.setattr(results, "PACKAGES", ("no-such-package",))
+    assert versions()["no-such-package"] is None
+
+
+def test_table_has_the_columns_that_exist_and_dashes_elsewhere():
+    shown = cells(results_table(ARMS))
+    assert list(shown) == ["arm", "fid", "accuracy", "time_gap", "mae_mu", "features", "seconds", "num_samples"]
+    assert shown["fid"] == ["71.23", "1.2e-05", "–"]  # noqa: RUF001
+    assert shown["accuracy"] == ["–", "0.6133", "–"]  # noqa: RUF001
+    assert shown["time_gap"][1] == "nan"
+    assert shown["mae_mu"][2] == "4780"
+    assert shown["seconds"][:2] == ["12.3", "1234.5"]
+    assert shown["num_samples"][:2] == ["512", "512"]
+
+
+def test_table_without_arms_is_empty():
+    assert list(cells(results_table({}))) == ["arm"]
+
+
+def test_nothing_is_cut_where_the_output_is_no_terminal():
+    arms = {f"arm with a long name {i}": {f"mae_of_a_property_{k}": i + k / 7 for k in range(20)} for i in range(3)}
+    text = printed(arms, title="All arms")
+    assert "All arms" in text
+    assert all(name in text for name in [*arms, *arms["arm with a long name 0"]])
+    assert len({len(line) for line in text.splitlines()[1:]}) == 1
+
+
+def test_brackets_in_names_are_text():
+    text = printed({"tag[bold]": {"fid": 1.0, "kind": "[red]"}}, title="step [3]")
+    assert "tag[bold]" in text
+    assert "[red]" in text
+    assert "step [3]" in text
+
+
+def test_output_that_knows_no_dashes():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    print_results(ARMS, file=stream)
+    stream.flush()
+    assert b"dps+tag" in raw.getvalue()
