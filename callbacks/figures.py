@@ -164,7 +164,7 @@ def quiver_2d(points: Points, vectors: Points, background: Points | None = None)
 
 
 def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
-    """Grids of samples side by side under their names, four to a row, comparable one by one where arms are paired.
+    """Grids of samples side by side under their names, at most four a row, comparable one by one where arms are paired.
 
     Args:
         grids: Bytes ``[3, H, W]`` of each arm, as ``sample_grid`` returns them; at least one.
@@ -174,8 +174,8 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     """
     if not grids:
         raise ValueError("comparison_strip needs at least one grid")
-    columns = min(len(grids), MOST_SIDE_BY_SIDE)
-    rows = math.ceil(len(grids) / columns)
+    rows = math.ceil(len(grids) / MOST_SIDE_BY_SIDE)
+    columns = math.ceil(len(grids) / rows)
     aspect = max(grid.shape[2] / grid.shape[1] for grid in grids.values())
     figure = Figure(figsize=((4 * aspect + 0.2) * columns, 4.4 * rows), dpi=120, layout=_margins())
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
