@@ -1,0 +1,181 @@
+"""Samples of one arm, drawn in seeded chunks that any number of processes can share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.arms import Arm
+from callbacks.image_task import ImageTask
+from callbacks.progress import SamplingProgress
+from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
+from tag_lightning.guidance import Strength
+from tag_lightning.metrics import RowsByIndex, time_gap
+
+
+@dataclass
+class ArmResult:
+    """What came of one arm, the same on every process.
+
+    Attributes:
+        figures: Metric by name.
+        timesteps: Training timesteps visited, decreasing.
+        gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
+        samples: The first samples by global index, on the CPU.
+    """
+
+    figures: dict[str, float]
+    timesteps: list[int]
+    gaps: Tensor | None
+    samples: Tensor
+
+
+@dataclass
+class ArmRunner:
+    """Everything the arms of a run have in common.
+
+    Attributes:
+        denoiser: Frozen denoiser.
+        solver: Proposes the next sample.
+        task: What is asked for and how it is judged.
+        predictor: Time predictor that corrects, None where no arm uses TAG.
+        gauge: Time predictor that measures the Time-Gap.
+        strength: Of TAG where an arm states none.
+        num_steps: Reverse steps where an arm states none.
+        num_samples: Samples an arm.
+        chunk_size: Samples drawn at once; part of what makes samples repeatable to the last bit.
+        seed: Of the noise.
+        num_kept: How many samples are kept whole, those that only are measured aside.
+        rank: This process.
+        world_size: How many there are.
+        device: Where to sample.
+    """
+
+    denoiser: Denoiser
+    solver: Solver
+    task: ImageTask
+    predictor: nn.Module | None
+    gauge: nn.Module | None
+    strength: Strength | float | None
+    num_steps: int
+    num_samples: int
+    chunk_size: int
+    seed: int
+    num_kept: int
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def to_device(self) -> None:
+        """Move every network to where the samples are made."""
+        self.task.to(self.device)
+        for network in (self.denoiser, self.predictor, self.gauge):
+            if network is not None:
+                network.to(self.device)
+
+    def sampler(self, arm: Arm, indices: Sequence[int]) -> Sampler:
+        """The sampler of one chunk.
+
+        Raises:
+            ValueError: If the arm's settings are impossible.
+        """
+        resources = {
+            "predictor": self.predictor,
+            "strength": self.strength,
+            "condition": self.task.condition(indices, self.device),
+        }
+        guidance = [entry.bind(**resources) for entry in arm.guidance]
+        for entry in guidance:
+            entry.require_complete()
+        return Sampler(self.denoiser, self.solver, arm.num_steps or self.num_steps, guidance, arm.recurrence)
+
+    def run(self, name: str, arm: Arm, position: str) -> ArmResult:
+        """Draw and measure the samples of one arm.
+
+        Args:
+            name: The arm.
+            arm: Its settings.
+            position: For the progress, for example ``2 of 5``.
+
+        Raises:
+            NonFiniteError: Names the arm and, where a network is to blame, the timestep.
+        """
+        steps = len(self.sampler(arm, [0]).timesteps) * arm.recurrence
+        columns = self.task.columns | {"seconds": 1} | ({"gaps": steps} if self.gauge else {})
+        measured = RowsByIndex(columns).to(self.device)
+        samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32).to(self.device)
+        share = sum(len(kept) for kept, _ in self._chunks())
+        progress = SamplingProgress(name, position, share, visible=self.rank == 0)
+        for kept, padded in self._chunks():
+            try:
+                x, rows = self._chunk(arm, padded)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"arm {name}: {error}") from error
+            measured.update(torch.tensor(kept), **{column: values[: len(kept)] for column, values in rows.items()})
+            whole = [i for i in kept if i < self.num_kept]
+            samples.update(torch.tensor(whole, dtype=torch.long), samples=x[: len(whole)].flatten(1))
+            progress.advance(len(kept))
+        progress.close()
+        # Every process computes, one without chunks too: the gathering inside waits for all of them.
+        return self._result(arm, measured.compute(), samples.compute()["samples"])
+
+    def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
+        starts = range(0, self.num_samples, self.chunk_size)
+        for start in list(starts)[self.rank :: self.world_size]:
+            kept = list(range(start, min(start + self.chunk_size, self.num_samples)))
+            # Every chunk has the same size, so that the same kernels run whoever draws it.
+            yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
+
+    def _chunk(self, arm: Arm, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        gauge = _Gauge(self.gauge, self.device)
+        sampler = self.sampler(arm, indices)
+        started = _now(self.device)
+        x = sampler.sample(self.task.space(indices, self.device), self.seed, [gauge.observe] if self.gauge else [])
+        seconds = _now(self.device) - started - gauge.seconds
+        require_finite(x, "the denoiser", 0)
+        with torch.no_grad():
+            rows = self.task.measure(x, indices)
+        rows["seconds"] = torch.full((len(indices), 1), seconds / len(indices))
+        if self.gauge:
+            rows["gaps"] = torch.stack(gauge.gaps, 1)
+        return x, rows
+
+    def _result(self, arm: Arm, rows: dict[str, Tensor], samples: Tensor) -> ArmResult:
+        figures = self.task.summarize(rows)
+        gaps = None
+        if self.gauge:
+            # Steps that recurrence takes again count once, by their mean.
+            gaps = rows["gaps"].mean(0).reshape(-1, arm.recurrence).mean(1).cpu()
+            figures["time_gap"] = float(gaps.mean())
+        figures["seconds"] = float(rows["seconds"].mean())
+        figures["num_samples"] = self.num_samples
+        timesteps = self.sampler(arm, [0]).timesteps
+        return ArmResult(figures, timesteps, gaps, samples.reshape(-1, *self.task.sample_shape).cpu())
+
+
+class _Gauge:
+    """Measures the Time-Gap of the samples the denoiser is about to see, and the time that takes."""
+
+    def __init__(self, predictor: nn.Module | None, device: torch.device) -> None:
+        self.predictor = predictor
+        self.device = device
+        self.gaps: list[Tensor] = []
+        self.seconds = 0.0
+
+    def observe(self, x: Tensor, step: Step) -> None:
+        assert self.predictor is not None
+        started = _now(self.device)
+        logits = require_finite(self.predictor(x, **step.space.inputs), "the Time-Gap's predictor", step.timestep)
+        self.gaps.append(time_gap(logits, step.timestep).double())
+        self.seconds += _now(self.device) - started
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

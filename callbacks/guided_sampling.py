@@ -1,0 +1,235 @@
+"""Guided sampling at the end of validation, with and without TAG, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from callbacks.arm_runner import ArmResult, ArmRunner
+from callbacks.arms import Arm, default_arms
+from callbacks.image_task import ImageTask
+from callbacks.report import Report
+from callbacks.results import require_writable
+from callbacks.sampling_networks import FeatureChoice, SamplingNetworks, load_denoiser, load_predictors, load_task
+from tag_lightning.diffusion import DDIM, Solver
+from tag_lightning.guidance import PolyakStrength, Strength
+from tag_lightning.networks.probe import require_accepts
+
+
+class GuidedSampling(Callback):
+    """Draws samples in several ways (arms) with the networks as they are now, and reports how good they are.
+
+    Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Each arm
+    gets the same noise and the same targets, sample by sample, whatever the number of processes. Logs
+    ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps) and ``<arm>/seconds`` (per
+    sample); writes ``results.json``, sample grids and Time-Gap curves to the run's folder and TensorBoard.
+
+    A network is named by a shipped one (``digits/denoiser``), a folder, or a checkpoint of this package.
+
+    Args:
+        denoiser: None takes the one being trained; where there is none either, nothing is sampled.
+        predictor: Time predictor that corrects; None takes the one being trained.
+        time_gap_predictor: A second, independently trained one that measures, since the one that corrects
+            flatters itself; None measures with the one that corrects.
+        guide: Classifier of clean samples whose gradient guides.
+        judge: Another one, which scores and never guides.
+        attribute: Which attribute of the data guide and judge tell.
+        labels: The classes asked for, in turn; None is all of them.
+        features: Of the Frechet distance. ``auto`` is Inception where its weights are found, else the judge.
+        arms: The ways of sampling; None is ``default_arms``.
+        extra_arms: More of them, beside those of ``arms``.
+        sigma: Standard deviation of the corruption in the default arms.
+        scale: Guidance scale of DPS in the default arms.
+        strength: Of TAG where an arm states none: a constant, or a rule; None is ``PolyakStrength()``.
+        solver: Proposes the next sample; None is ``DDIM(eta=1)``.
+        num_steps: Reverse steps where an arm states none.
+        num_samples: Samples an arm, at least 2. Frechet distances of different numbers do not compare.
+        chunk_size: Samples drawn at once.
+        seed: Of noise.
+        every_n_epochs: Sample after every so many epochs of ``fit``, and after the last.
+        num_shown: Samples in the grids.
+        predict_arm: The arm that ``predict`` draws; None is the last.
+
+    Raises:
+        ValueError: If a setting is impossible by itself; what depends on networks or data is checked before
+            training starts.
+    """
+
+    def __init__(
+        self,
+        denoiser: str | None = None,
+        predictor: str | None = None,
+        time_gap_predictor: str | None = None,
+        guide: str | None = None,
+        judge: str | None = None,
+        attribute: str = "label",
+        labels: list[int] | None = None,
+        features: FeatureChoice = "auto",
+        arms: dict[str, Arm] | None = None,
+        extra_arms: dict[str, Arm] | None = None,
+        sigma: float = 0.2,
+        scale: float = 1.0,
+        strength: float | Strength | None = None,
+        solver: Solver | None = None,
+        num_steps: int = 100,
+        num_samples: int = 512,
+        chunk_size: int = 64,
+        seed: int = 0,
+        every_n_epochs: int = 1,
+        num_shown: int = 64,
+        predict_arm: str | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("num_samples", num_samples, 2),
+            ("chunk_size", chunk_size, 1),
+            ("every_n_epochs", every_n_epochs, 1),
+            ("num_steps", num_steps, 1),
+            ("seed", seed, 0),
+            ("num_shown", num_shown, 1),
+        ):
+            if value < least:
+                raise ValueError(f"sampling.{name} must be at least {least}, got {value}")
+        self.denoiser = denoiser
+        self.predictor = predictor
+        self.time_gap_predictor = time_gap_predictor
+        self.guide = guide
+        self.judge = judge
+        self.attribute = attribute
+        self.labels = labels
+        self.features = features
+        self.arms = arms
+        self.extra_arms = extra_arms or {}
+        self.sigma = sigma
+        self.scale = scale
+        self.strength = PolyakStrength() if strength is None else strength
+        self.solver = solver or DDIM()
+        self.num_steps = num_steps
+        self.num_samples = num_samples
+        self.chunk_size = chunk_size
+        self.seed = seed
+        self.every_n_epochs = every_n_epochs
+        self.num_shown = num_shown
+        self.predict_arm = predict_arm
+        self.run_config: dict[str, Any] | None = None
+        self.results: dict[str, ArmResult] = {}
+        self._loaded: SamplingNetworks | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the networks and try every arm's settings, so that mistakes show before the training."""
+        if not hasattr(pl_module, "sampling_resources"):
+            return
+        with torch.inference_mode(False):
+            self._loaded = self._load(pl_module, trainer)
+            if self._loaded is None:
+                rank_zero_info("No sampling.denoiser: nothing will be sampled")
+                return
+            require_writable(Path(trainer.default_root_dir))
+            runner = self._runner(trainer, pl_module, self.num_shown)
+            for name, arm in self._arms(runner).items():
+                try:
+                    runner.sampler(arm, [0])
+                except ValueError as error:
+                    raise ValueError(f"arm {name}: {error}") from error
+            self._chosen(runner)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        # Inside `fit` only when due; `validate` samples whenever it is called.
+        if not trainer.sanity_checking and (due or trainer.state.fn != "fit"):
+            self._evaluate(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._loaded is None:
+            raise ValueError("predict draws samples: set sampling.denoiser")
+        with torch.inference_mode(False), isolate_rng():
+            runner = self._runner(trainer, pl_module, self.num_samples)
+            name, arm = self._chosen(runner)
+            result = runner.run(name, arm, "1 of 1")
+        Report.of(trainer).write_samples(name, result.samples, self.num_shown)
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._loaded is None:
+            return
+        with torch.inference_mode(False), isolate_rng():
+            runner = self._runner(trainer, pl_module, self.num_shown)
+            runner.task.prepare(self._reference(trainer), pl_module.device)
+            arms = self._arms(runner)
+            self.results = {
+                name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
+            }
+        for name, result in self.results.items():
+            for metric, value in result.figures.items():
+                if metric != "num_samples":
+                    # Every process has the same value already.
+                    pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
+        Report.of(trainer).write(
+            self.results,
+            {
+                "stage": stage,
+                "seed": self.seed,
+                "features": getattr(runner.task.features, "name", None),
+                "num_reference": runner.task.num_reference,
+                "time_gap_by": "second predictor" if self._loaded.gauge else "the predictor that corrects",
+                "config": self.run_config,
+            },
+        )
+
+    def _load(self, pl_module: LightningModule, trainer: Trainer) -> SamplingNetworks | None:
+        own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]
+        denoiser = load_denoiser(self.denoiser, own)
+        if denoiser is None:
+            return None
+        require_accepts(denoiser.network, data.sample_shape, "sampling.denoiser", torch.zeros(1, dtype=torch.long))
+        sources = {"predictor": self.predictor, "time_gap_predictor": self.time_gap_predictor}
+        predictors = load_predictors(sources, own, denoiser, data.sample_shape)
+        task = load_task(data, self.guide, self.judge, self.attribute, self.labels, self.features)
+        return SamplingNetworks(denoiser, predictors["predictor"], predictors["time_gap_predictor"], task)
+
+    def _runner(self, trainer: Trainer, pl_module: LightningModule, num_kept: int) -> ArmRunner:
+        assert self._loaded is not None
+        # Asked again, since the module brings what its predictor has measured up to date.
+        pl_module.sampling_resources()  # type: ignore[operator]
+        predictor = self._loaded.predictor
+        runner = ArmRunner(
+            denoiser=self._loaded.denoiser,
+            solver=self.solver,
+            task=self._loaded.task,
+            predictor=predictor,
+            gauge=self._loaded.gauge or predictor,
+            strength=self.strength,
+            num_steps=self.num_steps,
+            num_samples=self.num_samples,
+            chunk_size=self.chunk_size,
+            seed=self.seed,
+            num_kept=num_kept,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            device=pl_module.device,
+        )
+        runner.to_device()
+        return runner
+
+    def _arms(self, runner: ArmRunner) -> dict[str, Arm]:
+        arms = self.arms
+        if arms is None:
+            arms = default_arms(self.sigma, self.scale, runner.predictor is not None, runner.task.guide is not None)
+        return arms | self.extra_arms
+
+    def _chosen(self, runner: ArmRunner) -> tuple[str, Arm]:
+        arms = self._arms(runner)
+        name = self.predict_arm or list(arms)[-1]
+        if name not in arms:
+            raise ValueError(f"sampling.predict_arm is {name}, but the arms are {', '.join(arms)}")
+        return name, arms[name]
+
+    def _reference(self, trainer: Trainer) -> Any:
+        return trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]

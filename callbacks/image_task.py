@@ -1,0 +1,96 @@
+"""What guided images are asked for, and how they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import ImageSpace
+from tag_lightning.guidance import Condition
+from tag_lightning.metrics import FeatureExtractor, FrechetDistance
+
+
+class ImageTask:
+    """Images of given classes, judged by Frechet distance and by a classifier that did not guide.
+
+    Sample ``i`` is asked to be of class ``labels[i % len(labels)]``.
+
+    Args:
+        sample_shape: ``(C, H, W)``.
+        labels: The classes asked for.
+        guide: Classifier of clean images that conditions guide by.
+        judge: Another one, which scores.
+        features: Of the Frechet distance.
+    """
+
+    def __init__(
+        self,
+        sample_shape: Sequence[int],
+        labels: Sequence[int],
+        guide: nn.Module | None,
+        judge: nn.Module | None,
+        features: FeatureExtractor | None,
+    ) -> None:
+        self.sample_shape = tuple(sample_shape)
+        self.labels = torch.tensor(labels)
+        self.guide = guide
+        self.judge = judge
+        self.features = features
+        self.num_reference = 0
+        self._reference: Tensor | None = None
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """What ``measure`` returns for every sample, and how wide."""
+        columns = {} if self.features is None else {"features": self.features.num_features}
+        return columns if self.judge is None else columns | {"correct": 1}
+
+    def to(self, device: torch.device) -> None:
+        """Move every network."""
+        for network in (self.guide, self.judge, self.features):
+            if isinstance(network, nn.Module):
+                network.to(device)
+
+    def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
+        """Where the samples of these global indices live."""
+        return ImageSpace(self.sample_shape, indices, device)
+
+    def targets(self, indices: Sequence[int]) -> Tensor:
+        """The classes asked of these samples, ``[B]``."""
+        return self.labels[torch.tensor(indices) % len(self.labels)]
+
+    def condition(self, indices: Sequence[int], device: torch.device) -> Condition | None:
+        """What guided samples of these indices should satisfy."""
+        return None if self.guide is None else Condition(self.guide, self.targets(indices).to(device))
+
+    def measure(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Rows ``[B, width]`` from which ``summarize`` makes the figures, for images ``x [B, C, H, W]``."""
+        rows: dict[str, Tensor] = {}
+        if self.features is not None:
+            rows["features"] = self.features(x)
+        if self.judge is not None:
+            rows["correct"] = (self.judge(x).argmax(1) == self.targets(indices).to(x.device)).double()[:, None]
+        return rows
+
+    def prepare(self, reference: Iterable[Any], device: torch.device) -> None:
+        """Take the features of the real images, once."""
+        if self.features is None or self._reference is not None:
+            return
+        rows = [self.features(batch.x.to(device)).cpu() for batch in reference]
+        self._reference = torch.cat(rows)
+        self.num_reference = len(self._reference)
+
+    def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
+        """``fid`` and ``accuracy`` (in [0, 1]) of all samples' rows, as far as they can be had."""
+        figures: dict[str, float] = {}
+        if self._reference is not None and self.features is not None:
+            distance = FrechetDistance(self.features.num_features)
+            distance.update(self._reference, real=True)
+            distance.update(rows["features"].cpu(), real=False)
+            figures["fid"] = float(distance.compute())
+        if "correct" in rows:
+            figures["accuracy"] = float(rows["correct"].mean())
+        return figures

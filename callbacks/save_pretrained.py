@@ -1,0 +1,23 @@
+"""The trained network as a folder that others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from tag_lightning.modules.base import NetworkModule
+from tag_lightning.pretrained import save_pretrained
+
+
+class SavePretrained(Callback):
+    """Writes the network and its schedule to ``<run>/pretrained`` when ``fit`` ends, averaged weights included."""
+
+    # After `on_train_end`, in which weight averaging puts its average in place.
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False) or not isinstance(pl_module, NetworkModule):
+            return
+        folder = Path(trainer.default_root_dir) / "pretrained"
+        save_pretrained(folder, pl_module.network, pl_module.schedule)
+        rank_zero_info(f"The trained network is in {folder}")

@@ -1,0 +1,94 @@
+"""The command line: Lightning's own, with the run's folder in one place and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import datamodules  # noqa: F401  (makes short class names work in configs)
+import tag_lightning.modules  # noqa: F401
+from callbacks import GuidedSampling, SavePretrained, progress_bars
+from tag_lightning.checkpoint_io import AtomicCheckpointIO
+
+_DESCRIPTION = (
+    "Train and evaluate Temporal Alignment Guidance. A first run: "
+    "python -m tag_lightning fit --config configs/digits/time_predictor.yaml"
+)
+_EXPECTED_ERRORS = (ValueError, OSError, ArithmeticError)
+_TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
+
+
+class TagCLI(LightningCLI):
+    """LightningCLI whose run lives in ``trainer.default_root_dir``: logs, checkpoints, configuration, results.
+
+    ``sampling`` configures the ``GuidedSampling`` callback, which comes before every other callback so that it
+    sees averaged weights while they are swapped in.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(GuidedSampling, "sampling")
+        parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        given = self._get(self.config_init, "trainer")
+        root = Path(given["default_root_dir"])
+        sampling = self._get(self.config_init, "sampling")
+        dumped = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=True, format="yaml")
+        sampling.run_config = yaml.safe_load(dumped)
+        callbacks = given.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            checkpoint = ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)
+            callbacks = [*callbacks, checkpoint]
+        kwargs["callbacks"] = [sampling, *callbacks, *progress_bars(given), SavePretrained()]
+        if given.get("logger") is None:
+            kwargs["logger"] = TensorBoardLogger(root.parent, name=root.name, version="", default_hp_metric=False)
+        if given.get("plugins") is None:
+            kwargs["plugins"] = [AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to resume from nothing: Lightning would train from scratch."""
+        if self.config_init[self.subcommand].get("ckpt_path") != "last":
+            return
+        folders = [
+            Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
+        ]
+        if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
+            where = ", ".join(str(folder) for folder in folders)
+            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; leave it out to start afresh")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as given: Lightning would let the checkpoint's overrule the command line."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; expected errors end in one line and exit code 1.
+
+    Args:
+        args: Arguments; None takes those of the process.
+    """
+    try:
+        TagCLI(
+            datamodule_class=None,
+            args=list(args) if args is not None else None,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"description": _DESCRIPTION},
+            seed_everything_default=0,
+        )
+    except _EXPECTED_ERRORS as error:
+        if os.environ.get(_TRACEBACK_VARIABLE):
+            raise
+        message = " ".join(str(error).split())
+        print(f"error: {message} (set {_TRACEBACK_VARIABLE}=1 for the traceback)", file=sys.stderr)
+        sys.exit(1)
+
+

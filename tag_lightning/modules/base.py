@@ -1,0 +1,91 @@
+"""What the three modules share: the optimizer, repeatable randomness, checkpoints that describe themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tag_lightning.diffusion import NoiseSchedule
+from tag_lightning.pretrained import describe, require_same
+from tag_lightning.pretrained.store import CHECKPOINT_KEY
+
+
+class NetworkModule(LightningModule):
+    """Trains one network.
+
+    Args:
+        network: A network of diffusers or of ``tag_lightning.networks``.
+        schedule: The noise schedule, for networks of noisy samples.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        seed: Seed of timesteps and noise in training and validation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule | None,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.seed = seed
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.network.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def generator(self, index: int) -> torch.Generator:
+        """Randomness of one batch: of step ``index`` in training, of batch ``index`` in evaluation.
+
+        Every process draws its own, and a resumed run draws what it would have drawn.
+        """
+        stream = 0 if self.training else 1
+        key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + self.global_rank
+        return torch.Generator(self.device).manual_seed(key)
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        """One empty turn of Lightning's predict loop: what is predicted are samples, which need no data."""
+        return DataLoader([0])  # type: ignore[arg-type]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: ``callbacks.GuidedSampling`` makes the samples."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CHECKPOINT_KEY] = describe(self.network, self.schedule)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if CHECKPOINT_KEY not in checkpoint:
+            raise ValueError("the checkpoint was not made by tag_lightning: it does not describe its network")
+        require_same(checkpoint[CHECKPOINT_KEY], describe(self.network, self.schedule), "the checkpoint")
+
+
+def noised(x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean samples at uniformly drawn timesteps: the one training-step noising.
+
+    Args:
+        x0: Clean samples ``[B, ...]``.
+        schedule: The noise schedule.
+        generator: On the device of ``x0``.
+
+    Returns:
+        The noisy samples ``[B, ...]``, the noise in them ``[B, ...]``, their timesteps ``[B]``.
+    """
+    timesteps = torch.randint(schedule.num_timesteps, (len(x0),), generator=generator, device=x0.device)
+    epsilon = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    return schedule.add_noise(x0, epsilon, timesteps), epsilon, timesteps

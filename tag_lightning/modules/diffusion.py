@@ -1,0 +1,60 @@
+"""Training of the denoiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Denoiser, LinearSchedule, NoiseSchedule
+from tag_lightning.modules.base import NetworkModule, noised
+
+
+class DiffusionModule(NetworkModule):
+    """Trains a network to predict the noise in a sample (Ho et al. 2020, Eq. 14).
+
+    Logs ``train/loss`` and ``val/loss``, the mean squared error of epsilon. For an exponential moving
+    average of the weights add Lightning's ``EMAWeightAveraging``.
+
+    Args:
+        network: Predicts epsilon, for example diffusers' ``UNet2DModel``.
+        schedule: None is ``LinearSchedule()``, the published one.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        seed: Seed of timesteps and noise.
+    """
+
+    schedule: NoiseSchedule
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self._loss(batch, self.global_step)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self._loss(batch, batch_idx), batch_size=len(batch.x), sync_dist=True, prog_bar=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test/loss", self._loss(batch, batch_idx), batch_size=len(batch.x), sync_dist=True)
+
+    def sampling_resources(self) -> dict[str, Any]:
+        """What this module brings to guided sampling: its own denoiser."""
+        return {"denoiser": Denoiser(self.network, self.schedule)}
+
+    def _loss(self, batch: Any, index: int) -> Tensor:
+        x_t, epsilon, timesteps = noised(batch.x, self.schedule, self.generator(index))
+        output = self.network(x_t, timesteps, **batch.inputs)
+        return F.mse_loss(output if isinstance(output, Tensor) else output.sample, epsilon)

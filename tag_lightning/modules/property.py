@@ -1,0 +1,86 @@
+"""Training of property predictors: guides and judges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from tag_lightning.modules.base import NetworkModule
+
+
+class PropertyModule(NetworkModule):
+    """Trains a classifier of clean samples.
+
+    Logs ``train/loss`` (cross-entropy, nats), ``val/loss`` and ``val/accuracy`` in [0, 1].
+
+    Args:
+        network: Maps samples to logits ``[B, K]`` and has ``num_classes``.
+        attribute: Which attribute of the data it learns.
+        noise: Standard deviation of the Gaussian noise added to training samples, so that a guide can read
+            the blurred estimates it meets while sampling.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        seed: Seed of that noise.
+
+    Raises:
+        ValueError: If ``noise`` is negative, or the data do not have the attribute or have too many classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attribute: str = "label",
+        noise: float = 0.0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, None, optimizer, lr_scheduler, seed)
+        if noise < 0:
+            raise ValueError(f"noise must be at least 0, got {noise}")
+        self.attribute = attribute
+        self.noise = noise
+        self.accuracy = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        """Check the data against the network before any step is taken."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        available = getattr(datamodule, "num_classes", None)
+        if available is None:
+            return
+        if self.attribute not in available:
+            raise ValueError(f"the data have no attribute {self.attribute!r}, only {', '.join(sorted(available))}")
+        classes, known = available[self.attribute], getattr(self.network, "num_classes", None)
+        if known is not None and classes != known:
+            raise ValueError(
+                f"the data have {classes} classes of {self.attribute!r} but the network tells {known} apart; "
+                "set model.init_args.network.init_args.num_classes"
+            )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch.x
+        if self.noise > 0:
+            generator = self.generator(self.global_step)
+            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
+        loss = F.cross_entropy(self.network(x, **batch.inputs), batch.attributes[self.attribute])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Any, verb: str) -> None:
+        target = batch.attributes[self.attribute]
+        logits = self.network(batch.x, **batch.inputs)
+        self.accuracy.update((logits.argmax(1) == target).float())
+        self.log(f"{verb}/accuracy", self.accuracy, on_epoch=True, prog_bar=True)
+        loss = F.cross_entropy(logits, target)
+        self.log(f"{verb}/loss", loss, batch_size=len(target), sync_dist=True)

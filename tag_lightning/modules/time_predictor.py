@@ -1,0 +1,123 @@
+"""Training of the time predictor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
+from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
+from tag_lightning.modules.base import NetworkModule, noised
+from tag_lightning.networks import TimePredictor
+
+
+class TimePredictorModule(NetworkModule):
+    """Trains a network to tell the timestep of a noisy sample (arXiv 2510.11057): cross-entropy over T timesteps.
+
+    Logs ``train/loss`` and, on forward-noised validation data, ``val/loss`` (nats), ``val/time_gap`` (training
+    timesteps, the predictor's own floor), ``val/time_gap_tenth_0`` (cleanest) to ``_9`` (noisiest), and the
+    calibration of its posterior as ``val/calibration_*``. What real data score at every timestep is kept in
+    the network as ``typical_nll``, where strengths that calibrate themselves find it.
+
+    Args:
+        network: Maps noisy samples to logits ``[B, T]``.
+        schedule: None is ``LinearSchedule()``; must be the one of the denoiser it will correct.
+        optimizer: Builds the optimizer from the parameters.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        noise_draws: How often each validation sample is noised; more make ``typical_nll`` smoother.
+        seed: Seed of timesteps and noise.
+
+    Raises:
+        ValueError: If the network tells another number of timesteps apart than the schedule has.
+    """
+
+    network: TimePredictor
+    schedule: NoiseSchedule
+
+    def __init__(
+        self,
+        network: TimePredictor,
+        schedule: NoiseSchedule | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        noise_draws: int = 16,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
+        total = self.schedule.num_timesteps
+        if network.num_timesteps != total:
+            raise ValueError(
+                f"the time predictor tells {network.num_timesteps} timesteps apart but the schedule has {total}; "
+                "set model.init_args.network.init_args.num_timesteps to the schedule's"
+            )
+        if noise_draws < 1:
+            raise ValueError(f"noise_draws must be at least 1, got {noise_draws}")
+        self.noise_draws = noise_draws
+        self.time_gap = TimeGap(total)
+        self.calibration = TimeCalibration(total)
+        self.typical_nll = TypicalNLL(total)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step))
+        loss = F.cross_entropy(self.network(x_t, **batch.inputs), timesteps)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._store_typical_nll()
+        self._log_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._reset()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def sampling_resources(self) -> dict[str, Any]:
+        """What this module brings to guided sampling: its network, with ``typical_nll`` up to date."""
+        self._store_typical_nll()
+        return {"predictor": self.network, "predictor_schedule": self.schedule}
+
+    def _reset(self) -> None:
+        for metric in (self.time_gap, self.calibration, self.typical_nll):
+            metric.reset()
+
+    def _evaluate(self, batch: Any, batch_idx: int, verb: str) -> None:
+        generator = self.generator(batch_idx)
+        losses = []
+        for _ in range(self.noise_draws):
+            x_t, _, timesteps = noised(batch.x, self.schedule, generator)
+            logits = self.network(x_t, **batch.inputs)
+            losses.append(F.cross_entropy(logits, timesteps))
+            self.time_gap.update(logits, timesteps)
+            self.calibration.update(logits, timesteps)
+            if verb == "val":
+                self.typical_nll.update(logits, timesteps)
+        mean = torch.stack(losses).mean()
+        self.log(f"{verb}/loss", mean, batch_size=len(batch.x), sync_dist=True, prog_bar=True)
+
+    def _store_typical_nll(self) -> None:
+        # Validation may have seen no batch, as under `test`: then the checkpoint's values stand.
+        if not self.trainer.sanity_checking and self.typical_nll.update_called:
+            self.network.typical_nll.copy_(self.typical_nll.compute())
+
+    def _log_evaluation(self, verb: str) -> None:
+        if not self.time_gap.update_called:
+            return
+        values = {f"{verb}/time_gap": self.time_gap.compute()}
+        values |= {f"{verb}/time_gap_tenth_{i}": gap for i, gap in enumerate(self.time_gap.per_tenth())}
+        values |= {f"{verb}/calibration_{name}": v for name, v in self.calibration.compute().items()}
+        self.log_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in values.items()})

@@ -1,0 +1,195 @@
+"""Save and load a network together with the noise schedule it belongs to.
+
+A saved network is a folder in the format of diffusers (``config.json`` and safetensors weights) with
+``schedule.safetensors`` beside them where the network was trained on noisy samples. A Lightning checkpoint
+carries the same description under the key ``tag_lightning``. Neither can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import tag_lightning.networks as networks
+from tag_lightning.diffusion import NoiseSchedule
+
+CHECKPOINT_KEY = "tag_lightning"
+_SHIPPED = Path(__file__).parent
+
+
+class Pretrained(NamedTuple):
+    """A network in evaluation mode, its parameters frozen.
+
+    Attributes:
+        network: The network.
+        schedule: What it was trained on; None for networks of clean samples.
+    """
+
+    network: nn.Module
+    schedule: NoiseSchedule | None
+
+
+def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, Any]:
+    """Architecture and schedule in plain types, enough to build the network again.
+
+    Raises:
+        ValueError: If the network does not know its own configuration, as diffusers' models do.
+    """
+    config = getattr(network, "config", None)
+    if config is None:
+        raise ValueError(
+            f"{type(network).__name__} has no configuration to save; derive it from diffusers' ModelMixin and "
+            "ConfigMixin and decorate its constructor with register_to_config"
+        )
+    values = {k: v for k, v in json.loads(json.dumps(dict(config))).items() if not k.startswith("_")}
+    powers = None if schedule is None else schedule.alphas_cumprod.cpu().clone()
+    return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}
+
+
+def require_same(saved: dict[str, Any], current: dict[str, Any], source: str) -> None:
+    """Check that a checkpoint fits the configured network and schedule.
+
+    Args:
+        saved: Description found in the checkpoint.
+        current: Description of what is configured.
+        source: What to call the checkpoint in the error.
+
+    Raises:
+        ValueError: Names the first differences.
+    """
+    if saved["class"] != current["class"]:
+        raise ValueError(
+            f"{source} holds a {saved['class']} but a {current['class']} is configured; use the configuration "
+            "the checkpoint was made with"
+        )
+    keys = sorted(saved["config"].keys() | current["config"].keys())
+    differing = [k for k in keys if saved["config"].get(k) != current["config"].get(k)]
+    if differing:
+        rows = ", ".join(f"{k} {saved['config'].get(k)} there and {current['config'].get(k)} here" for k in differing)
+        raise ValueError(f"{source} was made for another architecture: {rows}; use the configuration it was made with")
+    require_same_schedule(saved["alphas_cumprod"], current["alphas_cumprod"], source, "the configured schedule")
+
+
+def require_same_schedule(first: Tensor | None, second: Tensor | None, first_name: str, second_name: str) -> None:
+    """Check that two networks were trained on the same ``alphas_cumprod [T]``.
+
+    Raises:
+        ValueError: Says how they differ.
+    """
+    if first is None or second is None:
+        return
+    if len(first) != len(second):
+        raise ValueError(f"{first_name} has T = {len(first)} timesteps and {second_name} {len(second)}; they must agree")
+    if not torch.allclose(first.double().cpu(), second.double().cpu(), rtol=1e-5, atol=0):
+        raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
+
+
+def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None) -> None:
+    """Write the network so that ``load_pretrained`` finds it, replacing the folder as a whole.
+
+    Args:
+        folder: Where to; missing parents are made.
+        network: A network of diffusers or of ``tag_lightning.networks``.
+        schedule: What it was trained on, if on noisy samples.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+        if schedule is not None:
+            save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_pretrained(source: str | Path) -> Pretrained:
+    """Load a network by the name of a shipped one, from a folder or from a Lightning checkpoint.
+
+    Args:
+        source: ``digits/denoiser`` and the like, a folder written by ``save_pretrained`` or by diffusers, or a
+            ``.ckpt`` file of this package.
+
+    Raises:
+        FileNotFoundError: If there is nothing under that name.
+        ValueError: If it is not a network this package can build.
+    """
+    path = Path(source)
+    if path.is_file():
+        return _from_checkpoint(path)
+    for folder in (path, _SHIPPED / path):
+        if (folder / "config.json").is_file():
+            return _from_folder(folder)
+    shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
+    raise FileNotFoundError(
+        f"no network under {source}: expected a .ckpt file, a folder with config.json, or one of the shipped "
+        f"{', '.join(shipped) or '(none)'}"
+    )
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint without executing anything in it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated, is no checkpoint, or would execute code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than weights and plain values, or is no checkpoint; refused") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no readable checkpoint (truncated?): {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+    return checkpoint
+
+
+def _from_checkpoint(path: Path) -> Pretrained:
+    checkpoint = load_checkpoint(path)
+    if CHECKPOINT_KEY not in checkpoint:
+        raise ValueError(f"{path} was not made by tag_lightning: it does not describe its network")
+    saved = checkpoint[CHECKPOINT_KEY]
+    network = _network_class(saved["class"], str(path)).from_config(saved["config"])
+    prefix = "network."
+    weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(weights)
+    powers = saved["alphas_cumprod"]
+    return _frozen(network, None if powers is None else NoiseSchedule(powers))
+
+
+def _from_folder(folder: Path) -> Pretrained:
+    try:
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+        cls = _network_class(name, str(folder))
+        network = cls.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+        raise ValueError(f"cannot load the network in {folder}: {error}") from error
+    schedule_file = folder / "schedule.safetensors"
+    schedule = NoiseSchedule(load_file(schedule_file)["alphas_cumprod"]) if schedule_file.is_file() else None
+    return _frozen(network, schedule)
+
+
+def _network_class(name: str, source: str) -> Any:
+    cls = getattr(networks, name, None) or getattr(diffusers, name, None)
+    if cls is None or not hasattr(cls, "from_config"):
+        raise ValueError(f"{source} holds a {name}, which neither tag_lightning.networks nor diffusers knows")
+    return cls
+
+
+def _frozen(network: nn.Module, schedule: NoiseSchedule | None) -> Pretrained:
+    return Pretrained(network.eval().requires_grad_(False), schedule)
