@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.arm_runner import ArmResult, ArmRunner
 from callbacks.arms import Arm, default_arms
-from callbacks.image_task import ImageTask
 from callbacks.report import Report
 from callbacks.results import require_writable
 from callbacks.sampling_networks import FeatureChoice, SamplingNetworks, load_denoiser, load_predictors, load_task

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from callbacks.image_task import ImageTask
@@ -76,9 +75,7 @@ def load_predictors(
     return networks
 
 
-def _require_time_predictor(
-    network: nn.Module, schedule: NoiseSchedule | None, denoiser: Denoiser, what: str
-) -> None:
+def _require_time_predictor(network: nn.Module, schedule: NoiseSchedule | None, denoiser: Denoiser, what: str) -> None:
     if schedule is None:
         raise ValueError(f"{what} has no noise schedule: it is no time predictor of this package")
     require_same_schedule(schedule.alphas_cumprod, denoiser.schedule.alphas_cumprod, what, "the denoiser")

@@ -16,7 +16,11 @@ class SavePretrained(Callback):
 
     # After `on_train_end`, in which weight averaging puts its average in place.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False) or not isinstance(pl_module, NetworkModule):
+        if (
+            not trainer.is_global_zero
+            or getattr(trainer, "fast_dev_run", False)
+            or not isinstance(pl_module, NetworkModule)
+        ):
             return
         folder = Path(trainer.default_root_dir) / "pretrained"
         save_pretrained(folder, pl_module.network, pl_module.schedule)

@@ -1,6 +1,9 @@
 """Data: every source yields the same ``Batch``. Nothing here knows of diffusion."""
 
 from datamodules.batch import Batch
-from datamodules.images import CIFAR10DataModule, DigitsDataModule, ImageDataModule, ImageFolderDataModule
+from datamodules.cifar10 import CIFAR10DataModule
+from datamodules.digits import DigitsDataModule
+from datamodules.image_folder import ImageFolderDataModule
+from datamodules.images import ImageDataModule
 
 __all__ = ["Batch", "CIFAR10DataModule", "DigitsDataModule", "ImageDataModule", "ImageFolderDataModule"]

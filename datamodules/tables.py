@@ -134,3 +134,19 @@ class ImageFiles:
             image = image.crop((left, top, left + self.size, top + self.size))
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def fixed_order(length: int) -> Tensor:
+    """A permutation of ``0 .. length - 1`` that is the same everywhere, for splits."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(0))
+
+
+def select(table: ImageTable, indices: Tensor) -> ImageTable:
+    """The images of these indices, ``[n]``, in this order."""
+    chosen = indices.tolist()
+    images = table.images
+    if isinstance(images, ImageFiles):
+        images = ImageFiles([images.paths[i] for i in chosen], images.size, images.channels)
+    else:
+        images = images[indices]
+    return ImageTable(images, {name: values[indices] for name, values in table.attributes.items()})

@@ -90,5 +90,3 @@ def main(args: Sequence[str] | None = None) -> None:
         message = " ".join(str(error).split())
         print(f"error: {message} (set {_TRACEBACK_VARIABLE}=1 for the traceback)", file=sys.stderr)
         sys.exit(1)
-
-

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -107,11 +108,19 @@ class TypicalNLL(_PerTimestep):
 
     Args:
         num_timesteps: T.
+        window: Timesteps on either side whose samples are averaged along, since the true curve is smooth and
+            one timestep is seen by few samples.
         **kwargs: Passed to ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If ``window`` is negative.
     """
 
-    def __init__(self, num_timesteps: int, **kwargs: Any) -> None:
+    def __init__(self, num_timesteps: int, window: int = 0, **kwargs: Any) -> None:
         super().__init__(num_timesteps, torch.float64, **kwargs)
+        if window < 0:
+            raise ValueError(f"window must be at least 0, got {window}")
+        self.window = window
 
     def update(self, logits: Tensor, timesteps: Tensor | int) -> None:
         """Add samples with ``logits [B, T]`` that are at ``timesteps``, ``[B]`` or one for all.
@@ -130,12 +139,17 @@ class TypicalNLL(_PerTimestep):
         Timesteps never seen are interpolated linearly between the nearest seen ones, and take the value of
         the nearest beyond them; all are NaN if none was seen.
         """
-        seen = (self.counts > 0).cpu().numpy()
+        sums, counts = self._pooled(self.sums), self._pooled(self.counts.double())
+        seen = (counts > 0.5).cpu().numpy()
         if not seen.any():
             return torch.full_like(self.sums, torch.nan)
-        means = (self.sums / self.counts).cpu().numpy()
+        means = (sums / counts).cpu().numpy()
         filled = np.interp(np.arange(self.num_timesteps), np.flatnonzero(seen), means[seen])
         return torch.from_numpy(filled).to(self.sums.device)
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        kernel = torch.ones(1, 1, 2 * self.window + 1, dtype=values.dtype, device=values.device)
+        return F.conv1d(values[None, None], kernel, padding=self.window)[0, 0]
 
 
 class TimeCalibration(Metric):

@@ -59,7 +59,8 @@ class TimePredictorModule(NetworkModule):
         self.noise_draws = noise_draws
         self.time_gap = TimeGap(total)
         self.calibration = TimeCalibration(total)
-        self.typical_nll = TypicalNLL(total)
+        self.typical_nll = TypicalNLL(total, window=total // 50)
+        self._validated = False
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step))
@@ -69,6 +70,7 @@ class TimePredictorModule(NetworkModule):
 
     def on_validation_epoch_start(self) -> None:
         self._reset()
+        self._validated = not self.trainer.sanity_checking
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx, "val")
@@ -110,14 +112,13 @@ class TimePredictorModule(NetworkModule):
         self.log(f"{verb}/loss", mean, batch_size=len(batch.x), sync_dist=True, prog_bar=True)
 
     def _store_typical_nll(self) -> None:
-        # Validation may have seen no batch, as under `test`: then the checkpoint's values stand.
-        if not self.trainer.sanity_checking and self.typical_nll.update_called:
+        # Without a validation, as under `test`, the checkpoint's values stand.
+        if self._validated:
             self.network.typical_nll.copy_(self.typical_nll.compute())
 
     def _log_evaluation(self, verb: str) -> None:
-        if not self.time_gap.update_called:
-            return
         values = {f"{verb}/time_gap": self.time_gap.compute()}
         values |= {f"{verb}/time_gap_tenth_{i}": gap for i, gap in enumerate(self.time_gap.per_tenth())}
-        values |= {f"{verb}/calibration_{name}": v for name, v in self.calibration.compute().items()}
-        self.log_dict({name: torch.as_tensor(v, dtype=torch.float32) for name, v in values.items()})
+        values |= {f"{verb}/calibration_{name}": value for name, value in self.calibration.compute().items()}
+        # A schedule of fewer than ten timesteps leaves some tenths empty.
+        self.log_dict({name: value.float() for name, value in values.items() if not value.isnan()})

@@ -1,0 +1,94 @@
+"""Any folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.images import Half, ImageDataModule, Split
+from datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
+
+_EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images in ``root/<split>/<class>/*``, the layout of torchvision's ImageFolder.
+
+    Needs ``train`` and ``test``; where there is no ``val`` folder, a fixed tenth of ``train`` validates.
+    Attribute ``label`` numbers the classes of ``train`` in alphabetical order.
+
+    Args:
+        root: The folder.
+        size: Height and width the images are resized to: shorter side scaled, centre cut out.
+        channels: 1 for grey, 3 for RGB.
+        mirror: Train on the mirror images as well.
+        in_memory: Decode all images once, at ``channels * size^2`` bytes each; else whenever one is used.
+        batch_size: See ``ImageDataModule``.
+        num_workers: See ``ImageDataModule``.
+        seed: See ``ImageDataModule``.
+        half: See ``ImageDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 32,
+        channels: Literal[1, 3] = 3,
+        mirror: bool = False,
+        in_memory: bool = True,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        half: Half | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, half)
+        self.root = Path(root)
+        self.size = size
+        self.channels = channels
+        self.mirror = mirror
+        self.in_memory = in_memory
+
+    def prepare_data(self) -> None:
+        for split in ("train", "test"):
+            if not (self.root / split).is_dir():
+                raise FileNotFoundError(
+                    f"there is no folder {self.root / split}; an image folder is laid out as "
+                    "root/train/<class>/*.png and root/test/<class>/*.png (root/val is optional)"
+                )
+
+    def load(self, split: Split) -> ImageTable:
+        classes = self._classes()
+        self.num_classes = {"label": len(classes)}
+        carved = split != "test" and not (self.root / "val").is_dir()
+        paths, labels = self._files("train" if carved else split, classes)
+        if carved:
+            order = fixed_order(len(paths))
+            cut = max(1, len(paths) // 10)
+            chosen = (order[cut:] if split == "train" else order[:cut]).tolist()
+            paths, labels = [paths[i] for i in chosen], [labels[i] for i in chosen]
+        files = ImageFiles(paths, self.size, self.channels)
+        return ImageTable(files.load() if self.in_memory else files, {"label": torch.tensor(labels)})
+
+    def enlarge(self, table: ImageTable, split: Split) -> Dataset:
+        return MirroredTable(table) if self.mirror and split == "train" else table
+
+    def _classes(self) -> list[str]:
+        classes = sorted(folder.name for folder in (self.root / "train").iterdir() if folder.is_dir())
+        if not classes:
+            raise ValueError(f"{self.root / 'train'} has no class folders; put each class in a folder of its own")
+        return classes
+
+    def _files(self, split: str, classes: list[str]) -> tuple[list[Path], list[int]]:
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            folder = self.root / split / name
+            found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _EXTENSIONS)
+            if not found:
+                raise ValueError(f"the class folder {folder} is missing or has no images; fill or remove the class")
+            paths += found
+            labels += [label] * len(found)
+        return paths, labels
