@@ -92,8 +92,9 @@ class ImageDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Batches of the current epoch that are behind the run."""
         progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
-        done = progress.current.processed if progress and not progress.is_last_batch else 0
-        return {"batches_done": done}
+        if progress is None or progress.is_last_batch:
+            return {"batches_done": 0}
+        return {"batches_done": progress.current.state_dict()["processed"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resume_at = state_dict["batches_done"]

@@ -29,7 +29,7 @@ class Corruption(Guidance):
 
 
 class Drift(Guidance):
-    """Multiplies the samples by ``1 + rate`` after every reverse step, the drift of the toy experiment of arXiv 2510.11057.
+    """Multiplies the samples by ``1 + rate`` after every reverse step, as in the toy experiment of arXiv 2510.11057.
 
     Args:
         rate: Negative values pull towards the origin.

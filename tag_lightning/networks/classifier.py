@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
-class ImageClassifier(ModelMixin, ConfigMixin):
+class ImageClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
     """A residual network with group normalisation, so that a sample's logits ignore the rest of its batch.
 
     Args:

@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
-class TimePredictor(ModelMixin, ConfigMixin):
+class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
     """A network that tells at which of T training timesteps a noisy sample is.
 
     Subclasses map samples ``[B, ...]`` to logits ``[B, T]``.

@@ -90,7 +90,7 @@ def require_same_schedule(first: Tensor | None, second: Tensor | None, first_nam
         return
     if len(first) != len(second):
         raise ValueError(
-            f"{first_name} has T = {len(first)} timesteps and {second_name} {len(second)}; they must agree"
+            f"{first_name} has T = {len(first)} timesteps but {second_name} has {len(second)}; train both on the same"
         )
     if not torch.allclose(first.double().cpu(), second.double().cpu(), rtol=1e-5, atol=0):
         raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
