@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,7 +38,8 @@ class Condition:
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     ) -> None:
         self.predictor = predictor
-        self.target = target
+        with torch.inference_mode(False):  # a target made under inference mode could not be differentiated against
+            self.target = target.clone()
         self.loss = loss
 
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class TemporalAlignment(Guidance):
             condition.require_complete()
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
-        """``grad_x log p(timestep | x)`` (Theorem 3.3).
+        """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
 
         Args:
             x: Noisy samples ``[B, ...]``.
@@ -70,7 +70,9 @@ class TemporalAlignment(Guidance):
         Raises:
             NonFiniteError: If the predictor returns NaN or infinity.
         """
-        return self._evidence(x, timestep, inputs or {}).score
+        with torch.inference_mode(False):  # where tensors made under it, which autograd refuses, can be cloned
+            given = {name: value.clone() for name, value in (inputs or {}).items()}
+            return self._evidence(x.clone(), timestep, given).score
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         moved = x
