@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.arms import Arm
 from callbacks.image_task import ImageTask
+from callbacks.point_task import PointTask
 from callbacks.progress import SamplingProgress
 from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
 from tag_lightning.guidance import Strength
@@ -58,7 +59,7 @@ class ArmRunner:
 
     denoiser: Denoiser
     solver: Solver
-    task: ImageTask
+    task: ImageTask | PointTask
     predictor: nn.Module | None
     gauge: nn.Module | None
     strength: Strength | float | None

@@ -153,7 +153,9 @@ class GuidedSampling(Callback):
             runner = self._runner(trainer, pl_module, self.num_samples)
             name, arm = self._chosen(runner)
             result = runner.run(name, arm, "1 of 1")
-        Report.of(trainer).write_samples(name, result.samples, self.num_shown)
+            pictures = runner.task.pictures({name: result.samples[: self.num_shown]}, None)
+        pictures.pop("arms", None) if len(pictures) > 1 else None
+        Report.of(trainer).write_samples(name, result.samples, pictures)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._loaded is None:
@@ -165,6 +167,8 @@ class GuidedSampling(Callback):
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
+            samples = {name: result.samples for name, result in self.results.items()}
+            pictures = runner.task.pictures(samples, runner.predictor) if trainer.is_global_zero else {}
         for name, result in self.results.items():
             for metric, value in result.figures.items():
                 if metric != "num_samples":
@@ -172,6 +176,7 @@ class GuidedSampling(Callback):
                     pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
         Report.of(trainer).write(
             self.results,
+            pictures,
             {
                 "stage": stage,
                 "seed": self.seed,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from callbacks.figures import comparison_strip, figure_pixels, sample_grid
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import FeatureExtractor, FrechetDistance
+
+_STRIP_COLUMNS = 4
+_STRIP_SAMPLES = 16
 
 
 class ImageTask:
@@ -82,6 +86,12 @@ class ImageTask:
         rows = [self.features(batch.x.to(device)).cpu() for batch in reference]
         self._reference = torch.cat(rows)
         self.num_reference = len(self._reference)
+
+    def pictures(self, samples: Mapping[str, Tensor], predictor: nn.Module | None) -> dict[str, Tensor]:
+        """A grid of every arm's samples, and the first of all arms side by side, as pixels by name."""
+        grids = {f"samples/{name}": sample_grid(images) for name, images in samples.items()}
+        first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in samples.items()}
+        return grids | {"arms": figure_pixels(comparison_strip(first))}
 
     def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
         """``fid`` and ``accuracy`` (in [0, 1]) of all samples' rows, as far as they can be had."""

@@ -14,11 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.arm_runner import ArmResult
-from callbacks.figures import comparison_strip, figure_pixels, sample_grid, save_png, time_gap_curves
+from callbacks.figures import figure_pixels, save_png, time_gap_curves
 from callbacks.results import print_results, results_payload, write_results
-
-_STRIP_COLUMNS = 4
-_STRIP_SAMPLES = 16
 
 
 class Report:
@@ -43,11 +40,12 @@ class Report:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         return cls(Path(trainer.default_root_dir), boards, trainer.global_step, trainer.is_global_zero)
 
-    def write(self, results: Mapping[str, ArmResult], context: dict[str, Any]) -> None:
+    def write(self, results: Mapping[str, ArmResult], pictures: Mapping[str, Tensor], context: dict[str, Any]) -> None:
         """Report all arms.
 
         Args:
             results: By arm.
+            pictures: Bytes ``[3, H, W]`` by name; a slash in it makes a folder.
             context: Further entries of the results file; ``seed`` and ``config`` among them.
         """
         if not self.active:
@@ -57,16 +55,12 @@ class Report:
         context = context | {"global_step": self.step}
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context
         write_results(self.folder / "results.json", payload)
-        for name, result in results.items():
-            self._picture(f"{name}/samples", sample_grid(result.samples), self.folder / "samples" / f"{name}.png")
-        strip = comparison_strip(
-            {name: sample_grid(result.samples[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, result in results.items()}
-        )
-        self._picture("arms", figure_pixels(strip), self.folder / "arms.png")
+        for name, pixels in pictures.items():
+            self._picture(name, pixels, self.folder / f"{name}.png")
         self._time_gaps(results)
 
-    def write_samples(self, name: str, samples: Tensor, num_shown: int) -> None:
-        """Write the samples of one arm as ``samples/<arm>.npz`` and, the first of them, as a picture."""
+    def write_samples(self, name: str, samples: Tensor, pictures: Mapping[str, Tensor]) -> None:
+        """Write the samples of one arm as ``samples/<arm>.npz``, array ``samples``, and what pictures there are."""
         if not self.active:
             return
         folder = self.folder / "samples"
@@ -74,8 +68,9 @@ class Report:
         temporary = folder / f".{name}.npz"
         np.savez_compressed(temporary, samples=samples.numpy())
         temporary.replace(folder / f"{name}.npz")
-        save_png(sample_grid(samples[:num_shown]), folder / f"{name}.png")
-        print(f"{len(samples)} samples in {folder / name}.npz, a picture in {folder / name}.png")
+        for picture, pixels in pictures.items():
+            save_png(pixels, self.folder / f"{picture}.png")
+        print(f"{len(samples)} samples are in {folder / name}.npz, pictures in {self.folder}")
 
     def _time_gaps(self, results: Mapping[str, ArmResult]) -> None:
         curves = {n: (r.timesteps, r.gaps.numpy()) for n, r in results.items() if r.gaps is not None}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from callbacks.image_task import ImageTask
+from callbacks.point_task import PointTask
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
 from tag_lightning.metrics import FeatureExtractor, InceptionFeatures, JudgeFeatures, find_inception_weights
 from tag_lightning.networks.probe import require_accepts
@@ -31,7 +32,7 @@ class SamplingNetworks:
     denoiser: Denoiser
     predictor: nn.Module | None
     gauge: nn.Module | None
-    task: ImageTask
+    task: ImageTask | PointTask
 
 
 def load_denoiser(source: str | None, own: dict[str, Any]) -> Denoiser | None:
@@ -83,13 +84,13 @@ def _require_time_predictor(network: nn.Module, schedule: NoiseSchedule | None, 
 
 def load_task(
     data: Any, guide: str | None, judge: str | None, attribute: str, labels: list[int] | None, features: FeatureChoice
-) -> ImageTask:
+) -> ImageTask | PointTask:
     """Guide, judge and feature extractor, checked against the data.
 
     Args:
         data: The datamodule: ``sample_shape`` and ``num_classes``.
         guide: Name, folder or checkpoint of the classifier that guides.
-        judge: Of the one that scores.
+        judge: Of the one that scores. Points in space have neither.
         attribute: What both tell.
         labels: The classes asked for; None is all.
         features: Of the Frechet distance.
@@ -97,6 +98,8 @@ def load_task(
     Raises:
         ValueError: If they do not fit.
     """
+    if len(data.sample_shape) == 1:
+        return PointTask(data.sample_shape)
     if attribute not in data.num_classes:
         known = ", ".join(sorted(data.num_classes))
         raise ValueError(f"sampling.attribute is {attribute!r}, but the data have {known}")

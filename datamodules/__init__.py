@@ -5,5 +5,13 @@ from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.digits import DigitsDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.images import ImageDataModule
+from datamodules.mixture import MixtureDataModule
 
-__all__ = ["Batch", "CIFAR10DataModule", "DigitsDataModule", "ImageDataModule", "ImageFolderDataModule"]
+__all__ = [
+    "Batch",
+    "CIFAR10DataModule",
+    "DigitsDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "MixtureDataModule",
+]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.images import Half, ImageDataModule, Split
+from datamodules.base import Split
+from datamodules.images import Half, ImageDataModule
 from datamodules.tables import ImageTable, MirroredTable, fixed_order, select
 
 

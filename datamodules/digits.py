@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from datamodules.images import Half, ImageDataModule, Split
+from datamodules.base import Split
+from datamodules.images import Half, ImageDataModule
 from datamodules.tables import ImageTable, TintedTable, fixed_order, select
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.images import Half, ImageDataModule, Split
+from datamodules.base import Split
+from datamodules.images import Half, ImageDataModule
 from datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
 
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}

@@ -1,107 +1,45 @@
-"""What all image data share: values in [-1, 1], splits, the order of training."""
+"""What all image data share: values in [-1, 1], halves, enlarging."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.loader import BatchIndices, batch_loader
+from datamodules.base import Split, TableDataModule
 from datamodules.tables import ImageTable, fixed_order, select
 
-Split = Literal["train", "val", "test"]
 Half = Literal["first", "second"]
 
 
-class ImageDataModule(LightningDataModule):
-    """Images in [-1, 1] with deterministic splits and a data order that survives a restart.
+class ImageDataModule(TableDataModule):
+    """Images in [-1, 1].
 
     Args:
         batch_size: Images a batch and process.
         num_workers: Processes that prepare batches; 0 is fastest for data that sit in memory.
         seed: Seed of the training order. The splits do not depend on it.
         half: Train on one half of the training images only, so that a guide and a judge share none.
-
-    Attributes:
-        num_classes: How many values each attribute takes; known after ``setup``.
     """
 
-    num_classes: dict[str, int]
-
     def __init__(self, batch_size: int = 256, num_workers: int = 0, seed: int = 0, half: Half | None = None) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        super().__init__(batch_size, num_workers, seed)
         self.half = half
-        self._tables: dict[str, Dataset] = {}
-        self._train_indices: BatchIndices | None = None
-        self._resume_at = 0
 
     @abstractmethod
     def load(self, split: Split) -> ImageTable:
         """The images of one split, before halving and enlarging; sets ``num_classes``."""
 
-    @abstractmethod
-    def prepare_data(self) -> None:
-        """Check that the data are there, and fetch them where that was asked for."""
-
     def enlarge(self, table: ImageTable, split: Split) -> Dataset:
         """Every variant of the images that counts as data, for example each hue."""
         return table
 
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """``(C, H, W)`` of one image."""
-        return tuple(self.table("val")[[0]].x.shape[1:])
-
-    def table(self, split: Split) -> Dataset:
-        """One split, answering a list of indices with a ``Batch``."""
-        if split not in self._tables:
-            table = self.load(split)
-            if split == "train" and self.half is not None:
-                table = _half(table, self.half)
-            self._tables[split] = self.enlarge(table, split)
-        return self._tables[split]
-
-    def setup(self, stage: str) -> None:
-        """Load what the stage needs; every stage samples, so each checks itself against the validation data."""
-        self.table("val")
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        table = self.table("train")
-        self._train_indices = self._indices(table, shuffle=True)
-        self._train_indices.start, self._resume_at = self._resume_at, 0
-        return batch_loader(table, self._train_indices, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return batch_loader(self.table("val"), self._indices(self.table("val"), shuffle=False))
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return batch_loader(self.table("test"), self._indices(self.table("test"), shuffle=False))
-
-    def reference_dataloader(self) -> DataLoader[Any]:
-        """The training images in order, all of them on every process: what samples are compared with."""
-        table = self.table("train")
-        return batch_loader(table, BatchIndices(len(table), self.batch_size, shuffle=False))  # type: ignore[arg-type]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Batches of the current epoch that are behind the run."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
-        if progress is None or progress.is_last_batch:
-            return {"batches_done": 0}
-        return {"batches_done": progress.current.state_dict()["processed"]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume_at = state_dict["batches_done"]
-
-    def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchIndices(len(table), self.batch_size, shuffle, self.seed, rank, world_size)  # type: ignore[arg-type]
+    def build(self, split: Split) -> Dataset:
+        table = self.load(split)
+        if split == "train" and self.half is not None:
+            table = _half(table, self.half)
+        return self.enlarge(table, split)
 
 
 def _half(table: ImageTable, half: Half) -> ImageTable:

@@ -85,6 +85,25 @@ class MirroredTable(Dataset):
         return batch._replace(x=torch.where(mirrored, batch.x.flip(-1), batch.x))
 
 
+class PointTable(Dataset):
+    """Vectors with integer attributes.
+
+    Args:
+        points: ``[N, D]``.
+        attributes: Named classes, ``[N]`` each.
+    """
+
+    def __init__(self, points: Tensor, attributes: dict[str, Tensor]) -> None:
+        self.points = points
+        self.attributes = attributes
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return Batch(self.points[indices], {name: values[indices] for name, values in self.attributes.items()}, {})
+
+
 class ImageFiles:
     """Image files, decoded and resized when asked for.
 

@@ -1,0 +1,93 @@
+"""What all data have in common: splits, batches, and an order of training that survives a restart."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.loader import BatchIndices, batch_loader
+
+Split = Literal["train", "val", "test"]
+
+
+class TableDataModule(LightningDataModule):
+    """Data that answer a list of indices with a ``Batch``.
+
+    Args:
+        batch_size: Samples a batch and process.
+        num_workers: Processes that prepare batches; 0 is fastest for data that sit in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+
+    Attributes:
+        num_classes: How many values each attribute takes; known after ``setup``.
+    """
+
+    num_classes: dict[str, int]
+
+    def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self._tables: dict[str, Dataset] = {}
+        self._train_indices: BatchIndices | None = None
+        self._resume_at = 0
+
+    @abstractmethod
+    def build(self, split: Split) -> Dataset:
+        """One split as a data set; sets ``num_classes``."""
+
+    @abstractmethod
+    def prepare_data(self) -> None:
+        """Check that the data are there, and fetch them where that was asked for."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, ``(C, H, W)`` of an image."""
+        return tuple(self.table("val")[[0]].x.shape[1:])
+
+    def table(self, split: Split) -> Dataset:
+        """One split, built once."""
+        if split not in self._tables:
+            self._tables[split] = self.build(split)
+        return self._tables[split]
+
+    def setup(self, stage: str) -> None:
+        """Load what the stage needs; every stage samples, so each checks itself against the validation data."""
+        self.table("val")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        table = self.table("train")
+        self._train_indices = self._indices(table, shuffle=True)
+        self._train_indices.start, self._resume_at = self._resume_at, 0
+        return batch_loader(table, self._train_indices, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return batch_loader(self.table("val"), self._indices(self.table("val"), shuffle=False))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return batch_loader(self.table("test"), self._indices(self.table("test"), shuffle=False))
+
+    def reference_dataloader(self) -> DataLoader[Any]:
+        """The training data in order, all of them on every process: what samples are compared with."""
+        table = self.table("train")
+        return batch_loader(table, BatchIndices(len(table), self.batch_size, shuffle=False))  # type: ignore[arg-type]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Batches of the current epoch that are behind the run."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
+        if progress is None or progress.is_last_batch:
+            return {"batches_done": 0}
+        return {"batches_done": progress.current.state_dict()["processed"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resume_at = state_dict["batches_done"]
+
+    def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BatchIndices(len(table), self.batch_size, shuffle, self.seed, rank, world_size)  # type: ignore[arg-type]
