@@ -137,7 +137,7 @@ def _cell(column: str, value: Any, absent: str) -> str:
     if not isinstance(value, float):
         return absent
     if column == "seconds":
-        return f"{value:.1f}"
+        return f"{value:.3g}"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
 
 

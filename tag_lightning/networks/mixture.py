@@ -23,6 +23,7 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         beta_end: Its last.
     """
 
+    centres: Tensor
     alphas_cumprod: Tensor
 
     @register_to_config
@@ -34,14 +35,14 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         beta_end: float = 0.1,
     ) -> None:
         super().__init__()
-        self.register_buffer("means", torch.tensor(means, dtype=torch.float64))
+        self.register_buffer("centres", torch.tensor(means, dtype=torch.float64))
         powers = LinearSchedule(num_timesteps, beta_start, beta_end).alphas_cumprod
         self.register_buffer("alphas_cumprod", powers)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The noise ``[B, D]`` in samples ``x [B, D]`` at ``timesteps [B]``."""
         power = self.alphas_cumprod[timesteps][:, None].double()
-        centres = power.sqrt()[:, None] * self.means.double()
+        centres = power.sqrt()[:, None] * self.centres.double()
         distances = (x.double()[:, None] - centres).square().sum(-1)
         mean = (torch.softmax(-distances / 2, 1)[..., None] * centres).sum(1)
         return ((1 - power).sqrt() * (x.double() - mean)).to(x.dtype)

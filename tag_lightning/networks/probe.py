@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def require_accepts(network: nn.Module, sample_shape: Sequence[int], what: str, *arguments: Any) -> None:
@@ -21,8 +21,9 @@ def require_accepts(network: nn.Module, sample_shape: Sequence[int], what: str, 
     Raises:
         ValueError: If the network cannot take such samples.
     """
-    parameter = next(network.parameters())
-    x = torch.zeros(1, *sample_shape, device=parameter.device, dtype=parameter.dtype)
+    like = next(network.parameters(), torch.empty(0))
+    x = torch.zeros(1, *sample_shape).to(like)
+    arguments = tuple(a.to(like.device) if isinstance(a, Tensor) else a for a in arguments)
     was_training = network.training
     network.eval()
     try:

@@ -112,6 +112,8 @@ def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | 
             save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
