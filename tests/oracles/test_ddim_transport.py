@@ -1,5 +1,6 @@
 """DDIM with an exact denoiser on Gaussian data, where every step is affine and moments have a closed form."""
 
+import itertools
 import math
 
 import pytest
@@ -30,7 +31,7 @@ def moments_in_closed_form(eta: float, timesteps: list[int]) -> tuple[float, flo
     """Mean and variance carried through Eq. 12 of Song et al. 2021, from the standard normal."""
     powers = [*SCHEDULE.alphas_cumprod[timesteps].tolist(), 1.0]
     mean, variance = 0.0, 1.0
-    for a, a_next in zip(powers[:-1], powers[1:], strict=True):
+    for a, a_next in itertools.pairwise(powers):
         total = a * VARIANCE + 1 - a
         offset = mean - math.sqrt(a) * MEAN
         sigma2 = eta**2 * (1 - a_next) / (1 - a) * (1 - a / a_next)
@@ -61,7 +62,7 @@ def test_all_timesteps_reach_the_data(eta: float, mean_error: float, variance_er
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_error_of_the_variance_is_of_first_order_in_the_step(eta: float) -> None:
     errors = [abs(moments_of_the_sampler(eta, steps)[1] - VARIANCE) for steps in (25, 50, 100, 200)]
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in itertools.pairwise(errors):
         assert 0.45 * coarse < fine < 0.65 * coarse
 
 

@@ -1,0 +1,133 @@
+"""What a step costs, counted in passes of every network."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from problems import vector_space
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Sampler
+from tag_lightning.guidance import (
+    DPS,
+    Condition,
+    Corruption,
+    Drift,
+    JointCondition,
+    TemporalAlignment,
+    TemporalAlignmentAfterStep,
+)
+
+NUM_STEPS, TOTAL = 6, 20
+
+
+class Counted(nn.Module):
+    """A network that counts its forward passes, and the backward passes that reach its output."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, outputs)
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+        self.forwards += 1
+        output = torch.tanh(self.layer(x))
+        if output.requires_grad:
+            output.register_hook(self._count)
+        return output
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += 1
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes a step."""
+        return self.forwards / NUM_STEPS, self.backwards / NUM_STEPS
+
+
+class Networks:
+    """One counted network of each kind, frozen as they are while sampling."""
+
+    def __init__(self) -> None:
+        self.denoiser, self.predictor, self.guide = Counted(2), Counted(TOTAL), Counted(3)
+        for network in (self.denoiser, self.predictor, self.guide):
+            network.requires_grad_(False)
+        self.condition = Condition(self.guide, torch.tensor([0, 1, 2]))
+
+    def sample(self, guidance: Sequence[Guidance]) -> None:
+        denoiser = Denoiser(self.denoiser, LinearSchedule(TOTAL))
+        Sampler(denoiser, DDIM(), NUM_STEPS, guidance).sample(vector_space(range(3), dtype=torch.float32), seed=0)
+
+    def tag(self, conditions: Sequence[DPS] = ()) -> TemporalAlignment:
+        return TemporalAlignment(self.predictor, 0.1, conditions)
+
+
+@pytest.fixture
+def networks() -> Networks:
+    return Networks()
+
+
+def test_an_unguided_step_is_one_forward_pass(networks: Networks) -> None:
+    networks.sample([])
+    assert networks.denoiser.forwards == NUM_STEPS
+    assert networks.denoiser.backwards == 0
+
+
+def test_guidance_without_gradients_costs_nothing_more(networks: Networks) -> None:
+    networks.sample([Corruption(0.1), Drift(-0.1)])
+    assert networks.denoiser.passes == (1, 0)
+
+
+def test_tag_adds_one_pass_each_way_of_the_predictor_and_nothing_else(networks: Networks) -> None:
+    networks.sample([networks.tag()])
+    assert networks.denoiser.passes == (1, 0)
+    assert networks.predictor.passes == (1, 1)
+    assert networks.predictor.forwards == NUM_STEPS
+
+
+def test_tag_after_the_step_spares_the_last_one(networks: Networks) -> None:
+    networks.sample([TemporalAlignmentAfterStep(networks.predictor, 0.1)])
+    assert networks.denoiser.passes == (1, 0)
+    assert (networks.predictor.forwards, networks.predictor.backwards) == (NUM_STEPS - 1, NUM_STEPS - 1)
+
+
+def test_a_guided_step_is_one_pass_each_way(networks: Networks) -> None:
+    networks.sample([DPS(networks.condition)])
+    assert networks.denoiser.passes == (1, 1)
+    assert networks.guide.passes == (1, 1)
+
+
+def test_guidance_and_tag_share_the_pass_of_the_denoiser(networks: Networks) -> None:
+    networks.sample([networks.tag(), DPS(networks.condition)])
+    assert networks.denoiser.passes == (1, 1)
+    assert networks.guide.passes == (1, 1)
+    assert networks.predictor.passes == (1, 1)
+
+
+def test_joint_conditions_share_the_backward_pass(networks: Networks) -> None:
+    other = Counted(4)
+    joint = JointCondition([networks.condition, Condition(other, torch.tensor([0, 1, 3]))])
+    networks.sample([DPS(joint)])
+    assert networks.denoiser.passes == (1, 1)
+    assert networks.guide.passes == other.passes == (1, 1)
+
+
+def test_two_guidances_differentiate_one_forward_pass(networks: Networks) -> None:
+    networks.sample([DPS(networks.condition), DPS(networks.condition)])
+    assert networks.denoiser.passes == (1, 2)
+
+
+def test_looking_ahead_costs_a_guided_call_a_condition(networks: Networks) -> None:
+    look = DPS(networks.condition)
+    networks.sample([networks.tag([look, look])])
+    assert networks.denoiser.passes == (3, 2)
+    assert networks.predictor.passes == (1, 1)
+
+
+def test_trainable_weights_gather_no_gradients(networks: Networks) -> None:
+    everything = (networks.denoiser, networks.predictor, networks.guide)
+    for network in everything:
+        network.requires_grad_(True)
+    networks.sample([networks.tag(), DPS(networks.condition)])
+    assert all(parameter.grad is None for network in everything for parameter in network.parameters())

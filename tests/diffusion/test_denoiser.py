@@ -1,0 +1,58 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Denoiser, LinearSchedule
+
+
+class Recorder(nn.Module):
+    """Predicts half the sample and remembers how it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, dict[str, Tensor]]] = []
+
+    def forward(self, x: Tensor, timesteps: Tensor, **inputs: Tensor) -> Tensor:
+        self.calls.append((timesteps, inputs))
+        return x / 2
+
+
+def test_prediction_is_consistent_with_the_sample() -> None:
+    schedule, x = LinearSchedule(100), torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    timesteps = torch.tensor([0, 10, 50, 98, 99])
+    prediction = Denoiser(Recorder(), schedule)(x, timesteps)
+    torch.testing.assert_close(schedule.add_noise(prediction.x0, prediction.epsilon, timesteps), x)
+
+
+def test_one_timestep_serves_the_whole_batch() -> None:
+    denoiser, x = Denoiser(network := Recorder(), LinearSchedule(100)), torch.randn(4, 2)
+    for timestep in (7, torch.tensor(7), torch.full((4,), 7)):
+        denoiser(x, timestep)
+        assert network.calls[-1][0].tolist() == [7, 7, 7, 7]
+
+
+def test_further_inputs_reach_the_network() -> None:
+    denoiser, mask = Denoiser(network := Recorder(), LinearSchedule(100)), torch.ones(4)
+    denoiser(torch.randn(4, 2), 0, mask=mask)
+    assert network.calls[-1][1]["mask"] is mask
+
+
+def test_outputs_of_diffusers_are_unwrapped() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(sample=x / 2)
+
+    x = torch.randn(4, 2)
+    plain, wrapped = (Denoiser(network, LinearSchedule(100))(x, 3) for network in (Recorder(), Wrapped()))
+    torch.testing.assert_close(plain.x0, wrapped.x0, rtol=0, atol=0)
+
+
+def test_a_network_that_also_predicts_the_variance_is_refused() -> None:
+    class TwoHeads(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            return torch.cat([x, x], 1)
+
+    with pytest.raises(ValueError, match=r"shape \[4, 6, 8, 8\] for samples of shape \[4, 3, 8, 8\]; its out_channels"):
+        Denoiser(TwoHeads(), LinearSchedule(100))(torch.randn(4, 3, 8, 8), 3)
