@@ -91,7 +91,8 @@ class PolyakStrength(Strength):
                 "(TimePredictorModule measures it), or choose another strength"
             )
         excess = (evidence.nll - evidence.typical_nll).clamp(min=0)
-        length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).tiny)
+        # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
+        length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
         longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_cumprod)).sqrt()
         return torch.minimum(excess / length, longest) / length
 
