@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+
+from tag_lightning.diffusion import DDIM, LinearSchedule, Sampler
+from tag_lightning.guidance import Corruption, Drift
+
+SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
+
+
+def test_corruption_adds_noise_of_its_sigma() -> None:
+    step = step_at(SCHEDULE, vector_space(range(200), dim=50), 50, 40)
+    x = random_vectors(200, 50)
+    added = Corruption(0.3).correct(x, step, exact_denoiser(UNEVEN, SCHEDULE)) - x
+    assert float(added.std()) == pytest.approx(0.3, rel=0.03)
+    assert abs(float(added.mean())) < 0.01
+
+
+def test_corruption_happens_before_every_denoising() -> None:
+    """With one script for all noise, by hand."""
+    script, denoiser = random_vectors(5, 4, 2), exact_denoiser(UNEVEN, SCHEDULE)
+    measured = Sampler(denoiser, DDIM(), 2, [Corruption(0.3)]).sample(ScriptedSpace(script), 0)
+    first = step_at(SCHEDULE, vector_space(range(4)), 99, 49)
+    transition = DDIM().transition(denoiser(script[0] + 0.3 * script[1], 99), first)
+    x = transition.mean + transition.std * script[2]
+    torch.testing.assert_close(measured, denoiser(x + 0.3 * script[3], 49).x0)
+
+
+def test_every_step_is_corrupted_afresh() -> None:
+    step = step_at(SCHEDULE, vector_space(range(4)), 50, 40)
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    predict = exact_denoiser(UNEVEN, SCHEDULE)
+    corruption = Corruption(0.1)
+    assert not torch.equal(corruption.correct(x, step, predict), corruption.correct(x, step, predict))
+
+
+def test_drift_scales_the_result_of_every_step() -> None:
+    script, denoiser = random_vectors(2, 4, 2), exact_denoiser(UNEVEN, SCHEDULE)
+    measured = Sampler(denoiser, DDIM(), 2, [Drift(-0.1)]).sample(ScriptedSpace(script), 0)
+    transition = DDIM().transition(denoiser(script[0], 99), step_at(SCHEDULE, vector_space(range(4)), 99, 49))
+    x = 0.9 * (transition.mean + transition.std * script[1])
+    torch.testing.assert_close(measured, 0.9 * denoiser(x, 49).x0)
+
+
+@pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
+def test_impossible_corruptions_are_refused(sigma: float) -> None:
+    with pytest.raises(ValueError, match="sigma must be a finite number of at least 0"):
+        Corruption(sigma)
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf])
+def test_impossible_drifts_are_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate must be finite"):
+        Drift(rate)
