@@ -154,7 +154,7 @@ def test_table_has_the_columns_that_exist_and_dashes_elsewhere():
     assert shown["accuracy"] == ["–", "0.6133", "–"]  # noqa: RUF001
     assert shown["time_gap"][1] == "nan"
     assert shown["mae_mu"][2] == "4780"
-    assert shown["seconds"][:2] == ["12.3", "1234.5"]
+    assert shown["seconds"][:2] == ["12.3", "1.23e+03"]
     assert shown["num_samples"][:2] == ["512", "512"]
 
 
