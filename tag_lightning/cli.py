@@ -22,7 +22,7 @@ _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
     "python -m tag_lightning fit --config configs/digits/time_predictor.yaml"
 )
-_EXPECTED_ERRORS = (ValueError, OSError, ArithmeticError)
+_EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
 _TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 
 

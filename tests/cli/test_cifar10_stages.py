@@ -1,0 +1,81 @@
+"""The CIFAR-10 configurations end to end, stage after stage, on a few images with small networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag_lightning.cli import main
+
+CONFIGS = Path("configs/cifar10")
+SMALL_UNET = [
+    "--model.init_args.network.init_args.block_out_channels=[8,8]",
+    "--model.init_args.network.init_args.down_block_types=[DownBlock2D,DownBlock2D]",
+    "--model.init_args.network.init_args.up_block_types=[UpBlock2D,UpBlock2D]",
+    "--model.init_args.network.init_args.norm_num_groups=4",
+    "--model.init_args.network.init_args.attention_head_dim=4",
+    "--model.init_args.network.init_args.layers_per_block=1",
+]
+SMALL_CNN = ["--model.init_args.network.init_args.widths=[8,8,8,8]"]
+SMALL_CLASSIFIER = ["--model.init_args.network.init_args.widths=[8,8]"]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            folder = tmp_path / "images" / split / f"class_{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+def _fit(stage: str, images: Path, runs: Path, *overrides: str) -> None:
+    main(
+        [
+            "fit",
+            f"--config={CONFIGS / stage}.yaml",
+            f"--config={CONFIGS / 'image_folder.yaml'}",
+            f"--data.init_args.root={images}",
+            "--data.init_args.batch_size=8",
+            f"--trainer.default_root_dir={runs / stage}",
+            "--trainer.max_steps=2",
+            "--trainer.max_epochs=1",
+            "--trainer.accelerator=cpu",
+            "--trainer.limit_train_batches=2",
+            *overrides,
+        ]
+    )
+
+
+def test_every_stage_runs_and_the_last_compares_all_arms(image_folder: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    _fit("denoiser", image_folder, runs, *SMALL_UNET, "--sampling.judge=null", "--sampling.num_samples=2")
+    for stage in ("guide", "judge"):
+        _fit(stage, image_folder, runs, *SMALL_CLASSIFIER)
+    _fit("time_gap_predictor", image_folder, runs, *SMALL_CNN)
+    networks = {
+        "denoiser": "denoiser",
+        "guide": "guide",
+        "judge": "judge",
+        "time_gap_predictor": "time_gap_predictor",
+    }
+    sources = [f"--sampling.{role}={runs / stage / 'pretrained'}" for role, stage in networks.items()]
+    sizes = ["--sampling.num_samples=6", "--sampling.chunk_size=4", "--sampling.num_steps=12"]
+    features = ["--sampling.features=judge", "--sampling.every_n_epochs=1"]
+    _fit("time_predictor", image_folder, runs, *SMALL_CNN, *sources, *sizes, *features)
+    results = json.loads((runs / "time_predictor" / "results.json").read_text())
+    expected = {"unguided", "corruption", "corruption+tag", "dps", "dps+tag", "few", "few+tag"}
+    assert results["arms"].keys() == expected
+    for figures in results["arms"].values():
+        assert figures["num_samples"] == 6
+        assert np.isfinite(figures["fid"])
+        assert 0 <= figures["accuracy"] <= 1
+        assert 0 <= figures["time_gap"] <= 999
