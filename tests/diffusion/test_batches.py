@@ -107,6 +107,20 @@ def test_arms_start_from_the_same_noise_and_share_the_solvers(denoiser: Denoiser
     assert torch.equal(draw(denoiser, range(4), Corruption(0.0)), draw(denoiser, range(4)))
 
 
+def test_noise_of_guidance_is_not_that_of_the_solver(denoiser: Denoiser) -> None:
+    """One stream for both would hand a corruption the very noise that the samples start from."""
+    drawn: list[Tensor] = []
+
+    class Draw(Guidance):
+        def correct(self, x: Tensor, step: Step, predict: object) -> Tensor:
+            if step.index == 0:
+                drawn.extend([x.flatten(), step.noise().flatten()])
+            return x
+
+    draw(denoiser, range(32), Draw())
+    assert abs(torch.corrcoef(torch.stack(drawn))[0, 1]) < 0.1
+
+
 def test_the_first_sample_of_every_arm_is_the_same(denoiser: Denoiser, alignment: TemporalAlignment) -> None:
     starts: list[Tensor] = []
 

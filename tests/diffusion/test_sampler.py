@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, ImageSpace, LinearSchedule, Sampler, Step, Transition
+from tag_lightning.diffusion import (
+    DDIM,
+    Denoiser,
+    Guidance,
+    ImageSpace,
+    LinearSchedule,
+    Prediction,
+    Sampler,
+    Step,
+    Transition,
+)
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 
@@ -145,7 +155,15 @@ def test_samples_stay_in_the_range_of_the_space_even_when_pushed() -> None:
     assert samples.dtype == torch.float32
 
 
-def test_samples_carry_no_graph() -> None:
-    samples = Sampler(exact_denoiser(UNEVEN, SCHEDULE), DDIM(), 3).sample(vector_space(range(2)), 0)
-    assert not samples.requires_grad
-    assert not samples.is_inference()
+def test_samples_carry_no_graph_even_if_guidance_leaves_one() -> None:
+    class Attached(Guidance):
+        needs_grad = True
+
+        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            with torch.enable_grad():
+                return x_next + 0.1 * prediction.x0
+
+    for guidance in ([], [Attached()]):
+        samples = Sampler(exact_denoiser(UNEVEN, SCHEDULE), DDIM(), 3, guidance).sample(vector_space(range(2)), 0)
+        assert not samples.requires_grad
+        assert not samples.is_inference()
