@@ -1,0 +1,1 @@
+"""Timings as ratios, runnable by anyone, and the comparison over seeds."""
