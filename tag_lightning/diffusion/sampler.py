@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
+from tag_lightning.diffusion.finite import require_finite
 from tag_lightning.diffusion.hooks import Guidance, Predict
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import SampleNoise, Space
@@ -81,6 +82,9 @@ class Sampler:
 
         Returns:
             Clean samples ``[B, ...]``, inside the range of the space.
+
+        Raises:
+            NonFiniteError: If the denoiser, or a guidance's network, returns NaN or infinity; names the timestep.
         """
         with torch.inference_mode(False), torch.no_grad():
             source = SampleNoise(seed, space.indices, _SOLVER_STREAM)
@@ -111,6 +115,7 @@ class Sampler:
         x = x.detach().requires_grad_(self._needs_grad)
         with torch.set_grad_enabled(self._needs_grad):
             prediction = predict(x, step.timestep)
+        require_finite(prediction.epsilon, "the denoiser", step.timestep)
         transition = self.solver.transition(self._clipped(x, prediction, step), step)
         noise = step.space.noise(source) if transition.std > 0 else torch.zeros_like(transition.mean)
         x_next = self._draw(transition, noise, step)
