@@ -73,6 +73,10 @@ class TableDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return batch_loader(self.table("test"), self._indices(self.table("test"), shuffle=False))
 
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """One empty turn of Lightning's predict loop: what is predicted are samples, which are made from noise."""
+        return DataLoader([0])  # type: ignore[arg-type]
+
     def reference_dataloader(self) -> DataLoader[Any]:
         """The training data in order, all of them on every process: what samples are compared with."""
         table = self.table("train")

@@ -8,7 +8,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.pretrained import describe, require_same
@@ -58,10 +57,6 @@ class NetworkModule(LightningModule):
         stream = 0 if self.training else 1
         key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + self.global_rank
         return torch.Generator(self.device).manual_seed(key)
-
-    def predict_dataloader(self) -> DataLoader[int]:
-        """One empty turn of Lightning's predict loop: what is predicted are samples, which need no data."""
-        return DataLoader([0])  # type: ignore[arg-type]
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """Nothing: ``callbacks.GuidedSampling`` makes the samples."""
