@@ -16,7 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import datamodules  # noqa: F401  (makes short class names work in configs)
 import tag_lightning.modules  # noqa: F401
 from callbacks import GuidedSampling, SavePretrained, progress_bars
+from callbacks.results import require_writable
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
+from tag_lightning.cli_errors import OneLineParser, readable
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
@@ -40,6 +42,7 @@ class TagCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         given = self._get(self.config_init, "trainer")
         root = Path(given["default_root_dir"])
+        require_writable(root)
         sampling = self._get(self.config_init, "sampling")
         dumped = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=True, format="yaml")
         sampling.run_config = yaml.safe_load(dumped)
@@ -56,7 +59,19 @@ class TagCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Refuse to resume from nothing: Lightning would train from scratch."""
+        self._require_last()
+
+    def before_validate(self) -> None:
+        self._require_last()
+
+    def before_test(self) -> None:
+        self._require_last()
+
+    def before_predict(self) -> None:
+        self._require_last()
+
+    def _require_last(self) -> None:
+        """Refuse to go on from nothing: Lightning would take untrained weights."""
         if self.config_init[self.subcommand].get("ckpt_path") != "last":
             return
         folders = [
@@ -79,6 +94,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         TagCLI(
             datamodule_class=None,
+            parser_class=OneLineParser,
             args=list(args) if args is not None else None,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": _DESCRIPTION},
@@ -87,6 +103,5 @@ def main(args: Sequence[str] | None = None) -> None:
     except _EXPECTED_ERRORS as error:
         if os.environ.get(_TRACEBACK_VARIABLE):
             raise
-        message = " ".join(str(error).split())
-        print(f"error: {message} (set {_TRACEBACK_VARIABLE}=1 for the traceback)", file=sys.stderr)
+        print(f"error: {readable(str(error))} (set {_TRACEBACK_VARIABLE}=1 for the traceback)", file=sys.stderr)
         sys.exit(1)
