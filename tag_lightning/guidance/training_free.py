@@ -41,7 +41,9 @@ class DPS(Guidance):
         """How this guidance would move ``x [B, ...]`` itself, at the cost of a guided denoiser call."""
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            return self._shift(x, predict(x, step.timestep), step)
+            prediction = predict(x, step.timestep)
+            require_finite(prediction.epsilon, "the denoiser", step.timestep)
+            return self._shift(x, prediction, step)
 
     def _shift(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         self.require_complete()

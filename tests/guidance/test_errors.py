@@ -43,10 +43,39 @@ class Steep(nn.Module):
         return (x * 0).abs().sqrt().sum(1, keepdim=True) * torch.arange(self.outputs)
 
 
-def sample(*guidance: Guidance) -> None:
-    sampler = Sampler(Denoiser(Silent(), LinearSchedule(20)), DDIM(), 5, guidance)
+class SpoiltDenoiser(nn.Module):
+    """Predicts no noise, but ``value`` for the second sample from ``timestep`` down."""
+
+    def __init__(self, value: float, timestep: int) -> None:
+        super().__init__()
+        self.value, self.timestep = value, timestep
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        late = (timesteps <= self.timestep) & (torch.arange(len(x)) == 1)
+        return torch.where(late[:, None], self.value, 0 * x)
+
+
+def sample(*guidance: Guidance, network: nn.Module | None = None) -> None:
+    sampler = Sampler(Denoiser(network or Silent(), LinearSchedule(20)), DDIM(), 5, guidance)
     assert sampler.timesteps == [19, 15, 11, 7, 3]
     sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("timestep", [19, 11, 3])
+def test_a_denoiser_that_fails_is_named_with_the_timestep(value: float, timestep: int) -> None:
+    """The last step included, whose samples would be handed out."""
+    message = f"the denoiser returned NaN or infinity at timestep {timestep} for 1 of 3 samples"
+    with pytest.raises(NonFiniteError, match=message):
+        sample(network=SpoiltDenoiser(value, timestep))
+
+
+def test_guidance_is_not_blamed_for_what_the_denoiser_did() -> None:
+    condition = Condition(nn.Identity(), TARGET, residual_norm)
+    looks_ahead = TemporalAlignment(nn.Linear(2, 20), 0.1, [DPS(condition)])
+    for guidance in (DPS(condition), TemporalAlignment(nn.Linear(2, 20), 0.1), looks_ahead):
+        with pytest.raises(NonFiniteError, match="the denoiser returned NaN or infinity at timestep 11 for 1 of 3"):
+            sample(guidance, network=SpoiltDenoiser(float("nan"), 11))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -89,7 +118,16 @@ def test_finite_values_pass_through() -> None:
     assert require_finite(values, "anything", 0) is values
 
 
-@pytest.mark.parametrize("kind", [TemporalAlignment, TemporalAlignmentAfterStep])
-def test_a_predictor_of_another_schedule_is_refused(kind: type[TemporalAlignment]) -> None:
-    with pytest.raises(ValueError, match=r"knows 12 timesteps but the sample is at 1\d; it must be trained with"):
-        sample(kind(nn.Linear(2, 12), 0.1))
+@pytest.mark.parametrize(
+    ("kind", "known", "timestep"),
+    [
+        (TemporalAlignment, 12, 19),
+        (TemporalAlignment, 19, 19),
+        (TemporalAlignmentAfterStep, 12, 15),
+        (TemporalAlignmentAfterStep, 15, 15),
+    ],
+)
+def test_a_predictor_of_a_shorter_schedule_is_refused(kind: type[TemporalAlignment], known: int, timestep: int) -> None:
+    message = f"knows {known} timesteps but the sample is at {timestep}; it must be trained with"
+    with pytest.raises(ValueError, match=message):
+        sample(kind(nn.Linear(2, known), 0.1))
