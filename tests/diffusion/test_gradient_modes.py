@@ -7,7 +7,7 @@ import torch
 from problems import random_vectors, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, LinearSchedule, Sampler
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Sampler, Step
 from tag_lightning.guidance import DPS, Condition, ConstantStrength, TemporalAlignment, TemporalAlignmentAfterStep
 
 MODES = [nullcontext, torch.no_grad, torch.enable_grad, torch.inference_mode]
@@ -58,6 +58,34 @@ def test_sampling_leaves_the_gradient_mode_as_it_found_it(
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         guided_samples(*weights)
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+
+
+def test_no_graph_is_recorded_where_no_guidance_asks_for_one() -> None:
+    """Not even of a denoiser in training, which would keep the activations of a whole step."""
+    recorded: list[bool] = []
+
+    class Trainable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            recorded.append(torch.is_grad_enabled())
+            return self.layer(x)
+
+    class Look(Guidance):
+        def correct(self, x: Tensor, step: Step, predict: object) -> Tensor:
+            recorded.append(torch.is_grad_enabled())
+            return x
+
+        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            recorded.extend([torch.is_grad_enabled(), prediction.x0.requires_grad])
+            return x_next
+
+    with torch.enable_grad():
+        sampler = Sampler(Denoiser(Trainable(), LinearSchedule(20)), DDIM(), 5, [Look()])
+        sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
+    assert recorded == [False] * 4 * 5
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -96,6 +96,21 @@ def test_observers_see_what_the_denoiser_sees() -> None:
         torch.testing.assert_close(seen, shown, rtol=0, atol=0)
 
 
+def test_inputs_of_the_space_reach_the_denoiser_at_every_step() -> None:
+    seen: list[Tensor] = []
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+            seen.append(mask)
+            return x * mask
+
+    space = vector_space(range(3))
+    space.inputs = {"mask": torch.tensor([1.0, 0.0], dtype=torch.float64)}
+    Sampler(Denoiser(Masked(), SCHEDULE), DDIM(), 4).sample(space, 0)
+    assert len(seen) == 4
+    assert all(mask is space.inputs["mask"] for mask in seen)
+
+
 def test_steps_describe_themselves() -> None:
     steps: list[Step] = []
     sampler = Sampler(exact_denoiser(UNEVEN, SCHEDULE), DDIM(), 4)
