@@ -80,7 +80,7 @@ class ExactTimePosterior(nn.Module):
         super().__init__()
         self.mixture = mixture
         self.schedule = schedule
-        self.typical_nll = typical_nll
+        self.register_buffer("typical_nll", typical_nll)
 
     def forward(self, x: Tensor) -> Tensor:
         """``log p(t | x)``, ``[B, T]``, for ``x [B, D]``."""
