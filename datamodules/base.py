@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -91,6 +92,8 @@ class TableDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resume_at = state_dict["batches_done"]
+        # Lightning looks for the position in the loader, and does not see that it is kept here.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
