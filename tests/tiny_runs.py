@@ -1,0 +1,121 @@
+"""Small untrained networks on disk, and command lines that use them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import UNet2DModel
+from lightning import Callback
+from torch import nn
+
+from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.networks import ImageClassifier, SimpleCNN
+from tag_lightning.pretrained import save_pretrained
+
+TIMESTEPS = 20
+SIZE = 8
+UNET = {
+    "sample_size": SIZE,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+
+
+class TinyNetworks(NamedTuple):
+    """Folders of untrained networks for tinted 8x8 digits and 20 timesteps.
+
+    Attributes:
+        root: Holds the folders ``denoiser``, ``predictor``, ``guide`` and ``judge``.
+    """
+
+    root: Path
+
+    @property
+    def sources(self) -> list[str]:
+        """Arguments that name all networks of guided sampling."""
+        roles = {"denoiser": "denoiser", "time_gap_predictor": "predictor", "guide": "guide", "judge": "judge"}
+        return [f"--sampling.{role}={self.root / folder}" for role, folder in roles.items()]
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """What ``build`` makes, with the weights that follow from ``seed``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+def write_networks(root: Path) -> TinyNetworks:
+    """Write all four networks into folders of ``root``."""
+    schedule = LinearSchedule(num_timesteps=TIMESTEPS)
+    save_pretrained(root / "denoiser", seeded(lambda: UNet2DModel(**UNET), 0), schedule)
+    predictor = seeded(lambda: SimpleCNN(SIZE, num_timesteps=TIMESTEPS, widths=(8, 8)), 1)
+    predictor.typical_nll.fill_(1.0)
+    save_pretrained(root / "predictor", predictor, schedule)
+    for seed, name in ((2, "guide"), (3, "judge")):
+        save_pretrained(root / name, seeded(lambda: ImageClassifier(widths=(8, 8)), seed), None)
+    return TinyNetworks(root)
+
+
+def base_arguments(verb: str, run: Path) -> list[str]:
+    """A verb on small digits in the folder ``run``; ``fit`` takes two steps."""
+    arguments = [
+        verb,
+        "--data=datamodules.DigitsDataModule",
+        f"--data.init_args.size={SIZE}",
+        "--data.init_args.batch_size=64",
+        f"--trainer.default_root_dir={run}",
+        "--trainer.accelerator=cpu",
+        "--trainer.limit_val_batches=2",
+        "--trainer.limit_test_batches=2",
+        "--sampling.num_steps=4",
+        "--sampling.num_samples=6",
+        "--sampling.chunk_size=4",
+        "--sampling.features=judge",
+    ]
+    return [*arguments, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"] if verb == "fit" else arguments
+
+
+def predictor_arguments(verb: str, run: Path, tiny: TinyNetworks, *more: str) -> list[str]:
+    """As ``base_arguments``, with a time predictor as the model and all networks to sample with."""
+    model = [
+        "--model=tag_lightning.modules.TimePredictorModule",
+        "--model.init_args.network=tag_lightning.networks.SimpleCNN",
+        f"--model.init_args.network.init_args.sample_size={SIZE}",
+        f"--model.init_args.network.init_args.num_timesteps={TIMESTEPS}",
+        "--model.init_args.network.init_args.widths=[8,8]",
+        "--model.init_args.schedule=tag_lightning.diffusion.LinearSchedule",
+        f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
+        "--model.init_args.noise_draws=2",
+    ]
+    return [*base_arguments(verb, run), *model, *tiny.sources, *more]
+
+
+def denoiser_arguments(verb: str, run: Path, *more: str) -> list[str]:
+    """As ``base_arguments``, with a denoiser as the model, without networks to judge its samples."""
+    prefix = "--model.init_args.network"
+    model = ["--model=tag_lightning.modules.DiffusionModule", f"{prefix}=diffusers.UNet2DModel"]
+    model += [f"{prefix}.init_args.{name}={_plain(value)}" for name, value in UNET.items()]
+    model += [
+        "--model.init_args.schedule=tag_lightning.diffusion.LinearSchedule",
+        f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
+    ]
+    return [*base_arguments(verb, run), *model, *more]
+
+
+def _plain(value: object) -> str:
+    return str(value).replace("'", "").replace(" ", "")
+
+
+class SlowSteps(Callback):
+    """Waits in every training step, so that there is time to interrupt a run."""
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        time.sleep(0.1)
