@@ -29,10 +29,12 @@ def test_parameters_are_those_of_its_layers() -> None:
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
-def test_logits_of_a_sample_ignore_the_rest_of_its_batch(classifier: ImageClassifier) -> None:
-    x = torch.randn(6, 1, 8, 8)
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_of_a_sample_ignore_the_rest_of_its_batch(training: bool) -> None:
+    """In training as well, dropout apart: statistics of a batch would be part of the weights."""
+    network, x = ImageClassifier(1, 10, (16, 32), dropout=0.0).train(training), torch.randn(6, 1, 8, 8)
     x[0] *= 100
-    torch.testing.assert_close(classifier(x)[4:5], classifier(x[4:5]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(x)[4:5], network(x[4:5]), rtol=1e-4, atol=1e-5)
 
 
 def test_logits_are_a_linear_reading_of_the_features(classifier: ImageClassifier) -> None:
