@@ -58,8 +58,9 @@ class NetworkModule(LightningModule):
         key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + self.global_rank
         return torch.Generator(self.device).manual_seed(key)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> None:
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[()]:
         """Nothing: ``callbacks.GuidedSampling`` makes the samples."""
+        return ()  # Lightning would warn of None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = describe(self.network, self.schedule)
