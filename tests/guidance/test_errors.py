@@ -65,7 +65,7 @@ def sample(*guidance: Guidance, network: nn.Module | None = None) -> None:
 @pytest.mark.parametrize("timestep", [19, 11, 3])
 def test_a_denoiser_that_fails_is_named_with_the_timestep(value: float, timestep: int) -> None:
     """The last step included, whose samples would be handed out."""
-    message = f"the denoiser returned NaN or infinity at timestep {timestep} for 1 of 3 samples"
+    message = f"^the denoiser returned NaN or infinity at timestep {timestep} for 1 of 3 samples"
     with pytest.raises(NonFiniteError, match=message):
         sample(network=SpoiltDenoiser(value, timestep))
 
@@ -74,32 +74,32 @@ def test_guidance_is_not_blamed_for_what_the_denoiser_did() -> None:
     condition = Condition(nn.Identity(), TARGET, residual_norm)
     looks_ahead = TemporalAlignment(nn.Linear(2, 20), 0.1, [DPS(condition)])
     for guidance in (DPS(condition), TemporalAlignment(nn.Linear(2, 20), 0.1), looks_ahead):
-        with pytest.raises(NonFiniteError, match="the denoiser returned NaN or infinity at timestep 11 for 1 of 3"):
+        with pytest.raises(NonFiniteError, match=r"^the denoiser returned NaN or infinity at timestep 11 for 1 of 3"):
             sample(guidance, network=SpoiltDenoiser(float("nan"), 11))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_time_predictor_that_fails_is_named_with_the_timestep(value: float) -> None:
-    message = "the time predictor returned NaN or infinity at timestep 11 for 1 of 3 samples; lower"
+    message = "^the time predictor returned NaN or infinity at timestep 11 for 1 of 3 samples; lower"
     with pytest.raises(NonFiniteError, match=message):
         sample(TemporalAlignment(Spoilt(value, from_call=2), 0.1))
 
 
 def test_a_time_predictor_that_fails_after_the_step_is_named_with_the_timestep_reached() -> None:
-    with pytest.raises(NonFiniteError, match="the time predictor returned NaN or infinity at timestep 7"):
+    with pytest.raises(NonFiniteError, match=r"^the time predictor returned NaN or infinity at timestep 7"):
         sample(TemporalAlignmentAfterStep(Spoilt(float("nan"), from_call=2), 0.1))
 
 
 def test_a_guide_that_fails_is_named_with_the_timestep() -> None:
     guide = Spoilt(float("nan"), from_call=1, outputs=2)
-    with pytest.raises(NonFiniteError, match="the guide returned NaN or infinity at timestep 15 for 1 of 3 samples"):
+    with pytest.raises(NonFiniteError, match=r"^the guide returned NaN or infinity at timestep 15 for 1 of 3 samples"):
         sample(DPS(Condition(guide, TARGET, residual_norm)))
 
 
 def test_gradients_that_fail_are_named() -> None:
-    with pytest.raises(NonFiniteError, match="the gradient of the time predictor returned NaN or infinity at"):
+    with pytest.raises(NonFiniteError, match=r"^the gradient of the time predictor returned NaN or infinity at"):
         sample(TemporalAlignment(Steep(20), 0.1))
-    with pytest.raises(NonFiniteError, match="the gradient of the guide returned NaN or infinity at timestep 19"):
+    with pytest.raises(NonFiniteError, match=r"^the gradient of the guide returned NaN or infinity at timestep 19"):
         sample(DPS(Condition(Steep(2), TARGET, residual_norm)))
 
 
