@@ -10,7 +10,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 class BatchIndices(DistributedSampler):
-    """Yields lists of indices, one global batch split over the processes at a time.
+    """Yields lists of indices, each process its share.
+
+    Shuffled, as for training, a global batch of ``world_size * batch_size`` samples is split over the
+    processes. In the data's own order, as for evaluation, the processes take the batches of one process in
+    turn, so that any number of them sees the very same batches.
 
     The order of an epoch follows from the seed and the epoch alone, and ``start`` skips the batches a
     resumed epoch has behind it, so that a run continues with the sample it would have seen next, on any
@@ -20,7 +24,8 @@ class BatchIndices(DistributedSampler):
     Args:
         length: Samples in the data set.
         batch_size: Samples a batch and process.
-        shuffle: A new order every epoch; without it the data's own, incomplete last batch included.
+        shuffle: A new order every epoch, the incomplete last batch dropped; without it the data's own order,
+            incomplete last batch included.
         seed: Seed of the order.
         rank: This process.
         world_size: How many there are.
@@ -35,18 +40,19 @@ class BatchIndices(DistributedSampler):
         self.start = 0
 
     def __len__(self) -> int:
-        global_batch = self.batch_size * self.num_replicas
         if self.shuffle:
-            return max(1, self.length // global_batch)
-        return -(-self.length // global_batch)
+            return max(1, self.length // (self.batch_size * self.num_replicas))
+        return len(range(0, self.length, self.batch_size)[self.rank :: self.num_replicas])
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.length)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.length, generator=generator)
-        global_batch = self.batch_size * self.num_replicas
         start, self.start = self.start, 0
+        if not self.shuffle:
+            firsts = range(0, self.length, self.batch_size)[self.rank :: self.num_replicas]
+            yield from (list(range(first, min(first + self.batch_size, self.length))) for first in firsts[start:])
+            return
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.length, generator=generator)
+        global_batch = self.batch_size * self.num_replicas
         for k in range(start, len(self)):
             yield order[k * global_batch : (k + 1) * global_batch][self.rank :: self.num_replicas].tolist()
 

@@ -8,6 +8,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.pretrained import describe, require_same
@@ -39,6 +40,14 @@ class NetworkModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.seed = seed
+        # Logged when the epoch ends, by every process: one without batches would leave the others waiting.
+        self.mean_loss = MeanMetric()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.mean_loss, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log("test/loss", self.mean_loss)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.network.parameters())
@@ -52,11 +61,18 @@ class NetworkModule(LightningModule):
     def generator(self, index: int) -> torch.Generator:
         """Randomness of one batch: of step ``index`` in training, of batch ``index`` in evaluation.
 
-        Every process draws its own, and a resumed run draws what it would have drawn.
+        In training every process draws its own, and a resumed run draws what it would have drawn. In
+        evaluation, where processes take batches in turn, a batch gets the same on any number of them.
         """
-        stream = 0 if self.training else 1
-        key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + self.global_rank
+        stream, rank = 0, self.global_rank
+        if not self.training:
+            stream, index, rank = 1, index * self._world_size + rank, 0
+        key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + rank
         return torch.Generator(self.device).manual_seed(key)
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[()]:
         """Nothing: ``callbacks.GuidedSampling`` makes the samples."""

@@ -45,10 +45,10 @@ class DiffusionModule(NetworkModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", self._loss(batch, batch_idx), batch_size=len(batch.x), sync_dist=True, prog_bar=True)
+        self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("test/loss", self._loss(batch, batch_idx), batch_size=len(batch.x), sync_dist=True)
+        self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
 
     def sampling_resources(self) -> dict[str, Any]:
         """What this module brings to guided sampling: its own denoiser."""

@@ -72,15 +72,18 @@ class PropertyModule(NetworkModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    def _evaluate(self, batch: Any, verb: str) -> None:
         target = batch.attributes[self.attribute]
         logits = self.network(batch.x, **batch.inputs)
         self.accuracy.update((logits.argmax(1) == target).float())
-        self.log(f"{verb}/accuracy", self.accuracy, on_epoch=True, prog_bar=True)
-        loss = F.cross_entropy(logits, target)
-        self.log(f"{verb}/loss", loss, batch_size=len(target), sync_dist=True)
+        self.mean_loss.update(F.cross_entropy(logits, target), len(target))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val/accuracy", self.accuracy, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self.log("test/accuracy", self.accuracy)

@@ -76,6 +76,7 @@ class TimePredictorModule(NetworkModule):
         self._evaluate(batch, batch_idx, "val")
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         self._store_typical_nll()
         self._log_evaluation("val")
 
@@ -86,6 +87,7 @@ class TimePredictorModule(NetworkModule):
         self._evaluate(batch, batch_idx, "test")
 
     def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
         self._log_evaluation("test")
 
     def sampling_resources(self) -> dict[str, Any]:
@@ -99,17 +101,14 @@ class TimePredictorModule(NetworkModule):
 
     def _evaluate(self, batch: Any, batch_idx: int, verb: str) -> None:
         generator = self.generator(batch_idx)
-        losses = []
         for _ in range(self.noise_draws):
             x_t, _, timesteps = noised(batch.x, self.schedule, generator)
             logits = self.network(x_t, **batch.inputs)
-            losses.append(F.cross_entropy(logits, timesteps))
+            self.mean_loss.update(F.cross_entropy(logits, timesteps), len(timesteps))
             self.time_gap.update(logits, timesteps)
             self.calibration.update(logits, timesteps)
             if verb == "val":
                 self.typical_nll.update(logits, timesteps)
-        mean = torch.stack(losses).mean()
-        self.log(f"{verb}/loss", mean, batch_size=len(batch.x), sync_dist=True, prog_bar=True)
 
     def _store_typical_nll(self) -> None:
         # Without a validation, as under `test`, the checkpoint's values stand.
