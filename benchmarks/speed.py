@@ -122,11 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="small sizes, only to see that it runs")
+    parts = {part.__name__: part for part in (steps, training, accumulation)}
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ratios: list[Ratio] = []
-    for part in (steps, training, accumulation):
-        ratios += part(device, arguments.repeats, arguments.quick)
+    for part in arguments.parts:
+        ratios += parts[part](device, arguments.repeats, arguments.quick)
     Console(width=110).print(table(ratios, arguments.repeats, device))
 
 
