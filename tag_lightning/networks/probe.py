@@ -29,7 +29,7 @@ def require_accepts(network: nn.Module, sample_shape: Sequence[int], what: str, 
     try:
         with torch.no_grad():
             network(x, *arguments)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{what} ({type(network).__name__}) cannot take samples of shape {list(sample_shape)}: {reason}; "
