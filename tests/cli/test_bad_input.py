@@ -1,0 +1,265 @@
+"""Every mistake ends in one line that names it, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import TinyNetworks, denoiser_arguments, predictor_arguments, seeded
+
+from tag_lightning.cli import main
+from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.networks import ImageClassifier, SimpleCNN
+from tag_lightning.pretrained import save_pretrained
+
+Failing = Callable[..., str]
+
+
+@pytest.fixture
+def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
+    """Runs the command line, which must fail with this exit code, and returns its one line of error."""
+
+    def run(arguments: list[str], code: int = 1) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == code
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("--sampling.labels=[3,10]", "0 .. 9 of 'label', got [3, 10]"),
+        ("--sampling.labels=[]", "0 .. 9"),
+        ("--sampling.strength=-1", "at least 0, got -1"),
+        ("--sampling.scale=-2", "scale must be a finite number of at least 0, got -2"),
+        ("--sampling.sigma=-1", "got -1"),
+        ("--sampling.num_steps=21", "num_steps must lie in 1 .. 20"),
+        ("--sampling.num_samples=1", "num_samples must be at least 2, got 1"),
+        ("--sampling.attribute=colour", "'colour', but the data have hue, label"),
+        ("--sampling.predict_arm=nope", "the arms are unguided, corruption"),
+        ("--sampling.denoiser=digits/nope", "no network under digits/nope"),
+        ("--sampling.extra_arms={a: {recurrence: 0}}", "arm a: recurrence must be at least 1, got 0"),
+        ("--data.init_args.size=9", "multiples of 2"),
+        ("--data.init_args.tinted=false", "channels"),
+        ("--data.init_args.batch_size=0", "batch_size must be at least 1, got 0"),
+        ("--model.init_args.network.init_args.num_timesteps=30", "30 timesteps apart but the schedule has 20"),
+        ("--model.init_args.network.init_args.sample_size=10", "multiple of 4"),
+    ],
+)
+def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    assert named in error_of(predictor_arguments("fit", tmp_path / "run", tiny, setting))
+    assert not list((tmp_path / "run").rglob("*.json"))
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--sampling.num_stepz=5"], "'sampling.num_stepz' (did you mean sampling.num_steps?)"),
+        (["--data.init_args.sise=5"], "'sise' (did you mean size?)"),
+        (["--model=TimePredictorModul"], "TimePredictorModul (did you mean TimePredictorModule?)"),
+        (["--model=tag_lightning.modules.Nope"], "there is no tag_lightning.modules.Nope"),
+        (["--sampling.num_steps=many"], "sampling.num_steps: Expected a <class 'int'>. Got value: many"),
+        (["--trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not a value"),
+        (["--config=nope.yaml"], "there is no file"),
+        (["--sampling.extra_arms={a: {guidance: [{class_path: DPSS}]}}"], "DPSS (did you mean DPS?)"),
+    ],
+)
+def test_mistyped_arguments(
+    arguments: list[str], named: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    assert named in error_of(predictor_arguments("fit", tmp_path / "run", tiny, *arguments), code=2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sampling:\n  num_stepz: 5\n", "'sampling.num_stepz' (did you mean sampling.num_steps?)"),
+        ("modle:\n  class_path: x\n", "modle"),
+        ("model:\n  init_args:\n    netwrk: 5\n", "'netwrk' (did you mean network?)"),
+        ("model: [\n", "line 2"),
+    ],
+)
+def test_mistyped_configuration_files(
+    text: str, named: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    arguments = predictor_arguments("validate", tmp_path / "run", tiny, f"--config={tmp_path / 'config.yaml'}")
+    assert named in error_of(arguments, code=2)
+
+
+def test_a_command_without_a_model_or_a_verb(error_of: Failing) -> None:
+    assert "no model was given" in error_of(["fit"], code=2)
+    assert "{fit,validate,test,predict}" in error_of([], code=2)
+    assert "invalid choice: 'fitt'" in error_of(["fitt"], code=2)
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_folder_that_cannot_be_written(verb: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    message = error_of(predictor_arguments(verb, tmp_path / "file" / "run", tiny))
+    assert str(tmp_path / "file" / "run") in message
+    assert "choose another folder" in message
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+class Code:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+@pytest.mark.parametrize("option", ["--ckpt_path", "--sampling.denoiser", "--sampling.guide"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(
+    verb: str, option: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    file = tmp_path / "code.ckpt"
+    for write in (lambda value: file.write_bytes(pickle.dumps(value)), lambda value: torch.save(value, file)):
+        write({"state_dict": {}, "code": Code(tmp_path / "executed")})
+        message = error_of(predictor_arguments(verb, tmp_path / "run", tiny, f"{option}={file}"))
+        assert f"{file} holds more than weights and plain values" in message
+        assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("option", ["--ckpt_path", "--sampling.guide"])
+def test_unreadable_checkpoints(
+    option: str, error_of: Failing, trained: Path, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.ckpt"
+    arguments = predictor_arguments("validate", tmp_path / "run", tiny, f"{option}={file}")
+    error_of(arguments)
+    data = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    for content in (data[: len(data) // 2], b"", b"not a checkpoint"):
+        file.write_bytes(content)
+        assert str(file) in error_of(arguments)
+    torch.save({"weights": torch.zeros(1)}, file)
+    assert f"{file} is no Lightning checkpoint" in error_of(arguments)
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", "loops": {}}, file)
+    assert "not made by tag_lightning" in error_of(arguments)
+
+
+def test_a_checkpoint_of_another_architecture_or_kind(
+    error_of: Failing, trained: Path, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    checkpoint = f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"
+    wider = "--model.init_args.network.init_args.widths=[8,16]"
+    message = error_of(predictor_arguments("validate", tmp_path, tiny, checkpoint, wider))
+    assert "widths [8, 8] there and [8, 16] here" in message
+    message = error_of(denoiser_arguments("validate", tmp_path, checkpoint, "--sampling.features=auto"))
+    assert "holds a SimpleCNN but a UNet2DModel is configured" in message
+
+
+def test_networks_of_different_schedules(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    schedule = LinearSchedule(num_timesteps=30)
+    save_pretrained(tmp_path / "longer", seeded(lambda: SimpleCNN(8, num_timesteps=30, widths=(8, 8)), 0), schedule)
+    for role in ("predictor", "time_gap_predictor"):
+        message = error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.{role}={tmp_path / 'longer'}"))
+        assert "has T = 30 timesteps but the denoiser has 20" in message
+    other = "--model.init_args.schedule.init_args.beta_end=0.05"
+    assert "different noise schedules" in error_of(predictor_arguments("fit", tmp_path, tiny, other))
+
+
+def test_networks_in_each_others_place(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "four", seeded(lambda: ImageClassifier(num_classes=4, widths=(8, 8)), 0), None)
+    for role in ("guide", "judge"):
+        message = error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.{role}={tmp_path / 'four'}"))
+        assert f"sampling.{role}" in message
+        assert "4 classes apart, but the data have 10 of 'label'" in message
+    same = f"--sampling.guide={tiny.root / 'judge'}"
+    assert "what guides must not score" in error_of(predictor_arguments("fit", tmp_path, tiny, same))
+    guide = tiny.root / "guide"
+    assert "no denoiser" in error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}"))
+    predictor = f"--sampling.predictor={guide}"
+    assert "no time predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, predictor))
+    denoiser = f"--sampling.predictor={tiny.root / 'denoiser'}"
+    assert "sampling.predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, denoiser))
+
+
+def test_nan_from_a_predictor_names_arm_and_timestep(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    broken = seeded(lambda: SimpleCNN(8, num_timesteps=20, widths=(8, 8)), 0)
+    broken.typical_nll.fill_(1.0)
+    torch.nn.init.constant_(broken.head.bias, torch.inf)
+    save_pretrained(tmp_path / "broken", broken, LinearSchedule(num_timesteps=20))
+    arguments = predictor_arguments("validate", tmp_path / "run", tiny, f"--sampling.predictor={tmp_path / 'broken'}")
+    message = error_of(arguments)
+    assert "arm corruption+tag: the time predictor returned NaN or infinity at timestep 19" in message
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_failed_evaluation_leaves_the_results_of_the_one_before(
+    error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={unguided: {}}"))
+    before = (tmp_path / "results.json").read_bytes()
+    wild = "--sampling.arms={unguided: {}, wild: {guidance: [{class_path: Corruption, init_args: {sigma: 1.0e+38}}]}}"
+    message = error_of(predictor_arguments("validate", tmp_path, tiny, wild))
+    assert "arm wild" in message
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("mistake", ["corrupt", "empty", "no class", "no folder"])
+def test_a_broken_image_folder(mistake: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for split in ("train", "test"):
+        for name in "ab":
+            (images / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(images / split / name / f"{i}.png")
+    culprit = images / "train" / "a"
+    if mistake == "corrupt":
+        culprit = culprit / "2.png"
+        culprit.write_bytes(culprit.read_bytes()[:40])
+    elif mistake == "empty":
+        for file in culprit.iterdir():
+            file.unlink()
+    else:
+        culprit = images / "train"
+        for file in sorted(culprit.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        if mistake == "no folder":
+            culprit.rmdir()
+    arguments = [a for a in predictor_arguments("fit", tmp_path / "run", tiny) if not a.startswith("--data")]
+    data = ["--data=datamodules.ImageFolderDataModule", f"--data.init_args.root={images}", "--data.init_args.size=8"]
+    data += ["--sampling.guide=null", "--sampling.judge=null", "--sampling.features=auto"]
+    assert str(culprit) in error_of([*arguments, *data])
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_absent_data_set(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+    arguments = [a for a in predictor_arguments("fit", tmp_path / "run", tiny) if not a.startswith("--data")]
+    data = ["--data=datamodules.CIFAR10DataModule", f"--data.init_args.root={tmp_path}"]
+    assert "set data.init_args.download=true" in error_of([*arguments, *data])
+
+
+def test_the_command_ends_with_a_line_on_stderr_and_a_code_of_its_own(tiny: TinyNetworks, tmp_path: Path) -> None:
+    arguments = predictor_arguments("validate", tmp_path, tiny, "--sampling.labels=[99]")
+    command = [sys.executable, "-m", "tag_lightning", *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith("error: sampling.labels must be classes 0 .. 9")
+    assert "Traceback" not in finished.stderr
+
+
+def test_help_names_every_verb() -> None:
+    command = [sys.executable, "-m", "tag_lightning", "--help"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0
+    assert all(f"\n    {verb} " in finished.stdout for verb in ("fit", "validate", "test", "predict"))
