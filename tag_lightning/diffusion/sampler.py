@@ -96,7 +96,7 @@ class Sampler:
                     x = math.sqrt(ratio) * x_next + math.sqrt(1 - ratio) * space.noise(source)
                     x_next = self._reverse(x, step, source, observers)
                 x = x_next
-            return space.clip(x)
+            return space.clip(require_finite(x, "the last reverse step", step.timestep))
 
     def _steps(self, space: Space, source: SampleNoise) -> Iterator[Step]:
         powers = self.denoiser.schedule.alphas_cumprod.tolist()
