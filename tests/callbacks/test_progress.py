@@ -1,0 +1,72 @@
+"""Progress in logs: lines that say what, how far and how long."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+from callbacks.progress import PlainProgress, SamplingProgress, progress_bars
+
+
+def _trainer(step: int, rank: int = 0) -> Any:
+    return SimpleNamespace(
+        global_step=step,
+        estimated_stepping_batches=100,
+        is_global_zero=rank == 0,
+        progress_bar_metrics={"train/loss": 0.25},
+    )
+
+
+def _lines(callback: PlainProgress, first_step: int, steps: range, rank: int = 0) -> None:
+    callback.on_train_start(_trainer(first_step), None)
+    for step in steps:
+        callback.on_train_batch_end(_trainer(step, rank), None)
+
+
+def test_a_line_has_step_loss_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    _lines(PlainProgress(every_seconds=0), 0, range(1, 3))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("step 1 of 100, train/loss 0.25, about ")
+
+
+def test_a_resumed_run_estimates_from_its_own_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("callbacks.progress.time.monotonic", lambda: next(clock))
+    _lines(PlainProgress(), 80, range(90, 91))
+    assert "about 10 s left" in capsys.readouterr().out
+
+
+def test_lines_are_seconds_apart_and_of_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    _lines(PlainProgress(every_seconds=3600), 0, range(1, 5))
+    _lines(PlainProgress(every_seconds=0), 0, range(1, 5), rank=1)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_sampling_ends_in_one_line(visible: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = SamplingProgress("dps", "1 of 2", 6, visible)
+    progress.advance(4)
+    progress.advance(2)
+    progress.close()
+    out = capsys.readouterr().out
+    assert out.startswith("sampling dps (arm 1 of 2): 6 samples in ") if visible else out == ""
+
+
+def test_bars_suit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    plain = progress_bars({})
+    assert isinstance(plain[0], PlainProgress)
+    assert isinstance(plain[1], ProgressBar)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert [type(callback) for callback in progress_bars({})] == [TQDMProgressBar]
+
+
+@pytest.mark.parametrize("given", [{"enable_progress_bar": False}, {"callbacks": TQDMProgressBar()}])
+def test_bars_of_the_configuration_stand(given: dict[str, Any]) -> None:
+    assert progress_bars(given) == []

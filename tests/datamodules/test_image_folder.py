@@ -1,0 +1,125 @@
+"""Folders of images: decoding, resizing, splitting, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import ImageFolderDataModule
+from datamodules.base import Split
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of 10 training and 3 test images, 8x8 RGB."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 3)):
+        for name in ("ant", "bee"):
+            for i in range(count):
+                _save(tmp_path / split / name / f"{i}.png", rng.integers(0, 256, (8, 8, 3)))
+    return tmp_path
+
+
+def _images(data: ImageFolderDataModule, split: Split) -> torch.Tensor:
+    table = data.table(split)
+    return table[list(range(len(table)))].x  # type: ignore[arg-type]
+
+
+def test_pixels_of_the_right_size_are_kept_exactly(folder: Path) -> None:
+    data = ImageFolderDataModule(str(folder), size=8)
+    batch = data.table("test")[[4]]
+    pixels = torch.from_numpy(np.array(Image.open(folder / "test" / "bee" / "1.png"))).permute(2, 0, 1)
+    assert torch.equal(batch.x[0], pixels.float() / 127.5 - 1)
+    assert batch.attributes["label"].tolist() == [1]
+    assert data.num_classes == {"label": 2}
+
+
+def test_rgb_becomes_grey_and_grey_becomes_rgb(folder: Path) -> None:
+    _save(folder / "test" / "ant" / "0.png", np.full((8, 8), 51))
+    grey = ImageFolderDataModule(str(folder), size=8, channels=1)
+    assert _images(grey, "test").shape == (6, 1, 8, 8)
+    rgb = _images(ImageFolderDataModule(str(folder), size=8), "test")
+    assert rgb.shape == (6, 3, 8, 8)
+    assert torch.allclose(rgb[0], torch.tensor(-0.6))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 48), (48, 16)])
+def test_the_centre_of_an_oblong_image_is_cut_out(height: int, width: int, folder: Path) -> None:
+    pixels = np.zeros((height, width, 3))
+    top, left = (height - 16) // 2, (width - 16) // 2
+    pixels[top : top + 16, left : left + 16] = 255
+    _save(folder / "test" / "ant" / "0.png", pixels)
+    x = _images(ImageFolderDataModule(str(folder), size=8), "test")[0]
+    assert x.shape == (3, 8, 8)
+    assert x[:, 1:-1, 1:-1].min() > 0.9
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (33, 32), (8, 9), (100, 11)])
+def test_any_shape_is_resized(shape: tuple[int, int], folder: Path) -> None:
+    _save(folder / "test" / "ant" / "0.png", np.full((*shape, 3), 255))
+    x = _images(ImageFolderDataModule(str(folder), size=8), "test")[0]
+    assert torch.equal(x, torch.ones(3, 8, 8))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("half", [None, "first"])
+def test_reading_lazily_gives_the_same(split: Split, mirror: bool, half: str | None, folder: Path) -> None:
+    eager, lazy = (
+        ImageFolderDataModule(str(folder), size=6, mirror=mirror, in_memory=in_memory, half=half)  # type: ignore[arg-type]
+        for in_memory in (True, False)
+    )
+    assert torch.equal(_images(eager, split), _images(lazy, split))
+
+
+def test_a_tenth_validates_where_there_is_no_folder_for_it(folder: Path) -> None:
+    data = ImageFolderDataModule(str(folder), size=8)
+    train, val = (_images(data, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (18, 2)
+    rows = {x.numpy().tobytes() for x in (*train, *val)}
+    assert len(rows) == 20
+    assert torch.equal(val, _images(ImageFolderDataModule(str(folder), size=8, seed=5), "val"))
+
+
+def test_a_folder_for_validation_is_used(folder: Path) -> None:
+    for name, value in (("ant", 0), ("bee", 255)):
+        _save(folder / "val" / name / "0.png", np.full((8, 8, 3), value))
+    data = ImageFolderDataModule(str(folder), size=8)
+    assert len(data.table("train")) == 20  # type: ignore[arg-type]
+    assert torch.equal(_images(data, "val")[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))
+
+
+def test_mirrors_double_the_training_images_only(folder: Path) -> None:
+    data = ImageFolderDataModule(str(folder), size=8, mirror=True)
+    x = _images(data, "train")
+    assert len(x) == 36
+    assert torch.equal(x[18:], x[:18].flip(-1))
+    assert len(_images(data, "val")) == 2
+
+
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*train"):
+        ImageFolderDataModule(str(tmp_path)).prepare_data()
+
+
+def test_a_class_without_images_is_named(folder: Path) -> None:
+    (folder / "train" / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"cat is missing or has no images"):
+        ImageFolderDataModule(str(folder), size=8).table("train")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_unreadable_image_is_named(in_memory: bool, folder: Path) -> None:
+    (folder / "test" / "ant" / "0.png").write_bytes(b"no image")
+    data = ImageFolderDataModule(str(folder), size=8, in_memory=in_memory)
+    with pytest.raises(ValueError, match=r"cannot read the image .*0\.png"):
+        _images(data, "test")

@@ -1,0 +1,114 @@
+"""Training of the time predictor: what it logs, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+from datamodules import DigitsDataModule
+from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.modules import TimePredictorModule
+from tag_lightning.networks import SimpleCNN
+from tag_lightning.pretrained import load_pretrained
+
+
+class Fitted(NamedTuple):
+    module: TimePredictorModule
+    trainer: Trainer
+    checkpoint: Path
+
+
+def _module(noise_draws: int = 2, num_timesteps: int = 20, seed: int = 0) -> TimePredictorModule:
+    seed_everything(0)
+    network = SimpleCNN(sample_size=8, num_timesteps=20, widths=(8, 8))
+    return TimePredictorModule(network, LinearSchedule(num_timesteps), noise_draws=noise_draws, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("fit")
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        limit_train_batches=2,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = _module()
+    trainer.fit(module, datamodule=DigitsDataModule(size=8))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return Fitted(module, trainer, folder / "last.ckpt")
+
+
+def test_validation_logs_gap_tenths_and_calibration(fitted: Fitted) -> None:
+    logged = {name: float(value) for name, value in fitted.trainer.callback_metrics.items()}
+    tenths = [logged[f"val/time_gap_tenth_{i}"] for i in range(10)]
+    assert logged["val/time_gap"] == pytest.approx(sum(tenths) / 10, rel=0.05)
+    assert all(0 <= gap <= 19 for gap in tenths)
+    # Two steps leave the predictor close to a uniform guess.
+    assert logged["val/loss"] == pytest.approx(math.log(20), abs=0.5)
+    assert logged["val/calibration_nll"] == pytest.approx(logged["val/loss"], rel=1e-4)
+    assert 0 <= logged["val/calibration_coverage_90"] <= 1
+    assert logged["val/calibration_z_squared"] > 0
+
+
+def test_the_typical_likelihood_is_stored_with_the_weights(fitted: Fitted) -> None:
+    typical = fitted.module.network.typical_nll
+    assert typical.shape == (20,)
+    assert typical.isfinite().all()
+    loaded = load_pretrained(fitted.checkpoint)
+    assert torch.equal(loaded.network.typical_nll, typical)
+    assert torch.equal(loaded.schedule.alphas_cumprod, fitted.module.schedule.alphas_cumprod)
+
+
+def test_testing_leaves_the_typical_likelihood_of_the_checkpoint(fitted: Fitted) -> None:
+    module = _module()
+    module.network.typical_nll.fill_(3.0)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, limit_test_batches=1)
+    trainer.test(module, datamodule=DigitsDataModule(size=8), verbose=False)
+    assert "test/time_gap" in trainer.callback_metrics
+    assert module.sampling_resources()["predictor"].typical_nll.eq(3).all()
+
+
+def test_randomness_follows_from_the_index() -> None:
+    def draw(module: TimePredictorModule, index: int) -> list[float]:
+        return torch.rand(4, generator=module.generator(index)).tolist()
+
+    module = _module()
+    drawn = {}
+    for training in (True, False):
+        module.train(training)
+        for index in range(3):
+            drawn[training, index] = draw(module, index)
+            assert draw(module, index) == drawn[training, index]
+    assert len({tuple(values) for values in drawn.values()}) == 6
+    assert draw(_module(seed=1), 0) != drawn[True, 0]
+
+
+def test_a_schedule_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="tells 20 timesteps apart but the schedule has 30"):
+        _module(num_timesteps=30)
+
+
+def test_no_noise_draws_are_refused() -> None:
+    with pytest.raises(ValueError, match="noise_draws must be at least 1"):
+        _module(noise_draws=0)
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(fitted: Fitted) -> None:
+    checkpoint = torch.load(fitted.checkpoint, weights_only=True)
+    network = SimpleCNN(sample_size=8, num_timesteps=20, widths=(8, 8))
+    other = TimePredictorModule(network, LinearSchedule(20, beta_end=0.03))
+    with pytest.raises(ValueError, match="follow different noise schedules"):
+        other.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="not made by tag_lightning"):
+        other.on_load_checkpoint({})

@@ -1,0 +1,142 @@
+"""Networks come back from folders and checkpoints as they were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tag_lightning.pretrained as pretrained
+from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
+from tag_lightning.networks import ImageClassifier, MLPTimePredictor, SimpleCNN
+from tag_lightning.pretrained import describe, load_pretrained, require_same, save_pretrained
+from tag_lightning.pretrained.store import CHECKPOINT_KEY
+
+SHIPPED = ["digits/denoiser", "digits/guide", "digits/judge", "digits/time_gap_predictor", "toy/denoiser"]
+NOISY = {"digits/denoiser", "digits/time_gap_predictor", "toy/denoiser"}
+
+
+def _predictor(widths: tuple[int, ...] = (8, 8)) -> SimpleCNN:
+    return SimpleCNN(sample_size=8, num_timesteps=20, widths=widths)
+
+
+def _checkpoint(path: Path, network: nn.Module, schedule: NoiseSchedule | None) -> Path:
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": weights, CHECKPOINT_KEY: describe(network, schedule)}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+@pytest.mark.parametrize(
+    ("network", "schedule"),
+    [
+        pytest.param(_predictor(), LinearSchedule(20), id="time predictor"),
+        pytest.param(MLPTimePredictor(num_timesteps=20, widths=(4,)), LinearSchedule(20), id="points"),
+        pytest.param(ImageClassifier(widths=(8, 8)), None, id="classifier"),
+    ],
+)
+def test_a_saved_network_comes_back(kind: str, network: Any, schedule: NoiseSchedule | None, tmp_path: Path) -> None:
+    if kind == "folder":
+        save_pretrained(tmp_path / "saved", network, schedule)
+        source = tmp_path / "saved"
+    else:
+        source = _checkpoint(tmp_path / "last.ckpt", network, schedule)
+    loaded = load_pretrained(source)
+    assert type(loaded.network) is type(network)
+    assert not loaded.network.training
+    assert not any(p.requires_grad for p in loaded.network.parameters())
+    before, after = network.state_dict(), loaded.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k].nan_to_num(-1), after[k].nan_to_num(-1)) for k in before)
+    if schedule is None:
+        assert loaded.schedule is None
+    else:
+        assert loaded.schedule is not None
+        assert torch.equal(loaded.schedule.alphas_cumprod, schedule.alphas_cumprod)
+
+
+def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "saved", _predictor(), LinearSchedule(20))
+    save_pretrained(tmp_path / "saved", ImageClassifier(widths=(8, 8)), None)
+    assert load_pretrained(tmp_path / "saved").schedule is None
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_load(name: str) -> None:
+    loaded = load_pretrained(name)
+    assert all(p.isfinite().all() for p in loaded.network.parameters())
+    assert (loaded.schedule is not None) == (name in NOISY)
+
+
+def test_shipped_networks_are_small_and_listed_here() -> None:
+    root = Path(pretrained.__file__).parent
+    assert sorted(str(p.parent.relative_to(root)) for p in root.rglob("config.json")) == SHIPPED
+    assert sum(p.stat().st_size for name in SHIPPED for p in (root / name).iterdir()) <= 2_000_000
+
+
+def test_an_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load_pretrained("digits/nothing")
+    assert all(name in str(caught.value) for name in ["digits/nothing", *SHIPPED])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"", "readable checkpoint", id="empty"),
+        pytest.param(b"no checkpoint at all", "no checkpoint", id="text"),
+    ],
+)
+def test_files_that_are_no_checkpoint_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(path)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = _checkpoint(tmp_path / "last.ckpt", _predictor(), LinearSchedule(20))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="readable checkpoint"):
+        load_pretrained(path)
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="not made by tag_lightning"):
+        load_pretrained(tmp_path / "other.ckpt")
+    torch.save({"weights": {}}, tmp_path / "bare.ckpt")
+    with pytest.raises(ValueError, match="no state_dict"):
+        load_pretrained(tmp_path / "bare.ckpt")
+    torch.save({"state_dict": {}, "code": _predictor()}, tmp_path / "code.ckpt")
+    with pytest.raises(ValueError, match="refused"):
+        load_pretrained(tmp_path / "code.ckpt")
+
+
+def test_networks_without_a_configuration_are_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no configuration to save"):
+        describe(nn.Linear(1, 1), None)
+
+
+def test_a_description_is_the_same_as_itself() -> None:
+    same = describe(_predictor(), LinearSchedule(20))
+    require_same(same, describe(_predictor(), LinearSchedule(20)), "the file")
+
+
+@pytest.mark.parametrize(
+    ("other", "schedule", "message"),
+    [
+        (ImageClassifier(widths=(8, 8)), None, "the file holds a SimpleCNN but a ImageClassifier is configured"),
+        (_predictor((4, 4)), LinearSchedule(20), r"widths \[8, 8\] there and \[4, 4\] here"),
+        (_predictor(), LinearSchedule(30), "the file has T = 20 timesteps but the configured schedule has 30"),
+        (_predictor(), LinearSchedule(20, beta_end=0.03), "follow different noise schedules"),
+    ],
+)
+def test_differences_are_named(other: nn.Module, schedule: NoiseSchedule | None, message: str) -> None:
+    saved = describe(_predictor(), LinearSchedule(20))
+    with pytest.raises(ValueError, match=message):
+        require_same(saved, describe(other, schedule), "the file")
