@@ -14,7 +14,8 @@ class BatchIndices(DistributedSampler):
 
     Shuffled, as for training, a global batch of ``world_size * batch_size`` samples is split over the
     processes. In the data's own order, as for evaluation, the processes take the batches of one process in
-    turn, so that any number of them sees the very same batches.
+    turn, so that any number of them sees the very same batches; one that gets none yields an empty batch,
+    since Lightning would leave it out of the evaluation and the others would wait for it.
 
     The order of an epoch follows from the seed and the epoch alone, and ``start`` skips the batches a
     resumed epoch has behind it, so that a run continues with the sample it would have seen next, on any
@@ -42,13 +43,15 @@ class BatchIndices(DistributedSampler):
     def __len__(self) -> int:
         if self.shuffle:
             return max(1, self.length // (self.batch_size * self.num_replicas))
-        return len(range(0, self.length, self.batch_size)[self.rank :: self.num_replicas])
+        return max(1, len(range(0, self.length, self.batch_size)[self.rank :: self.num_replicas]))
 
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0
         if not self.shuffle:
             firsts = range(0, self.length, self.batch_size)[self.rank :: self.num_replicas]
             yield from (list(range(first, min(first + self.batch_size, self.length))) for first in firsts[start:])
+            if not firsts and not start:
+                yield []
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.length, generator=generator)

@@ -65,7 +65,7 @@ class TintedTable(Dataset):
 
     def __getitem__(self, indices: list[int]) -> Batch:
         batch = self.grey[[i // self.num_hues for i in indices]]
-        hues = torch.tensor(indices) % self.num_hues
+        hues = torch.tensor(indices, dtype=torch.long) % self.num_hues
         brightness = (batch.x + 1) / 2
         return Batch(brightness * self.colours[hues] * 2 - 1, batch.attributes | {"hue": hues}, {})
 
@@ -81,7 +81,7 @@ class MirroredTable(Dataset):
 
     def __getitem__(self, indices: list[int]) -> Batch:
         batch = self.table[[i % len(self.table) for i in indices]]
-        mirrored = (torch.tensor(indices) >= len(self.table)).reshape(-1, 1, 1, 1)
+        mirrored = (torch.tensor(indices, dtype=torch.long) >= len(self.table)).reshape(-1, 1, 1, 1)
         return batch._replace(x=torch.where(mirrored, batch.x.flip(-1), batch.x))
 
 
@@ -122,7 +122,10 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, indices: list[int]) -> Tensor:
-        return torch.stack([self._decode(self.paths[i]) for i in indices])
+        pixels = torch.empty(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
+        for row, i in zip(pixels, indices, strict=True):
+            row.copy_(self._decode(self.paths[i]))
+        return pixels
 
     def load(self) -> Tensor:
         """All images in memory, ``[N, C, size, size]`` bytes, decoded in parallel.

@@ -45,10 +45,11 @@ class DiffusionModule(NetworkModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
+        if len(batch.x):  # a process may have no data
+            self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
+        self.validation_step(batch, batch_idx)
 
     def sampling_resources(self) -> dict[str, Any]:
         """What this module brings to guided sampling: its own denoiser."""

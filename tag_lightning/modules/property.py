@@ -73,6 +73,8 @@ class PropertyModule(NetworkModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         target = batch.attributes[self.attribute]
+        if not len(target):  # a process may have no data
+            return
         logits = self.network(batch.x, **batch.inputs)
         self.accuracy.update((logits.argmax(1) == target).float())
         self.mean_loss.update(F.cross_entropy(logits, target), len(target))

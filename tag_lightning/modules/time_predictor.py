@@ -100,6 +100,8 @@ class TimePredictorModule(NetworkModule):
             metric.reset()
 
     def _evaluate(self, batch: Any, batch_idx: int, verb: str) -> None:
+        if not len(batch.x):  # a process may have no data
+            return
         generator = self.generator(batch_idx)
         for _ in range(self.noise_draws):
             x_t, _, timesteps = noised(batch.x, self.schedule, generator)
