@@ -8,11 +8,33 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.pretrained import describe, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
+
+
+class Mean(Metric):
+    """A mean over samples that, unlike torchmetrics' own, may be updated under inference mode and outside it."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, weight: int = 1) -> None:
+        """Add values of any shape, each the mean of ``weight`` samples."""
+        self.total = self.total + weight * values.detach().double().sum()
+        self.count = self.count + weight * values.numel()
+
+    def compute(self) -> Tensor:
+        """A float32 scalar; NaN where nothing was added."""
+        return (self.total / self.count).float()
 
 
 class NetworkModule(LightningModule):
@@ -41,7 +63,7 @@ class NetworkModule(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.seed = seed
         # Logged when the epoch ends, by every process: one without batches would leave the others waiting.
-        self.mean_loss = MeanMetric()
+        self.mean_loss = Mean()
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.mean_loss, prog_bar=True)

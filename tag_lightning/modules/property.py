@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
-from tag_lightning.modules.base import NetworkModule
+from tag_lightning.modules.base import Mean, NetworkModule
 
 
 class PropertyModule(NetworkModule):
@@ -45,7 +44,7 @@ class PropertyModule(NetworkModule):
             raise ValueError(f"noise must be at least 0, got {noise}")
         self.attribute = attribute
         self.noise = noise
-        self.accuracy = MeanMetric()
+        self.accuracy = Mean()
 
     def setup(self, stage: str) -> None:
         """Check the data against the network before any step is taken."""
