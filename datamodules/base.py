@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from typing import Any, Literal
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loader import BatchIndices, batch_loader
@@ -37,7 +37,7 @@ class TableDataModule(LightningDataModule):
         self.seed = seed
         self._tables: dict[str, Dataset] = {}
         self._train_indices: BatchIndices | None = None
-        self._resume_at = 0
+        self._resume_epoch = self._resume_at = 0
 
     @abstractmethod
     def build(self, split: Split) -> Dataset:
@@ -65,7 +65,9 @@ class TableDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         table = self.table("train")
         self._train_indices = self._indices(table, shuffle=True)
-        self._train_indices.start, self._resume_at = self._resume_at, 0
+        # Workers take the first indices before Lightning has called `set_epoch`.
+        self._train_indices.epoch, self._train_indices.start = self._resume_epoch, self._resume_at
+        self._resume_at = 0
         return batch_loader(table, self._train_indices, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -84,17 +86,34 @@ class TableDataModule(LightningDataModule):
         return batch_loader(table, BatchIndices(len(table), self.batch_size, shuffle=False))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches of the current epoch that are behind the run."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer else None
-        if progress is None or progress.is_last_batch:
-            return {"batches_done": 0}
-        return {"batches_done": progress.current.state_dict()["processed"]}
+        """The epoch that goes on, and how many of its batches are behind the run."""
+        if self.trainer is None:
+            return {"epoch": 0, "batches_done": 0}
+        loop = self.trainer.fit_loop
+        progress = loop.epoch_loop.batch_progress
+        epoch = max(0, loop.epoch_progress.current.ready - 1)
+        if progress.is_last_batch:
+            return {"epoch": epoch + 1, "batches_done": 0}
+        return {"epoch": epoch, "batches_done": progress.current.state_dict()["processed"]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume_at = state_dict["batches_done"]
+        self._resume_epoch, self._resume_at = state_dict.get("epoch", 0), state_dict["batches_done"]
         # Lightning looks for the position in the loader, and does not see that it is kept here.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.trainer and shuffle:
+            return _TrainingIndices(self.trainer, len(table), self.batch_size, self.seed)  # type: ignore[arg-type]
         return BatchIndices(len(table), self.batch_size, shuffle, self.seed, rank, world_size)  # type: ignore[arg-type]
+
+
+class _TrainingIndices(BatchIndices):
+    # Takes its epoch from the trainer: what Lightning tells samplers is one too high for the rest of a run that
+    # went on from the end of an epoch under `max_steps`.
+    def __init__(self, trainer: Trainer, length: int, batch_size: int, seed: int) -> None:
+        super().__init__(length, batch_size, True, seed, trainer.global_rank, trainer.world_size)
+        self._trainer = trainer
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(self._trainer.current_epoch)
