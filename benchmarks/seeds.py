@@ -1,4 +1,7 @@
-"""Run the main job with several seeds and print mean and spread: ``python -m benchmarks.seeds --seeds 0 1 2``."""
+"""Run a job with several seeds and print mean and spread: ``python -m benchmarks.seeds --seeds 0 1 2``.
+
+What follows ``--`` goes to every run, for example ``-- --sampling.num_steps 50``.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from callbacks.results import write_results
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.results import ABSENT, write_results
 
 Arms = Mapping[str, Mapping[str, float]]
-_METRICS = ("fid", "accuracy", "time_gap")
+# Column and factor of each metric: arms tell accuracy as a fraction, the tables in percent.
+_METRICS = {"fid": ("FID", 1), "accuracy": ("accuracy %", 100), "time_gap": ("Time-Gap", 1)}
+_CHANGES = {"fid": "FID, %", "accuracy": "accuracy, points", "time_gap": "Time-Gap"}
 
 
 def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation (n - 1) over runs, by arm and metric.
+    """Mean and standard deviation (n - 1) over runs, by arm and metric; metrics that a run lacks are left out.
 
     Args:
         runs: At least two, each ``{arm: {metric: value}}`` with the same arms.
@@ -32,36 +40,55 @@ def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]
     }
 
 
-def changes(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
-    """What ``+tag`` changes, by the arm it is added to.
+def differences(runs: Sequence[Arms]) -> dict[str, dict[str, list[float]]]:
+    """What ``+tag`` changes in each run, by the arm it is added to.
 
-    ``fid`` relative, in percent; ``accuracy`` in points; ``time_gap`` in training timesteps. Mean and standard
-    deviation of the paired differences.
+    ``fid`` relative, in percent; ``accuracy`` in points; ``time_gap`` in training timesteps. Metrics that a run
+    lacks are left out.
     """
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for arm in runs[0]:
         if f"{arm}+tag" not in runs[0]:
             continue
         pairs = [(run[arm], run[f"{arm}+tag"]) for run in runs]
         found[arm] = {
-            "fid": _mean_and_spread([100 * (b["fid"] / a["fid"] - 1) for a, b in pairs]),
-            "accuracy": _mean_and_spread([100 * (b["accuracy"] - a["accuracy"]) for a, b in pairs]),
-            "time_gap": _mean_and_spread([b["time_gap"] - a["time_gap"] for a, b in pairs]),
+            metric: [_difference(metric, without[metric], with_tag[metric]) for without, with_tag in pairs]
+            for metric in _METRICS
+            if all(run.get(metric) is not None for pair in pairs for run in pair)
         }
     return found
 
 
-def markdown(runs: Sequence[Arms]) -> str:
-    """Both as Markdown tables."""
-    lines = ["| arm | FID | accuracy % | Time-Gap |", "|---|---|---|---|"]
+def changes(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and standard deviation of the paired ``differences``."""
+    return {
+        arm: {metric: _mean_and_spread(values) for metric, values in figures.items()}
+        for arm, figures in differences(runs).items()
+    }
+
+
+def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
+    """The arms, and what TAG changes over all seeds and in each: two tables of rows of cells, headings first."""
+    arms = [["arm", *(heading for heading, _ in _METRICS.values())]]
     for arm, figures in aggregate(runs).items():
-        (fid, fid_spread), (accuracy, accuracy_spread) = figures["fid"], figures["accuracy"]
-        cells = [_cell(fid, fid_spread), _cell(100 * accuracy, 100 * accuracy_spread), _cell(*figures["time_gap"])]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    lines += ["", "| what TAG changes | FID, % | accuracy, points | Time-Gap |", "|---|---|---|---|"]
+        arms.append([arm, *(_cell(figures.get(metric), factor) for metric, (_, factor) in _METRICS.items())])
+    tag = [["what TAG changes", *_CHANGES.values()]]
+    each = differences(runs)
     for arm, figures in changes(runs).items():
-        lines.append(f"| {arm} | {' | '.join(_cell(*figures[m], signed=True) for m in _METRICS)} |")
-    return "\n".join(lines)
+        tag.append([arm, *(_cell(figures.get(metric), signed=True) for metric in _CHANGES)])
+        for index, seed in enumerate(seeds):
+            values = [each[arm].get(metric) for metric in _CHANGES]
+            tag.append([f"{arm}, seed {seed}", *(ABSENT if v is None else f"{v[index]:+.1f}" for v in values)])
+    return [arms, tag]
+
+
+def markdown(runs: Sequence[Arms], seeds: Sequence[int]) -> str:
+    """Both tables as Markdown."""
+    blocks = []
+    for heading, *rows in tables(runs, seeds):
+        lines = [heading, ["---"] * len(heading), *rows]
+        blocks.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    return "\n\n".join(blocks)
 
 
 def run_seed(config: str, seed: int, folder: Path, further: Sequence[str]) -> None:
@@ -75,39 +102,106 @@ def run_seed(config: str, seed: int, folder: Path, further: Sequence[str]) -> No
         *(f"--seed_everything={seed}", f"--model.init_args.seed={seed}", f"--data.init_args.seed={seed}"),
         *(f"--sampling.seed={seed}", f"--trainer.default_root_dir={folder}", *further),
     ]
-    print(" ".join(command[1:]), flush=True)
-    if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"the run with seed {seed} failed; its output is above")
+    print("python", *command[1:], file=sys.stderr, flush=True)
+    # Its output is progress; standard output is for the tables.
+    if code := subprocess.run(command, check=False, stdout=sys.stderr).returncode:
+        raise RuntimeError(f"the run with seed {seed} failed with exit code {code}; its output is above")
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_arms(path: Path, seed: int) -> Arms:
+    """The figures of one run.
+
+    Raises:
+        FileNotFoundError: If the run left none.
+        ValueError: If the file holds no results, or those of another seed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: the run with seed {seed} drew no samples; see sampling.every_n_epochs"
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        arms, made_with = results["arms"], results["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no results of a run; remove it and run seed {seed} again") from error
+    if made_with != seed:
+        raise ValueError(f"{path} was made with seed {made_with}, not {seed}; remove it and run seed {seed} again")
+    return arms
+
+
+def require_same_arms(runs: Sequence[Arms], paths: Sequence[Path]) -> None:
+    """Check that the runs can be compared.
+
+    Raises:
+        ValueError: Names the first run whose arms are not those of the first.
+    """
+    for run, path in zip(runs, paths, strict=True):
+        if run.keys() != runs[0].keys():
+            raise ValueError(
+                f"{path} has the arms {', '.join(run)} but {paths[0]} has {', '.join(runs[0])}; "
+                "run every seed with the same configuration, without --resume"
+            )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; a run that fails or left nothing ends it in one line and exit code 1.
+
+    Args:
+        args: Arguments; None takes those of the process.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    cut = given.index("--") if "--" in given else len(given)
+    description, epilog = str(__doc__).split("\n\n")
+    parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument("--config", default="configs/digits/time_predictor.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/digits/seeds"))
     parser.add_argument("--resume", action="store_true", help="keep the results of seeds that are done")
-    arguments, further = parser.parse_known_args()
-    if len(arguments.seeds) < 2:
-        parser.error("a spread needs at least 2 seeds")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    arguments = parser.parse_args(given[:cut])
+    if len(set(arguments.seeds)) < max(2, len(arguments.seeds)):
+        parser.error("a spread needs at least 2 seeds, all different")
+    paths = [arguments.out / str(seed) / "results.json" for seed in arguments.seeds]
     runs: list[Arms] = []
-    for seed in arguments.seeds:
-        results = arguments.out / str(seed) / "results.json"
-        if not (arguments.resume and results.is_file()):
-            run_seed(arguments.config, seed, results.parent, further)
-        runs.append(json.loads(results.read_text())["arms"])
-    write_results(
-        arguments.out / "summary.json", {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
-    )
-    print(markdown(runs))
+    try:
+        for seed, path in zip(arguments.seeds, paths, strict=True):
+            if not (arguments.resume and path.is_file()):
+                path.unlink(missing_ok=True)  # or a run without samples would pass for the one before it
+                run_seed(arguments.config, seed, path.parent, given[cut + 1 :])
+            runs.append(read_arms(path, seed))
+        require_same_arms(runs, paths)
+        summary = {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
+        write_results(arguments.out / "summary.json", summary | {"tag_by_seed": differences(runs)})
+    except (RuntimeError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    if arguments.markdown:
+        print(markdown(runs, arguments.seeds))
+        return
+    for heading, *rows in tables(runs, arguments.seeds):
+        drawn = Table()
+        for column in heading:
+            drawn.add_column(column, justify="left" if column == heading[0] else "right")
+        for cells in rows:
+            drawn.add_row(*cells)
+        Console(width=100).print(drawn)
+
+
+def _difference(metric: str, without: float, with_tag: float) -> float:
+    if metric == "fid":
+        return 100 * (with_tag / without - 1)
+    return (100 if metric == "accuracy" else 1) * (with_tag - without)
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values)
 
 
-def _cell(mean: float, spread: float, signed: bool = False) -> str:
-    return f"{mean:{'+' if signed else ''}.1f} ± {spread:.1f}"
+def _cell(figures: tuple[float, float] | None, factor: float = 1, signed: bool = False) -> str:
+    if figures is None:
+        return ABSENT
+    mean, spread = figures
+    return f"{factor * mean:{'+' if signed else ''}.1f} ± {factor * spread:.1f}"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from benchmarks.seeds import aggregate, changes, markdown
+from benchmarks import seeds
+from benchmarks.seeds import aggregate, changes, differences, markdown
+from callbacks.results import ABSENT
 
 RUNS = [
     {
@@ -32,7 +39,91 @@ def test_changes_are_paired_and_in_the_units_they_claim() -> None:
     assert found["dps"]["time_gap"] == pytest.approx((-30.0, 200**0.5))
 
 
-def test_the_markdown_has_a_row_for_every_arm_and_every_pair() -> None:
-    rows = markdown(RUNS).splitlines()
+def test_differences_are_those_of_each_run() -> None:
+    found = differences(RUNS)["dps"]
+    assert found["fid"] == pytest.approx([-20.0, -40.0])
+    assert found["accuracy"] == pytest.approx([10.0, 0.0])
+    assert found["time_gap"] == pytest.approx([-40.0, -20.0])
+
+
+def test_the_markdown_has_a_row_for_every_arm_every_pair_and_every_seed() -> None:
+    rows = markdown(RUNS, [3, 4]).splitlines()
     assert "| dps+tag | 10.0 ± 2.8 | 65.0 ± 7.1 | 75.0 ± 21.2 |" in rows
     assert "| dps | -30.0 ± 14.1 | +5.0 ± 7.1 | -30.0 ± 14.1 |" in rows
+    assert "| dps, seed 4 | -40.0 | +0.0 | -20.0 |" in rows
+
+
+def test_a_metric_that_no_run_has_leaves_a_dash() -> None:
+    runs = [{"drift": {"time_gap": 11.0}, "drift+tag": {"time_gap": 6.0 + i}} for i in range(2)]
+    rows = markdown(runs, [0, 1]).splitlines()
+    assert f"| drift | {ABSENT} | {ABSENT} | 11.0 ± 0.0 |" in rows
+    assert f"| drift | {ABSENT} | {ABSENT} | -4.5 ± 0.7 |" in rows
+
+
+def _write(out: Path, seed: int, changed: dict[str, Any] | None = None) -> None:
+    (out / str(seed)).mkdir(parents=True)
+    results = {"arms": RUNS[seed], "seed": seed} | (changed or {})
+    (out / str(seed) / "results.json").write_text(json.dumps(results))
+
+
+def test_every_seed_of_a_run_is_set_and_finished_runs_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        _write(tmp_path, 1)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    _write(tmp_path, 0)
+    more = ["--", "--sampling.num_steps", "50"]
+    seeds.main(["--config=a.yaml", "--seeds", "0", "1", "--out", str(tmp_path), "--resume", "--markdown", *more])
+    (command,) = commands
+    assert command[1:] == [
+        *("-m", "tag_lightning", "fit", "--config=a.yaml", "--seed_everything=1", "--model.init_args.seed=1"),
+        *("--data.init_args.seed=1", "--sampling.seed=1", f"--trainer.default_root_dir={tmp_path / '1'}"),
+        *("--sampling.num_steps", "50"),
+    ]
+    assert capsys.readouterr().out.strip() == markdown(RUNS, [0, 1])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["tag_by_seed"]["dps"]["fid"] == pytest.approx([-20.0, -40.0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"seed": 7}, "was made with seed 7, not 1"),
+        ({"arms": {"plain": {}}}, "has the arms plain but"),
+        (None, "the run with seed 1 failed with exit code 3"),
+    ],
+)
+def test_runs_that_cannot_be_compared_end_in_one_line(
+    changed: dict[str, Any] | None,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=3))
+    _write(tmp_path, 0)
+    if changed is not None:
+        _write(tmp_path, 1, changed)
+    with pytest.raises(SystemExit) as exit_:
+        seeds.main(["--seeds", "0", "1", "--out", str(tmp_path), "--resume"])
+    assert exit_.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert expected in last
+
+
+def test_a_run_without_samples_does_not_pass_for_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    _write(tmp_path, 0)
+    _write(tmp_path, 1)
+    with pytest.raises(SystemExit):
+        seeds.main(["--seeds", "0", "1", "--out", str(tmp_path)])
+    assert "the run with seed 0 drew no samples" in capsys.readouterr().err
