@@ -104,15 +104,16 @@ class TableDataModule(LightningDataModule):
     def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.trainer and shuffle:
-            return _TrainingIndices(self.trainer, len(table), self.batch_size, self.seed)  # type: ignore[arg-type]
+            return _TrainingIndices(self.trainer, table, self.batch_size, self.seed)
         return BatchIndices(len(table), self.batch_size, shuffle, self.seed, rank, world_size)  # type: ignore[arg-type]
 
 
 class _TrainingIndices(BatchIndices):
     # Takes its epoch from the trainer: what Lightning tells samplers is one too high for the rest of a run that
     # went on from the end of an epoch under `max_steps`.
-    def __init__(self, trainer: Trainer, length: int, batch_size: int, seed: int) -> None:
-        super().__init__(length, batch_size, True, seed, trainer.global_rank, trainer.world_size)
+    def __init__(self, trainer: Trainer, table: Any, batch_size: int, seed: int) -> None:
+        sizes = getattr(table, "sizes", None)
+        super().__init__(len(table), batch_size, True, seed, trainer.global_rank, trainer.world_size, sizes)
         self._trainer = trainer
 
     def set_epoch(self, epoch: int) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+_WINDOW = 16
 
 
 class BatchIndices(DistributedSampler):
@@ -30,14 +33,24 @@ class BatchIndices(DistributedSampler):
         seed: Seed of the order.
         rank: This process.
         world_size: How many there are.
+        sizes: Of the samples, ``[length]``; shuffled batches then hold samples of similar sizes, which wastes
+            little on padding.
     """
 
     def __init__(
-        self, length: int, batch_size: int, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        sizes: Tensor | None = None,
     ) -> None:
         super().__init__(_Sized(length), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.length = length
         self.batch_size = batch_size
+        self.sizes = sizes
         self.start = 0
 
     def __len__(self) -> int:
@@ -54,10 +67,24 @@ class BatchIndices(DistributedSampler):
                 yield []
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.length, generator=generator)
         global_batch = self.batch_size * self.num_replicas
+        order = torch.randperm(self.length, generator=generator)
+        if self.sizes is not None:
+            order = _of_similar_sizes(order, self.sizes, global_batch, generator)
         for k in range(start, len(self)):
             yield order[k * global_batch : (k + 1) * global_batch][self.rank :: self.num_replicas].tolist()
+
+
+def _of_similar_sizes(order: Tensor, sizes: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """``order [n]`` with samples of similar sizes side by side, the batches of such in random order.
+
+    Sizes are sorted within windows of many batches only, so that batches differ from epoch to epoch. What does
+    not fill a batch is left out before, or it would always be large samples.
+    """
+    whole = order[: len(order) // batch * batch] if len(order) >= batch else order
+    windows = [window[sizes[window].argsort(stable=True)] for window in whole.split(batch * _WINDOW)]
+    batches = torch.cat(windows).split(batch)
+    return torch.cat([batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()])
 
 
 class _Sized(Dataset):
