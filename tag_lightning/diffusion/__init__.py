@@ -6,7 +6,7 @@ from tag_lightning.diffusion.hooks import Guidance, Predict
 from tag_lightning.diffusion.sampler import Observer, Sampler
 from tag_lightning.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, PolynomialSchedule
 from tag_lightning.diffusion.solvers import DDIM, Solver
-from tag_lightning.diffusion.spaces import ImageSpace, SampleNoise, Space
+from tag_lightning.diffusion.spaces import ImageSpace, PointCloudSpace, SampleNoise, Space, centred
 from tag_lightning.diffusion.steps import Step, Transition
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NoiseSchedule",
     "NonFiniteError",
     "Observer",
+    "PointCloudSpace",
     "PolynomialSchedule",
     "Predict",
     "Prediction",
@@ -28,5 +29,6 @@ __all__ = [
     "Space",
     "Step",
     "Transition",
+    "centred",
     "require_finite",
 ]

@@ -26,7 +26,7 @@ _SOLVER_STREAM, _GUIDANCE_STREAM = 0, 1
 class Sampler:
     """Turns noise into samples with a denoiser, a solver and any number of guidances.
 
-    A step without gradient guidance costs one forward pass of the denoiser, one with it one forward and
+    Samples are projected onto their space after every change. A step without gradient guidance costs one forward pass of the denoiser, one with it one forward and
     one backward pass.
 
     Args:
@@ -108,7 +108,7 @@ class Sampler:
     def _reverse(self, x: Tensor, step: Step, source: SampleNoise, observers: Sequence[Observer]) -> Tensor:
         predict: Predict = partial(self._predict, step)
         for guidance in self.guidance:
-            x = guidance.correct(x, step, predict)
+            x = step.space.project(guidance.correct(x, step, predict))
             predict = partial(self._wrapped, guidance, step, predict)
         for observe in observers:
             observe(x, step)
@@ -121,7 +121,8 @@ class Sampler:
         x_next = self._draw(transition, noise, step)
         for guidance in self.guidance:
             x_next = guidance.advance(x_next, x, prediction, step)
-        return x_next.detach()
+        # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
+        return step.space.project(x_next.detach())
 
     def _predict(self, step: Step, x: Tensor, timestep: int) -> Prediction:
         return self.denoiser(x, timestep, **step.space.inputs)

@@ -106,3 +106,79 @@ class ImageSpace(Space):
     @property
     def degrees_of_freedom(self) -> Tensor:
         return torch.full((len(self.indices),), float(np.prod(self.shape)), device=self.device, dtype=self.dtype)
+
+
+class PointCloudSpace(Space):
+    """Centred, masked point clouds with features, ``[B, N, 3 + F]``: molecules.
+
+    Positions live in the subspace of zero centre of mass, ``3 (n - 1)`` dimensions for n points (Hoogeboom et
+    al. 2022, Sec. 3.2); padding is exactly zero. Networks are given ``mask [B, N]``, True at points. Clean
+    samples have no range to be clipped to.
+
+    Args:
+        sizes: Points of each sample.
+        num_features: F, columns beside the three of the position.
+        indices: Global index of each sample of the batch.
+        device: Where the samples are made.
+        dtype: Their floating point type.
+        width: N; None is the largest of ``sizes``.
+
+    Raises:
+        ValueError: If there is not one size for every index, or a size is outside 1 .. N.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        num_features: int,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        width: int | None = None,
+    ) -> None:
+        width = max(sizes, default=0) if width is None else width
+        if len(sizes) != len(indices) or not all(1 <= size <= width for size in sizes):
+            raise ValueError(f"{len(indices)} samples need as many sizes in 1 .. {width}, got {list(sizes)}")
+        self.sizes = tuple(sizes)
+        self.num_features = num_features
+        self.indices = indices
+        self.width = width
+        self.dtype = dtype
+        counts = torch.tensor(self.sizes, device=device)
+        self.mask = torch.arange(width, device=device) < counts[:, None]
+        self.inputs = {"mask": self.mask}
+
+    def noise(self, source: SampleNoise) -> Tensor:
+        # Drawn point by point, so that a sample's noise does not depend on the padding.
+        rows = source.normal([(size, 3 + self.num_features) for size in self.sizes])
+        padded = torch.zeros(len(rows), self.width, 3 + self.num_features)
+        for row, values in zip(padded, rows, strict=True):
+            row[: len(values)] = values
+        return self.project(padded.to(self.mask.device, self.dtype))
+
+    def project(self, direction: Tensor) -> Tensor:
+        return centred(direction, self.mask)
+
+    def clip(self, x0: Tensor) -> Tensor:
+        return x0
+
+    @property
+    def degrees_of_freedom(self) -> Tensor:
+        counts = self.mask.sum(1).to(self.dtype)
+        return 3 * (counts - 1) + self.num_features * counts
+
+
+def centred(x: Tensor, mask: Tensor) -> Tensor:
+    """``x [B, N, 3 + F]`` with padding zero and the first three columns of zero mean over the points.
+
+    The orthogonal projection onto the space of centred, masked clouds. NaN and infinity in a sample's padding
+    do not spread to its points.
+
+    Args:
+        x: Point clouds, or directions.
+        mask: True at points, ``[B, N]``.
+    """
+    points = mask[..., None]
+    x = torch.where(points, x, 0)
+    mean = x[..., :3].sum(1, keepdim=True) / points.sum(1, keepdim=True).clamp(min=1)
+    return torch.cat((torch.where(points, x[..., :3] - mean, 0), x[..., 3:]), -1)

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from tag_lightning.diffusion import NoiseSchedule
+from tag_lightning.diffusion import NoiseSchedule, centred
 from tag_lightning.pretrained import describe, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
@@ -109,17 +109,22 @@ class NetworkModule(LightningModule):
         require_same(checkpoint[CHECKPOINT_KEY], describe(self.network, self.schedule), "the checkpoint")
 
 
-def noised(x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised(
+    x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Clean samples at uniformly drawn timesteps: the one training-step noising.
 
     Args:
         x0: Clean samples ``[B, ...]``.
         schedule: The noise schedule.
         generator: On the device of ``x0``.
+        mask: Of point clouds, ``[B, N]``; the noise is then centred and masked as they are.
 
     Returns:
         The noisy samples ``[B, ...]``, the noise in them ``[B, ...]``, their timesteps ``[B]``.
     """
     timesteps = torch.randint(schedule.num_timesteps, (len(x0),), generator=generator, device=x0.device)
     epsilon = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    if mask is not None:
+        epsilon = centred(epsilon, mask)
     return schedule.add_noise(x0, epsilon, timesteps), epsilon, timesteps

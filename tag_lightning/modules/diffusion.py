@@ -16,7 +16,7 @@ from tag_lightning.modules.base import NetworkModule, noised
 class DiffusionModule(NetworkModule):
     """Trains a network to predict the noise in a sample (Ho et al. 2020, Eq. 14).
 
-    Logs ``train/loss`` and ``val/loss``, the mean squared error of epsilon. For an exponential moving
+    Logs ``train/loss`` and ``val/loss``, the mean squared error of epsilon (over real atoms for molecules). For an exponential moving
     average of the weights add Lightning's ``EMAWeightAveraging``.
 
     Args:
@@ -56,6 +56,10 @@ class DiffusionModule(NetworkModule):
         return {"denoiser": Denoiser(self.network, self.schedule)}
 
     def _loss(self, batch: Any, index: int) -> Tensor:
-        x_t, epsilon, timesteps = noised(batch.x, self.schedule, self.generator(index))
+        mask = batch.inputs.get("mask")
+        x_t, epsilon, timesteps = noised(batch.x, self.schedule, self.generator(index), mask)
         output = self.network(x_t, timesteps, **batch.inputs)
-        return F.mse_loss(output if isinstance(output, Tensor) else output.sample, epsilon)
+        predicted = output if isinstance(output, Tensor) else output.sample
+        if mask is not None:  # padding is predicted without error and would dilute the mean
+            predicted, epsilon = predicted[mask], epsilon[mask]
+        return F.mse_loss(predicted, epsilon)

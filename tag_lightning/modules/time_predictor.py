@@ -63,7 +63,7 @@ class TimePredictorModule(NetworkModule):
         self._validated = False
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step))
+        x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step), batch.inputs.get("mask"))
         loss = F.cross_entropy(self.network(x_t, **batch.inputs), timesteps)
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -104,7 +104,7 @@ class TimePredictorModule(NetworkModule):
             return
         generator = self.generator(batch_idx)
         for _ in range(self.noise_draws):
-            x_t, _, timesteps = noised(batch.x, self.schedule, generator)
+            x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
             logits = self.network(x_t, **batch.inputs)
             self.mean_loss.update(F.cross_entropy(logits, timesteps), len(timesteps))
             self.time_gap.update(logits, timesteps)
