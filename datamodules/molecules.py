@@ -1,0 +1,159 @@
+"""What all molecule data share: splits, halves, and batches of padded, masked molecules."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from rdkit import Chem
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.base import Split, TableDataModule
+from datamodules.batch import Batch
+from datamodules.molecule_store import Molecules
+from datamodules.tables import fixed_order
+
+QM9_ELEMENTS = ("H", "C", "N", "O", "F")
+FEATURE_SCALE = 4.0
+
+
+class MoleculeTable(Dataset):
+    """Molecules that answer a list of indices with one batch, as wide as its largest molecule.
+
+    Args:
+        molecules: Made of ``elements`` alone.
+        elements: Atomic numbers, in the order of the one-hot columns.
+    """
+
+    def __init__(self, molecules: Molecules, elements: Sequence[int]) -> None:
+        self.molecules = molecules
+        self.elements = torch.tensor(elements, dtype=torch.uint8)
+        self.sizes = molecules.sizes
+        self.attributes = {name: values.float() for name, values in molecules.properties.items()}
+
+    def __len__(self) -> int:
+        return len(self.molecules)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        rows = torch.tensor(indices, dtype=torch.long)
+        width = int(self.sizes[rows].max()) if indices else 1
+        numbers = self.molecules.numbers[rows, :width]
+        one_hot = (numbers[..., None] == self.elements).float() / FEATURE_SCALE
+        x = torch.cat((self.molecules.positions[rows, :width], one_hot), -1)
+        return Batch(x, {name: values[rows] for name, values in self.attributes.items()}, {"mask": numbers > 0})
+
+
+class MoleculeDataModule(TableDataModule):
+    """Molecules ``[B, N, 3 + F]``: centred positions in angstrom, then one-hot elements over 4.
+
+    Padding is exactly zero; the input ``mask [B, N]`` is True at atoms. Attributes are the properties, in the
+    units of ``tag_lightning.chemistry.units``.
+
+    Args:
+        properties: Names of the properties that batches carry.
+        elements: Symbols, in the order of the one-hot columns.
+        max_atoms: Larger molecules are left out; None keeps all.
+        batch_size: Molecules a batch and process.
+        num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+        half: Train on one half of the training molecules only, so that a guide and a judge share none.
+
+    Attributes:
+        num_classes: Empty: molecules have quantities.
+    """
+
+    def __init__(
+        self,
+        properties: Sequence[str] = (),
+        elements: Sequence[str] = QM9_ELEMENTS,
+        max_atoms: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        half: Literal["first", "second"] | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.properties = tuple(properties)
+        self.elements = tuple(elements)
+        self.max_atoms = max_atoms
+        self.half = half
+        self.num_classes = {}
+        self.atomic_numbers = tuple(_atomic_number(symbol) for symbol in self.elements)
+        self._loaded: tuple[Molecules, Tensor, int] | None = None
+
+    @abstractmethod
+    def load(self) -> Molecules:
+        """All molecules with their properties, in a fixed order."""
+
+    def prepare_data(self) -> None:
+        """Prepare and cache the molecules, on one process."""
+        self.load()
+
+    def split(self, count: int) -> dict[Split, Tensor]:
+        """Indices of each split among ``count`` molecules: 80 / 10 / 10 % by a fixed order."""
+        order = fixed_order(count)
+        first, second = count * 8 // 10, count * 9 // 10
+        return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+
+    @property
+    def molecules(self) -> Molecules:
+        """All molecules that can be used, loaded once."""
+        return self._usable()[0]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """``(N, 3 + F)`` with N the atoms of the largest molecule."""
+        return (self.molecules.numbers.shape[1], 3 + len(self.elements))
+
+    def build(self, split: Split) -> MoleculeTable:
+        molecules, source_rows, total = self._usable()
+        # Splits are of what the source has: leaving some molecules out moves no other from split to split.
+        row = torch.full((total,), -1).scatter(0, source_rows, torch.arange(len(molecules)))
+        chosen = row[self.split(total)[split]]
+        chosen = chosen[chosen >= 0]
+        if split == "train" and self.half is not None:
+            cut = len(chosen) // 2
+            chosen = chosen[:cut] if self.half == "first" else chosen[cut:]
+        return MoleculeTable(molecules.select(chosen), self.atomic_numbers)
+
+    def _usable(self) -> tuple[Molecules, Tensor, int]:
+        """What can be used, which rows of the source that is, and how many the source has."""
+        if self._loaded is None:
+            source = self.load()
+            usable, rows = source.restricted(self.atomic_numbers, self.max_atoms)
+            self._require_enough(usable)
+            self._loaded = usable, rows, len(source)
+        return self._loaded
+
+    def _require_enough(self, molecules: Molecules) -> None:
+        total = len(molecules) + len(molecules.skipped)
+        if molecules.skipped:
+            reasons = Counter(reason for _, reason in molecules.skipped)
+            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            name, reason = molecules.skipped[0]
+            warnings.warn(
+                f"{len(molecules.skipped)} of {total} molecules were left out: {listed} (first: {name}, {reason})",
+                stacklevel=2,
+            )
+        if len(molecules) < 10:
+            raise ValueError(
+                f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits"
+            )
+        missing = [name for name in self.properties if name not in molecules.properties]
+        if missing:
+            known = ", ".join(molecules.properties) or "(none)"
+            raise ValueError(
+                f"the molecules have no property {missing[0]!r}, only {known}; see data.init_args.properties"
+            )
+
+
+def _atomic_number(symbol: str) -> int:
+    try:
+        return Chem.GetPeriodicTable().GetAtomicNumber(symbol)
+    except RuntimeError as error:
+        raise ValueError(f"there is no element {symbol!r}; elements are symbols such as H, C, N, O, F") from error

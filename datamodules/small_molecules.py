@@ -1,0 +1,56 @@
+"""The embedded molecules: every small one of C, N, O and F."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from datamodules import enumeration
+from datamodules.geometries import geometry_key, molecules_from_smiles
+from datamodules.molecule_store import Molecules, cached
+from datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
+
+
+class SmallMoleculesDataModule(MoleculeDataModule):
+    """All small molecules of C, N, O and F that valence and a few rules of stability allow, made offline by RDKit.
+
+    With up to six heavy atoms there are 5,385 of 3 to 20 atoms; see ``datamodules.enumeration`` for the rules.
+    Geometries are MMFF94's. 80 / 10 / 10 % train, validate and test.
+
+    Args:
+        max_heavy_atoms: 1 to 7.
+        cache: Folder for the prepared molecules; null prepares them anew in every run.
+        properties: Labels that RDKit makes: ``alpha`` (bohr^3), ``mu`` (debye), or a descriptor by its name.
+        elements: See ``MoleculeDataModule``.
+        max_atoms: See ``MoleculeDataModule``.
+        batch_size: See ``MoleculeDataModule``.
+        num_workers: See ``MoleculeDataModule``.
+        seed: See ``MoleculeDataModule``.
+        half: See ``MoleculeDataModule``.
+    """
+
+    def __init__(
+        self,
+        max_heavy_atoms: int = 6,
+        cache: str | None = "data/molecules",
+        properties: Sequence[str] = ("alpha", "mu"),
+        elements: Sequence[str] = QM9_ELEMENTS,
+        max_atoms: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        half: Literal["first", "second"] | None = None,
+    ) -> None:
+        super().__init__(properties, elements, max_atoms, batch_size, num_workers, seed, half)
+        self.max_heavy_atoms = max_heavy_atoms
+        self.cache = None if cache is None else Path(cache)
+
+    def load(self) -> Molecules:
+        rules = inspect.getsource(enumeration)
+        key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self.properties)
+        return cached(self.cache, "small", key, self._build)
+
+    def _build(self) -> Molecules:
+        return molecules_from_smiles(enumeration.small_molecules(self.max_heavy_atoms), self.properties)
