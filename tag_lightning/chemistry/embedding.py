@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
@@ -32,7 +32,7 @@ def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
     """
     full = Chem.AddHs(Chem.Mol(mol, confId=-2))
     full.RemoveAllConformers()
-    settings = rdDistGeom.ETKDGv3()
+    settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed
     if rdDistGeom.EmbedMolecule(full, settings) != 0:
         raise EmbeddingError("no geometry found")

@@ -26,8 +26,8 @@ _SOLVER_STREAM, _GUIDANCE_STREAM = 0, 1
 class Sampler:
     """Turns noise into samples with a denoiser, a solver and any number of guidances.
 
-    Samples are projected onto their space after every change. A step without gradient guidance costs one forward pass of the denoiser, one with it one forward and
-    one backward pass.
+    Samples are projected onto their space after every change. A step without gradient guidance costs one
+    forward pass of the denoiser, one with it one forward and one backward pass.
 
     Args:
         denoiser: Frozen denoiser.
