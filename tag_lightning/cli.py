@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import datamodules  # noqa: F401  (makes short class names work in configs)
 import tag_lightning.modules  # noqa: F401
 from callbacks import GuidedSampling, SavePretrained, progress_bars
+from callbacks.exact_resume import ExactResume
 from callbacks.results import require_writable
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import OneLineParser, readable
@@ -51,7 +52,7 @@ class TagCLI(LightningCLI):
         if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             checkpoint = ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)
             callbacks = [*callbacks, checkpoint]
-        kwargs["callbacks"] = [sampling, *callbacks, *progress_bars(given), SavePretrained()]
+        kwargs["callbacks"] = [sampling, *callbacks, *progress_bars(given), SavePretrained(), ExactResume()]
         if given.get("logger") is None:
             kwargs["logger"] = TensorBoardLogger(root.parent, name=root.name, version="", default_hp_metric=False)
         if given.get("plugins") is None:

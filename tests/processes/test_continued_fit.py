@@ -10,13 +10,14 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.exact_resume import ExactResume
 from datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import SimpleCNN
 
 # Three epochs of five steps.
-LIMITS: list[dict[str, int]] = [{"max_epochs": 3}, {"max_steps": 15}]
+LIMITS: list[dict[str, int]] = [{"max_epochs": 3}, {"max_steps": 15}, {"max_epochs": 3, "max_steps": 100}]
 
 
 class _PowerCutError(Exception):
@@ -50,7 +51,7 @@ def _fit(
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        callbacks=[_PowerCut(cut_at), checkpoint],
+        callbacks=[_PowerCut(cut_at), checkpoint, ExactResume()],
         use_distributed_sampler=False,
         logger=False,
         enable_progress_bar=False,
@@ -77,7 +78,7 @@ def _assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
             assert all(torch.equal(state["state"][key][name], value) for name, value in values.items())
 
 
-@pytest.fixture(scope="module", params=LIMITS, ids=["max_epochs", "max_steps"])
+@pytest.fixture(scope="module", params=LIMITS, ids=["max_epochs", "max_steps", "both"])
 def limit(request: pytest.FixtureRequest) -> dict[str, int]:
     return request.param
 
@@ -122,3 +123,20 @@ def test_workers_do_not_change_the_order(
     _fit(tmp_path / "cut", limit, cut_at, every=every, num_workers=1)
     continued = _fit(tmp_path / "continued", limit, continue_from=tmp_path / "cut", num_workers=1)
     _assert_same(continued, uninterrupted)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8, 10])
+def test_a_fit_that_max_steps_has_ended_can_be_taken_further(
+    steps: int, limit: dict[str, int], uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    assert _fit(tmp_path / "short", {"max_steps": steps})["global_step"] == steps
+    _assert_same(_fit(tmp_path / "continued", limit, continue_from=tmp_path / "short"), uninterrupted)
+
+
+@pytest.mark.parametrize("total", [{"max_epochs": 4}, {"max_steps": 20}], ids=["max_epochs", "max_steps"])
+@pytest.mark.parametrize("steps", [8, 10])
+def test_epochs_without_validation_are_counted_too(total: dict[str, int], steps: int, tmp_path: Path) -> None:
+    settings = total | {"check_val_every_n_epoch": 2}
+    _fit(tmp_path / "short", {"max_steps": steps}, every=steps)
+    continued = _fit(tmp_path / "continued", settings, continue_from=tmp_path / "short")
+    _assert_same(continued, _fit(tmp_path / "whole", settings))
