@@ -1,0 +1,225 @@
+"""Properties of one geometry by quantum chemistry: GFN2-xTB (Bannwarth et al. 2019, doi 10.1021/acs.jctc.8b01176).
+
+A judge of generated molecules that no gradient of a guide has ever met. It needs the optional package tblite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+
+from tag_lightning.chemistry.units import (
+    ATOMIC_DIPOLE_IN_DEBYE,
+    BOHR_IN_ANGSTROM,
+    HARTREE_IN_EV,
+    HARTREE_IN_KCAL_PER_MOL,
+)
+
+# All of them come with one run; the other two cost six runs and up to some eighty.
+CHEAP_PROPERTIES = ("mu", "homo", "lumo", "gap", "energy", "max_force")
+XTB_PROPERTIES = (*CHEAP_PROPERTIES, "alpha", "relaxation_energy")
+
+# Atomic units: strong enough to stand out of the convergence error, weak enough for a linear response.
+_FIELD = 1e-3
+_MAX_STEPS = 50
+# Hartree/bohr. With it half the molecules of QM9 come within 0.02 kcal/mol of a full relaxation, few miss 0.5.
+_RELAXED_FORCE = 1e-4
+
+
+class XTBError(RuntimeError):
+    """A calculation failed: no convergence, atoms too close, or an element that GFN2 lacks."""
+
+
+def is_available() -> bool:
+    """Whether tblite can be used."""
+    try:
+        _calculator_class()
+    except ImportError:
+        return False
+    return True
+
+
+def check_request(what: Collection[str]) -> None:
+    """Refuse properties that xTB does not give, and any where tblite is missing.
+
+    Raises:
+        ImportError: tblite cannot be imported.
+        ValueError: A name that is not in ``XTB_PROPERTIES``.
+    """
+    unknown = sorted(set(what) - set(XTB_PROPERTIES))
+    if unknown:
+        raise ValueError(f"xTB does not give {', '.join(unknown)}; expected some of {', '.join(XTB_PROPERTIES)}.")
+    _calculator_class()
+
+
+def xtb_properties(
+    numbers: ArrayLike, positions: ArrayLike, what: Collection[str] = CHEAP_PROPERTIES
+) -> dict[str, float]:
+    """Properties of a neutral molecule as it lies, without any relaxation.
+
+    Energies of orbitals need a closed shell to mean much; of an odd number of electrons the half filled orbital
+    counts as the highest occupied one.
+
+    Args:
+        numbers: Atomic numbers ``[n]``; padding (0) is left out.
+        positions: Angstrom, ``[n, 3]``.
+        what: Names out of ``XTB_PROPERTIES``.
+
+    Returns:
+        In the order of ``what``: ``mu`` (debye), ``homo``, ``lumo``, ``gap`` (eV; NaN where no orbital is
+        empty), ``energy`` (hartree), ``max_force`` (hartree/bohr, the largest norm over atoms), ``alpha``
+        (bohr^3, isotropic, by finite fields; GFN2's basis is minimal, so it lies far below DFT's), and
+        ``relaxation_energy`` (kcal/mol, see there).
+
+    Raises:
+        ImportError: tblite is not installed.
+        ValueError: A name or shape that does not fit.
+        XTBError: The calculation failed.
+    """
+    check_request(what)
+    atoms, places = _bare(numbers, positions)
+    result = _run(atoms, places)
+    found = _orbitals(result)
+    found["mu"] = float(np.linalg.norm(result["dipole"])) * ATOMIC_DIPOLE_IN_DEBYE
+    found["energy"] = float(result["energy"])
+    found["max_force"] = float(np.linalg.norm(result["gradient"], axis=1).max())
+    if "alpha" in what:
+        found["alpha"] = _polarizability(atoms, places)
+    if "relaxation_energy" in what:
+        found["relaxation_energy"] = relaxation_energy(numbers, positions)
+    return {name: found[name] for name in what}
+
+
+def relaxation_energy(numbers: ArrayLike, positions: ArrayLike) -> float:
+    """What a geometry gains by a short relaxation: how far it is from the nearest minimum.
+
+    Args:
+        numbers: Atomic numbers ``[n]``; padding (0) is left out.
+        positions: Angstrom, ``[n, 3]``.
+
+    Returns:
+        Energy as it lies minus the lowest energy within 50 steps of L-BFGS, kcal/mol, not negative. NaN where
+        the first calculation fails; where a later one does, what was gained until then.
+
+    Raises:
+        ImportError: tblite is not installed.
+        ValueError: Shapes that do not fit.
+    """
+    energies: list[float] = []
+    try:
+        atoms, places = _bare(numbers, positions)
+        energy_and_gradient = _surface(atoms, places)
+
+        def recorded(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            energy, gradient = energy_and_gradient(flat)
+            energies.append(energy)
+            return energy, gradient
+
+        options = {"maxiter": _MAX_STEPS, "gtol": _RELAXED_FORCE, "ftol": 0.0}
+        minimize(recorded, places.ravel(), jac=True, method="L-BFGS-B", options=options)
+    except XTBError:
+        pass
+    return (energies[0] - min(energies)) * HARTREE_IN_KCAL_PER_MOL if energies else math.nan
+
+
+def _calculator_class() -> Any:
+    try:
+        from tblite.interface import Calculator
+    except ImportError as error:
+        raise ImportError(
+            f"GFN2-xTB needs the package tblite, which cannot be imported ({error}). "
+            "Install it with: pip install tag_lightning[physics]"
+        ) from error
+    return Calculator
+
+
+def _bare(numbers: ArrayLike, positions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Real atoms alone, positions ``[n, 3]`` in bohr."""
+    atoms, places = np.asarray(numbers, dtype=np.int64), np.asarray(positions, dtype=np.float64)
+    if atoms.ndim != 1 or places.shape != (len(atoms), 3):
+        raise ValueError(
+            f"Numbers have shape {list(atoms.shape)} and positions {list(places.shape)}; expected [n] and [n, 3]. "
+            "Give one molecule at a time, or a list of them to xtb_many."
+        )
+    places = places[atoms > 0] / BOHR_IN_ANGSTROM
+    if not len(places):
+        raise XTBError("The molecule has no atoms; expected at least one atomic number above 0.")
+    if not np.isfinite(places).all():
+        raise XTBError("Positions are not finite; expected angstrom. Leave out samples that diverged.")
+    return atoms[atoms > 0], places
+
+
+def _calculator(atoms: np.ndarray, places: np.ndarray, field: Collection[float] | None = None) -> Any:
+    kind = _calculator_class()
+    with _as_xtb_errors():
+        calculator = kind("GFN2-xTB", atoms, places)
+    calculator.set("verbosity", 0)
+    if field is not None:
+        # tblite 0.8.0 hands this straight to C: a list of floats arrives there, a numpy array is refused.
+        calculator.add("electric-field", [float(component) for component in field])
+    return calculator
+
+
+def _run(atoms: np.ndarray, places: np.ndarray, field: Collection[float] | None = None) -> Any:
+    return _solved(_calculator(atoms, places, field))
+
+
+def _solved(calculator: Any, start: Any = None) -> Any:
+    """The calculator's result, begun from ``start`` where there is one."""
+    with _as_xtb_errors():
+        result = calculator.singlepoint(start)
+    if not (math.isfinite(result["energy"]) and np.isfinite(result["gradient"]).all()):
+        raise XTBError("GFN2-xTB gave an energy or force that is not finite; count this molecule as failed.")
+    return result
+
+
+@contextmanager
+def _as_xtb_errors() -> Iterator[None]:
+    # tblite's own errors derive from these two.
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise XTBError(
+            f"GFN2-xTB failed: {error}. Expected a molecule near an equilibrium; count this one as failed."
+        ) from error
+
+
+def _orbitals(result: Any) -> dict[str, float]:
+    energies = np.asarray(result["orbital-energies"]) * HARTREE_IN_EV
+    # Electrons are counted, since smearing may leave neighbours of a narrow gap both half filled.
+    occupied = math.ceil(round(float(np.sum(result["orbital-occupations"]))) / 2)
+    homo = float(energies[occupied - 1])
+    lumo = float(energies[occupied]) if occupied < len(energies) else math.nan
+    return {"homo": homo, "lumo": lumo, "gap": lumo - homo}
+
+
+def _polarizability(atoms: np.ndarray, places: np.ndarray) -> float:
+    # Every run starts afresh: restarted from the one without a field, it stops while the dipole still lags behind.
+    diagonal = [
+        (_run(atoms, places, axis)["dipole"] - _run(atoms, places, -axis)["dipole"]) @ axis
+        for axis in _FIELD * np.eye(3)
+    ]
+    return float(np.mean(diagonal)) / (2 * _FIELD**2)
+
+
+def _surface(atoms: np.ndarray, places: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Energy (hartree) and gradient (hartree/bohr, flat) as a function of flat positions (bohr)."""
+    calculator = _calculator(atoms, places)
+    previous = None
+
+    def energy_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal previous
+        if not np.isfinite(flat).all():
+            raise XTBError("The relaxation left the finite numbers; count this molecule as failed.")
+        with _as_xtb_errors():
+            calculator.update(flat.reshape(-1, 3))
+        previous = _solved(calculator, previous)
+        return float(previous["energy"]), np.asarray(previous["gradient"]).ravel()
+
+    return energy_and_gradient
