@@ -11,29 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.arms import Arm
-from callbacks.image_task import ImageTask
-from callbacks.point_task import PointTask
 from callbacks.progress import SamplingProgress
+from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
 from tag_lightning.guidance import Strength
 from tag_lightning.metrics import RowsByIndex, time_gap
-
-
-@dataclass
-class ArmResult:
-    """What came of one arm, the same on every process.
-
-    Attributes:
-        figures: Metric by name.
-        timesteps: Training timesteps visited, decreasing.
-        gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
-        samples: The first samples by global index, on the CPU.
-    """
-
-    figures: dict[str, float]
-    timesteps: list[int]
-    gaps: Tensor | None
-    samples: Tensor
 
 
 @dataclass
@@ -59,7 +41,7 @@ class ArmRunner:
 
     denoiser: Denoiser
     solver: Solver
-    task: ImageTask | PointTask
+    task: SamplingTask
     predictor: nn.Module | None
     gauge: nn.Module | None
     strength: Strength | float | None
@@ -74,8 +56,7 @@ class ArmRunner:
 
     def to_device(self) -> None:
         """Move every network to where the samples are made."""
-        self.task.to(self.device)
-        for network in (self.denoiser, self.predictor, self.gauge):
+        for network in (self.denoiser, self.predictor, self.gauge, *self.task.networks):
             if network is not None:
                 network.to(self.device)
 
@@ -88,7 +69,7 @@ class ArmRunner:
         resources = {
             "predictor": self.predictor,
             "strength": self.strength,
-            "condition": self.task.condition(indices, self.device),
+            "conditions": self.task.conditions(indices, self.device),
         }
         guidance = [entry.bind(**resources) for entry in arm.guidance]
         for entry in guidance:
@@ -118,17 +99,17 @@ class ArmRunner:
             except NonFiniteError as error:
                 raise NonFiniteError(f"arm {name}: {error}") from error
             measured.update(torch.tensor(kept), **{column: values[: len(kept)] for column, values in rows.items()})
-            whole = [i for i in kept if i < self.num_kept]
-            samples.update(torch.tensor(whole, dtype=torch.long), samples=x[: len(whole)].flatten(1))
+            shown = torch.tensor(kept) < self.num_kept
+            samples.update(torch.tensor(kept)[shown], samples=x[: len(kept)][shown].flatten(1))
             progress.advance(len(kept))
         progress.close()
         # Every process computes, one without chunks too: the gathering inside waits for all of them.
         return self._result(arm, measured.compute(), samples.compute()["samples"])
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
-        starts = range(0, self.num_samples, self.chunk_size)
-        for start in list(starts)[self.rank :: self.world_size]:
-            kept = list(range(start, min(start + self.chunk_size, self.num_samples)))
+        order = self.task.order(self.num_samples)
+        for start in range(0, self.num_samples, self.chunk_size)[self.rank :: self.world_size]:
+            kept = order[start : start + self.chunk_size]
             # Every chunk has the same size, so that the same kernels run whoever draws it.
             yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
 
@@ -138,6 +119,7 @@ class ArmRunner:
         started = _now(self.device)
         x = sampler.sample(self.task.space(indices, self.device), self.seed, [gauge.observe] if self.gauge else [])
         seconds = _now(self.device) - started - gauge.seconds
+        x = self.task.whole(x)
         with torch.no_grad():
             rows = self.task.measure(x, indices)
         rows["seconds"] = torch.full((len(indices), 1), seconds / len(indices))
@@ -155,7 +137,8 @@ class ArmRunner:
         figures["seconds"] = float(rows["seconds"].mean())
         figures["num_samples"] = self.num_samples
         timesteps = self.sampler(arm, [0]).timesteps
-        return ArmResult(figures, timesteps, gaps, samples.reshape(-1, *self.task.sample_shape).cpu())
+        rows = {name: values.cpu() for name, values in rows.items()}
+        return ArmResult(figures, timesteps, gaps, samples.reshape(-1, *self.task.sample_shape).cpu(), rows)
 
 
 class _Gauge:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.arm_runner import ArmResult, ArmRunner
+from callbacks.arm_runner import ArmRunner
 from callbacks.arms import Arm, default_arms
+from callbacks.load_task import FeatureChoice, TaskSettings, load_task
 from callbacks.report import Report
 from callbacks.results import require_writable
-from callbacks.sampling_networks import FeatureChoice, SamplingNetworks, load_denoiser, load_predictors, load_task
+from callbacks.sampling_networks import SamplingNetworks, load_denoiser, load_predictors
+from callbacks.task import ArmResult
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.networks.probe import require_accepts
@@ -35,11 +39,13 @@ class GuidedSampling(Callback):
         predictor: Time predictor that corrects; None takes the one being trained.
         time_gap_predictor: A second, independently trained one that measures, since the one that corrects
             flatters itself; None measures with the one that corrects.
-        guide: Classifier of clean samples whose gradient guides.
+        guide: Classifier of clean images, or predictor of properties of clean molecules, whose gradient guides.
         judge: Another one, which scores and never guides.
-        attribute: Which attribute of the data guide and judge tell.
-        labels: The classes asked for, in turn; None is all of them.
+        attribute: Which attribute of images guide and judge tell.
+        labels: The classes asked of images, in turn; None is all of them. Molecules are asked for the properties
+            of random training molecules of their size.
         features: Of the Frechet distance. ``auto`` is Inception where its weights are found, else the judge.
+        physics: Judge molecules by quantum chemistry as well (GFN2-xTB, the extra ``physics``).
         arms: The ways of sampling; None is ``default_arms``.
         extra_arms: More of them, beside those of ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
@@ -69,6 +75,7 @@ class GuidedSampling(Callback):
         attribute: str = "label",
         labels: list[int] | None = None,
         features: FeatureChoice = "auto",
+        physics: bool = False,
         arms: dict[str, Arm] | None = None,
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
@@ -101,6 +108,7 @@ class GuidedSampling(Callback):
         self.attribute = attribute
         self.labels = labels
         self.features = features
+        self.physics = physics
         self.arms = arms
         self.extra_arms = extra_arms or {}
         self.sigma = sigma
@@ -153,9 +161,10 @@ class GuidedSampling(Callback):
             runner = self._runner(trainer, pl_module, self.num_samples)
             name, arm = self._chosen(runner)
             result = runner.run(name, arm, "1 of 1")
-            pictures = runner.task.pictures({name: result.samples[: self.num_shown]}, None)
+            shown = replace(result, samples=result.samples[: self.num_shown])
+            pictures = runner.task.pictures({name: shown}, None) if trainer.is_global_zero else {}
         pictures.pop("arms", None) if len(pictures) > 1 else None
-        Report.of(trainer).write_samples(name, result.samples, pictures)
+        Report.of(trainer).write_samples(name, partial(runner.task.write, result.samples), pictures)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._loaded is None:
@@ -167,8 +176,7 @@ class GuidedSampling(Callback):
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
-            samples = {name: result.samples for name, result in self.results.items()}
-            pictures = runner.task.pictures(samples, runner.predictor) if trainer.is_global_zero else {}
+            pictures = runner.task.pictures(self.results, runner.predictor) if trainer.is_global_zero else {}
         for name, result in self.results.items():
             for metric, value in result.figures.items():
                 if metric != "num_samples":
@@ -180,8 +188,9 @@ class GuidedSampling(Callback):
             {
                 "stage": stage,
                 "seed": self.seed,
-                "features": getattr(runner.task.features, "name", None),
+                "features": runner.task.features_name,
                 "num_reference": runner.task.num_reference,
+                "reference": runner.task.reference,
                 "time_gap_by": "second predictor" if self._loaded.gauge else "the predictor that corrects",
                 "config": self.run_config,
             },
@@ -192,10 +201,14 @@ class GuidedSampling(Callback):
         denoiser = load_denoiser(self.denoiser, own)
         if denoiser is None:
             return None
-        require_accepts(denoiser.network, data.sample_shape, "sampling.denoiser", torch.zeros(1, dtype=torch.long))
+        example, timestep = data.example, torch.zeros(1, dtype=torch.long)
+        require_accepts(denoiser.network, example.x.shape[1:], "sampling.denoiser", timestep, **example.inputs)
         sources = {"predictor": self.predictor, "time_gap_predictor": self.time_gap_predictor}
-        predictors = load_predictors(sources, own, denoiser, data.sample_shape)
-        task = load_task(data, self.guide, self.judge, self.attribute, self.labels, self.features)
+        predictors = load_predictors(sources, own, denoiser, example)
+        settings = TaskSettings(
+            self.guide, self.judge, self.attribute, self.labels, self.features, self.physics, self.seed
+        )
+        task = load_task(data, settings)
         return SamplingNetworks(denoiser, predictors["predictor"], predictors["time_gap_predictor"], task)
 
     def _runner(self, trainer: Trainer, pl_module: LightningModule, num_kept: int) -> ArmRunner:
@@ -225,7 +238,7 @@ class GuidedSampling(Callback):
     def _arms(self, runner: ArmRunner) -> dict[str, Arm]:
         arms = self.arms
         if arms is None:
-            arms = default_arms(self.sigma, self.scale, runner.predictor is not None, runner.task.guide is not None)
+            arms = default_arms(self.sigma, self.scale, runner.predictor is not None, runner.task.guided)
         return arms | self.extra_arms
 
     def _chosen(self, runner: ArmRunner) -> tuple[str, Arm]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.figures import comparison_strip, figure_pixels, sample_grid
+from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import FeatureExtractor, FrechetDistance
@@ -17,7 +18,7 @@ _STRIP_COLUMNS = 4
 _STRIP_SAMPLES = 16
 
 
-class ImageTask:
+class ImageTask(SamplingTask):
     """Images of given classes, judged by Frechet distance and by a classifier that did not guide.
 
     Sample ``i`` is asked to be of class ``labels[i % len(labels)]``.
@@ -25,6 +26,7 @@ class ImageTask:
     Args:
         sample_shape: ``(C, H, W)``.
         labels: The classes asked for.
+        attribute: What the classes are of; the name of the condition.
         guide: Classifier of clean images that conditions guide by.
         judge: Another one, which scores.
         features: Of the Frechet distance.
@@ -34,44 +36,41 @@ class ImageTask:
         self,
         sample_shape: Sequence[int],
         labels: Sequence[int],
+        attribute: str,
         guide: nn.Module | None,
         judge: nn.Module | None,
         features: FeatureExtractor | None,
     ) -> None:
         self.sample_shape = tuple(sample_shape)
         self.labels = torch.tensor(labels)
+        self.attribute = attribute
         self.guide = guide
+        self.guided = guide is not None
+        self.features_name = getattr(features, "name", None)
         self.judge = judge
         self.features = features
-        self.num_reference = 0
         self._reference: Tensor | None = None
 
     @property
     def columns(self) -> dict[str, int]:
-        """What ``measure`` returns for every sample, and how wide."""
         columns = {} if self.features is None else {"features": self.features.num_features}
         return columns if self.judge is None else columns | {"correct": 1}
 
-    def to(self, device: torch.device) -> None:
-        """Move every network."""
-        for network in (self.guide, self.judge, self.features):
-            if isinstance(network, nn.Module):
-                network.to(device)
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [network for network in (self.guide, self.judge, self.features) if isinstance(network, nn.Module)]
 
     def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
-        """Where the samples of these global indices live."""
         return ImageSpace(self.sample_shape, indices, device)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """The classes asked of these samples, ``[B]``."""
         return self.labels[torch.tensor(indices) % len(self.labels)]
 
-    def condition(self, indices: Sequence[int], device: torch.device) -> Condition | None:
-        """What guided samples of these indices should satisfy."""
-        return None if self.guide is None else Condition(self.guide, self.targets(indices).to(device))
+    def conditions(self, indices: Sequence[int], device: torch.device) -> dict[str, Condition]:
+        return {} if self.guide is None else {self.attribute: Condition(self.guide, self.targets(indices).to(device))}
 
     def measure(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Rows ``[B, width]`` from which ``summarize`` makes the figures, for images ``x [B, C, H, W]``."""
         rows: dict[str, Tensor] = {}
         if self.features is not None:
             rows["features"] = self.features(x)
@@ -80,15 +79,15 @@ class ImageTask:
         return rows
 
     def prepare(self, reference: Iterable[Any], device: torch.device) -> None:
-        """Take the features of the real images, once."""
         if self.features is None or self._reference is not None:
             return
         rows = [self.features(batch.x.to(device)).cpu() for batch in reference]
         self._reference = torch.cat(rows)
         self.num_reference = len(self._reference)
 
-    def pictures(self, samples: Mapping[str, Tensor], predictor: nn.Module | None) -> dict[str, Tensor]:
-        """A grid of every arm's samples, and the first of all arms side by side, as pixels by name."""
+    def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
+        """A grid of every arm's samples, and the first of all arms side by side."""
+        samples = {name: result.samples for name, result in results.items()}
         grids = {f"samples/{name}": sample_grid(images) for name, images in samples.items()}
         first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in samples.items()}
         return grids | {"arms": figure_pixels(comparison_strip(first))}

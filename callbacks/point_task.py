@@ -10,13 +10,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from callbacks.figures import figure_pixels, quiver_2d, scatter_2d
+from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.guidance import TemporalAlignment
 
 _FIELD_POINTS = 24
 
 
-class PointTask:
+class PointTask(SamplingTask):
     """Points of low dimension, judged by their Wasserstein distance to as many points of the data.
 
     Args:
@@ -25,33 +26,21 @@ class PointTask:
 
     def __init__(self, sample_shape: Sequence[int]) -> None:
         self.sample_shape = tuple(sample_shape)
-        self.num_reference = 0
         self._data: Tensor | None = None
-
-    features = None
-    guide = None
 
     @property
     def columns(self) -> dict[str, int]:
-        """What ``measure`` returns for every sample, and how wide."""
         return {"points": self.sample_shape[0]}
-
-    def to(self, device: torch.device) -> None:
-        """There are no networks to move."""
 
     def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
         """Where the samples of these global indices live: all of space, without bounds."""
         return ImageSpace(self.sample_shape, indices, device, clip_range=None)
-
-    def condition(self, indices: Sequence[int], device: torch.device) -> None:
-        """Points are not asked for anything."""
 
     def measure(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         """The points themselves, ``[B, D]``."""
         return {"points": x}
 
     def prepare(self, reference: Iterable[Any], device: torch.device) -> None:
-        """Take the points of the data, once."""
         if self._data is None:
             self._data = torch.cat([batch.x for batch in reference])
             self.num_reference = len(self._data)
@@ -66,12 +55,12 @@ class PointTask:
         chosen = linear_sum_assignment(costs.numpy())
         return {"w1": float(costs.numpy()[chosen].mean())}
 
-    def pictures(self, samples: Mapping[str, Tensor], predictor: nn.Module | None) -> dict[str, Tensor]:
-        """The samples of every arm over the data, and the field of the time-linked score, as pixels."""
+    def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
+        """The samples of every arm over the data, and the field of the time-linked score."""
         if self.sample_shape != (2,) or self._data is None:
             return {}
         data = self._data[:1000]
-        pictures = {"arms": figure_pixels(scatter_2d({n: p.numpy() for n, p in samples.items()}, data.numpy()))}
+        pictures = {"arms": figure_pixels(scatter_2d({n: r.samples.numpy() for n, r in results.items()}, data.numpy()))}
         if predictor is not None:
             pictures["time_linked_score"] = figure_pixels(_score_field(predictor, data))
         return pictures

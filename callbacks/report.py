@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from callbacks.arm_runner import ArmResult
 from callbacks.figures import figure_pixels, save_png, time_gap_curves
 from callbacks.results import print_results, results_payload, write_results
+from callbacks.task import ArmResult
 
 
 class Report:
@@ -46,12 +45,14 @@ class Report:
         Args:
             results: By arm.
             pictures: Bytes ``[3, H, W]`` by name; a slash in it makes a folder.
-            context: Further entries of the results file; ``seed`` and ``config`` among them.
+            context: Further entries of the results file; ``seed`` and ``config`` among them. ``reference`` are
+                figures of real data, which head the table.
         """
         if not self.active:
             return
         figures = {name: result.figures for name, result in results.items()}
-        print_results(figures, title=f"Guided sampling at step {self.step}")
+        reference = {"(real data)": context["reference"]} if context.get("reference") else {}
+        print_results(reference | figures, title=f"Guided sampling at step {self.step}")
         context = context | {"global_step": self.step}
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context
         write_results(self.folder / "results.json", payload)
@@ -59,18 +60,22 @@ class Report:
             self._picture(name, pixels, self.folder / f"{name}.png")
         self._time_gaps(results)
 
-    def write_samples(self, name: str, samples: Tensor, pictures: Mapping[str, Tensor]) -> None:
-        """Write the samples of one arm as ``samples/<arm>.npz``, array ``samples``, and what pictures there are."""
+    def write_samples(
+        self, name: str, write: Callable[[Path, str], list[Path]], pictures: Mapping[str, Tensor]
+    ) -> None:
+        """Write the samples of one arm into the folder ``samples``, and what pictures there are.
+
+        Args:
+            name: The arm.
+            write: Given a folder and a name, writes the files and returns them.
+            pictures: As for ``write``.
+        """
         if not self.active:
             return
-        folder = self.folder / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.npz"
-        np.savez_compressed(temporary, samples=samples.numpy())
-        temporary.replace(folder / f"{name}.npz")
+        written = ", ".join(str(path) for path in write(self.folder / "samples", name))
         for picture, pixels in pictures.items():
             save_png(pixels, self.folder / f"{picture}.png")
-        print(f"{len(samples)} samples are in {folder / name}.npz, pictures in {self.folder}")
+        print(f"The samples are in {written}, pictures in {self.folder}")
 
     def _time_gaps(self, results: Mapping[str, ArmResult]) -> None:
         curves = {n: (r.timesteps, r.gaps.numpy()) for n, r in results.items() if r.gaps is not None}
@@ -88,4 +93,5 @@ class Report:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(pixels, path)
         for board in self.boards:
-            board.add_image(tag, pixels, self.step)
+            # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
+            board.add_image(tag, pixels, max(0, self.step - 1))

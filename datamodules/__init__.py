@@ -6,6 +6,8 @@ from datamodules.digits import DigitsDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.images import ImageDataModule
 from datamodules.mixture import MixtureDataModule
+from datamodules.molecules import MoleculeDataModule
+from datamodules.small_molecules import SmallMoleculesDataModule
 
 __all__ = [
     "Batch",
@@ -14,4 +16,6 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "MixtureDataModule",
+    "MoleculeDataModule",
+    "SmallMoleculesDataModule",
 ]

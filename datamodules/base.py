@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batch import Batch
 from datamodules.loader import BatchIndices, batch_loader
 
 Split = Literal["train", "val", "test"]
@@ -48,9 +49,14 @@ class TableDataModule(LightningDataModule):
         """Check that the data are there, and fetch them where that was asked for."""
 
     @property
+    def example(self) -> Batch:
+        """A batch of one sample, to try networks on."""
+        return self.table("val")[[0]]
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample, ``(C, H, W)`` of an image."""
-        return tuple(self.table("val")[[0]].x.shape[1:])
+        return tuple(self.example.x.shape[1:])
 
     def table(self, split: Split) -> Dataset:
         """One split, built once."""

@@ -43,8 +43,7 @@ class MoleculeTable(Dataset):
         rows = torch.tensor(indices, dtype=torch.long)
         width = int(self.sizes[rows].max()) if indices else 1
         numbers = self.molecules.numbers[rows, :width]
-        one_hot = (numbers[..., None] == self.elements).float() / FEATURE_SCALE
-        x = torch.cat((self.molecules.positions[rows, :width], one_hot), -1)
+        x = torch.cat((self.molecules.positions[rows, :width], features_of(numbers, self.elements)), -1)
         return Batch(x, {name: values[rows] for name, values in self.attributes.items()}, {"mask": numbers > 0})
 
 
@@ -85,6 +84,10 @@ class MoleculeDataModule(TableDataModule):
         self.num_classes = {}
         self.atomic_numbers = tuple(_atomic_number(symbol) for symbol in self.elements)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
+
+    def features(self, numbers: Tensor) -> Tensor:
+        """Feature columns ``[..., F]`` of atomic numbers ``[...]``, zero where there is no atom."""
+        return features_of(numbers, torch.tensor(self.atomic_numbers, device=numbers.device))
 
     @abstractmethod
     def load(self) -> Molecules:
@@ -150,6 +153,11 @@ class MoleculeDataModule(TableDataModule):
             raise ValueError(
                 f"the molecules have no property {missing[0]!r}, only {known}; see data.init_args.properties"
             )
+
+
+def features_of(numbers: Tensor, elements: Tensor) -> Tensor:
+    """One-hot columns over 4, ``[..., F]``, of atomic numbers ``[...]`` among ``elements [F]``."""
+    return (numbers[..., None] == elements).float() / FEATURE_SCALE
 
 
 def _atomic_number(symbol: str) -> int:

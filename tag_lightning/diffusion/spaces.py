@@ -33,6 +33,10 @@ class SampleNoise:
             for generator, shape in zip(self._generators, shapes, strict=True)
         ]
 
+    def integers(self, high: int) -> list[int]:
+        """One integer per sample, uniform in ``0 .. high - 1``."""
+        return [int(generator.integers(high)) for generator in self._generators]
+
 
 def _key(seed: int, stream: int, index: int) -> np.ndarray:
     return np.random.SeedSequence((seed, stream, index)).generate_state(2, np.uint64)

@@ -1,7 +1,7 @@
 """Guidance of the reverse process, one idea a file, without data sets or Lightning."""
 
-from tag_lightning.guidance.base import Guidance
-from tag_lightning.guidance.conditions import Condition, JointCondition, residual_norm
+from tag_lightning.guidance.base import ConditionedGuidance, Guidance
+from tag_lightning.guidance.conditions import Condition, JointCondition, SquaredError, residual_norm
 from tag_lightning.guidance.corruption import Corruption, Drift
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -16,6 +16,7 @@ from tag_lightning.guidance.training_free import DPS
 __all__ = [
     "DPS",
     "Condition",
+    "ConditionedGuidance",
     "ConstantStrength",
     "Corruption",
     "Drift",
@@ -24,6 +25,7 @@ __all__ = [
     "JointCondition",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "SquaredError",
     "Strength",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",

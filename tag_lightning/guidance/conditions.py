@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,22 @@ def residual_norm(output: Tensor, target: Tensor) -> Tensor:
     The loss of restoration tasks (Chung et al. 2023), where ``output`` is the blurred or masked sample.
     """
     return (output - target).flatten(1).norm(dim=1)
+
+
+class SquaredError:
+    """Squared error of quantities in units of their spread, summed: the loss of property guidance (Ye et al. 2024).
+
+    Args:
+        spread: What counts as one, in the unit of each quantity, ``[K]`` or one number above 0.
+    """
+
+    def __init__(self, spread: Tensor | float) -> None:
+        self.spread = torch.as_tensor(spread)
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """``[B]`` for ``output`` and ``target``, both ``[B]`` or ``[B, K]``."""
+        error = (output - target) / self.spread.to(output)
+        return error.square().reshape(len(error), -1).sum(1)
 
 
 class Condition:
@@ -65,3 +81,17 @@ class JointCondition:
         for condition in self.conditions[1:]:
             total = total + condition.log_likelihood(x0, **inputs)
         return total
+
+
+def named_condition(names: Sequence[str], available: Mapping[str, Condition]) -> Condition | JointCondition:
+    """The condition of that name, or several at once.
+
+    Raises:
+        ValueError: If there is none of such a name.
+    """
+    unknown = [name for name in names if name not in available]
+    if unknown:
+        known = ", ".join(available) or "(none: set sampling.guide)"
+        raise ValueError(f"there is no condition {unknown[0]!r}; the guide of this run offers {known}")
+    chosen = [available[name] for name in names]
+    return chosen[0] if len(chosen) == 1 else JointCondition(chosen)

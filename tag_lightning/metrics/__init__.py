@@ -9,6 +9,8 @@ from tag_lightning.metrics.features import (
 )
 from tag_lightning.metrics.frechet import FrechetDistance
 from tag_lightning.metrics.gather import RowsByIndex
+from tag_lightning.metrics.molecules import decode, molecule_quality
+from tag_lightning.metrics.physics import PhysicsJudge
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
 
 __all__ = [
@@ -16,11 +18,14 @@ __all__ = [
     "FrechetDistance",
     "InceptionFeatures",
     "JudgeFeatures",
+    "PhysicsJudge",
     "RowsByIndex",
     "TimeCalibration",
     "TimeGap",
     "TypicalNLL",
+    "decode",
     "find_inception_weights",
+    "molecule_quality",
     "time_gap",
     "to_uint8",
 ]

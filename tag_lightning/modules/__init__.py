@@ -2,6 +2,7 @@
 
 from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.property import PropertyModule
+from tag_lightning.modules.regression import RegressionModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
-__all__ = ["DiffusionModule", "PropertyModule", "TimePredictorModule"]
+__all__ = ["DiffusionModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]

@@ -1,9 +1,19 @@
-"""Networks that diffusers does not have: time predictors and classifiers."""
+"""Networks that diffusers does not have: time predictors, classifiers, networks on molecules."""
 
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
+from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
 
-__all__ = ["EGNNDenoiser", "ImageClassifier", "MLPTimePredictor", "MixtureDenoiser", "SimpleCNN", "TimePredictor"]
+__all__ = [
+    "EGNNDenoiser",
+    "EGNNPropertyPredictor",
+    "EGNNTimePredictor",
+    "ImageClassifier",
+    "MLPTimePredictor",
+    "MixtureDenoiser",
+    "SimpleCNN",
+    "TimePredictor",
+]

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 
-def require_accepts(network: nn.Module, sample_shape: Sequence[int], what: str, *arguments: Any) -> None:
+def require_accepts(
+    network: nn.Module, sample_shape: Sequence[int], what: str, *arguments: Any, **inputs: Tensor
+) -> None:
     """Run one empty sample through the network.
 
     Args:
-        network: Called as ``network(x, *arguments)``.
+        network: Called as ``network(x, *arguments, **inputs)``.
         sample_shape: Of one sample.
         what: What to call the network in the error.
         *arguments: Further arguments of the call.
+        **inputs: And those by name, of one sample.
 
     Raises:
         ValueError: If the network cannot take such samples.
@@ -24,11 +27,12 @@ def require_accepts(network: nn.Module, sample_shape: Sequence[int], what: str, 
     like = next(network.parameters(), torch.empty(0))
     x = torch.zeros(1, *sample_shape).to(like)
     arguments = tuple(a.to(like.device) if isinstance(a, Tensor) else a for a in arguments)
+    inputs = {name: value.to(like.device) for name, value in inputs.items()}
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            network(x, *arguments)
+            network(x, *arguments, **inputs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

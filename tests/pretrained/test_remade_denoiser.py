@@ -22,7 +22,7 @@ def _fid(source: str | Path) -> float:
     judge = load_pretrained("digits/judge").network
     data = DigitsDataModule()
     data.setup("validate")
-    task = ImageTask(data.sample_shape, list(range(10)), None, judge, JudgeFeatures(judge))
+    task = ImageTask(data.sample_shape, list(range(10)), "label", None, judge, JudgeFeatures(judge))
     task.prepare(data.reference_dataloader(), torch.device("cpu"))
     sampler = Sampler(Denoiser(network, schedule), DDIM(eta=0.0), 25)
     rows = []

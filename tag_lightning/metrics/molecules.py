@@ -1,0 +1,59 @@
+"""How good generated molecules are: stability, validity, uniqueness, novelty."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from tag_lightning.chemistry import canonical_smiles, molecule, stable_atoms
+
+
+def decode(x: Tensor, mask: Tensor, elements: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Elements and positions of molecules as networks see them.
+
+    Args:
+        x: ``[B, N, 3 + F]``: positions in angstrom, then one column an element.
+        mask: True at atoms, ``[B, N]``.
+        elements: Atomic number of each column, F of them.
+
+    Returns:
+        Atomic numbers ``[B, N]``, 0 where there is no atom, and positions ``[B, N, 3]``; the element is the
+        largest of its columns, whatever their scale.
+    """
+    table = torch.tensor(elements, device=x.device)
+    return torch.where(mask, table[x[..., 3:].argmax(-1)], 0), x[..., :3]
+
+
+def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:
+    """Shares in [0, 1], as Hoogeboom et al. 2022 (Sec. 5) count them.
+
+    ``atom_stability`` is over all atoms, ``molecule_stability`` and ``validity`` over all molecules,
+    ``uniqueness`` over the valid ones, ``novelty`` over the distinct ones. Molecules with a position that is not
+    finite are neither stable nor valid; ``nan`` is their share.
+
+    Args:
+        numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+        positions: Angstrom, ``[B, N, 3]``.
+        known: SMILES of the training molecules by ``canonical_smiles`` of the same perception; without them there
+            is no novelty.
+    """
+    numbers, positions = numbers.cpu(), positions.cpu()
+    real = numbers > 0
+    finite = (positions.isfinite().all(-1) | ~real).all(1)
+    stable = stable_atoms(numbers, positions) & finite[:, None]
+    found = [
+        canonical_smiles(molecule(z, x)) for z, x, good in zip(numbers, positions, finite, strict=True) if bool(good)
+    ]
+    valid = [smiles for smiles in found if smiles is not None]
+    distinct = set(valid)
+    figures = {
+        "atom_stability": float(stable.sum() / real.sum()),
+        "molecule_stability": float((stable | ~real).all(1).double().mean()),
+        "validity": len(valid) / len(numbers),
+        "uniqueness": len(distinct) / max(1, len(valid)),
+    }
+    if known is not None:
+        figures["novelty"] = sum(smiles not in known for smiles in distinct) / max(1, len(distinct))
+    return figures | {"nan": float((~finite).double().mean())}

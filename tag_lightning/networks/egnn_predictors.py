@@ -1,0 +1,80 @@
+"""What is read from a molecule by a trunk that ignores rotation and translation: properties, and the timestep."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from tag_lightning.networks.egnn import InvariantEncoder
+from tag_lightning.networks.time_predictor import TimePredictor
+
+
+class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
+    """Predicts quantities of clean molecules: the guides and judges of Hoogeboom et al. 2022 (App. E).
+
+    Atoms' embeddings are summed between two small networks. The defaults are the published sizes.
+
+    Args:
+        properties: Their names, K of them.
+        num_features: F, feature columns beside the three of the position.
+        width: Of the atoms' embeddings.
+        num_layers: Rounds of messages.
+
+    Attributes:
+        mean: Of each property in the training data, ``[K]`` in its unit.
+        spread: Mean absolute deviation from it, ``[K]``; what the training and guidance count as one.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    @register_to_config
+    def __init__(
+        self, properties: tuple[str, ...], num_features: int = 5, width: int = 128, num_layers: int = 7
+    ) -> None:
+        super().__init__()
+        if not properties:
+            raise ValueError("properties is empty; name at least one, as in [alpha, mu]")
+        self.properties = tuple(properties)
+        self.encoder = InvariantEncoder(num_features, width, num_layers)
+        self.atom = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.molecule = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, len(properties)))
+        self.register_buffer("mean", torch.zeros(len(properties)))
+        self.register_buffer("spread", torch.ones(len(properties)))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Properties ``[B, K]`` in their units, of molecules ``x [B, N, 3 + F]`` with ``mask [B, N]``."""
+        atoms = self.atom(self.encoder(x, mask)) * mask[..., None]
+        return self.mean + self.spread * self.molecule(atoms.sum(1))
+
+
+class EGNNTimePredictor(TimePredictor):
+    """Tells the timestep of noisy molecules: an EGNN and a feed-forward head (arXiv 2510.11057).
+
+    Messages carry the distances; each atom's own distance from the centre, which is rotation's invariant of
+    its position, joins its features before the head.
+
+    Args:
+        num_features: F, feature columns beside the three of the position.
+        num_timesteps: T.
+        width: Of the atoms' embeddings.
+        num_layers: Rounds of messages.
+    """
+
+    @register_to_config
+    def __init__(self, num_features: int = 5, num_timesteps: int = 1000, width: int = 128, num_layers: int = 4) -> None:
+        super().__init__(num_timesteps)
+        self.encoder = InvariantEncoder(num_features, width, num_layers)
+        self.atom = nn.Sequential(nn.Linear(width + num_features + 1, width), nn.SiLU(), nn.Linear(width, width))
+        self.head = nn.Sequential(nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, num_timesteps))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Logits ``[B, T]`` for noisy molecules ``x [B, N, 3 + F]`` with ``mask [B, N]``."""
+        real = mask[..., None].to(x)
+        radius = x[..., :3].square().sum(-1, keepdim=True)
+        atoms = self.atom(torch.cat((self.encoder(x, mask), radius, x[..., 3:]), -1)) * real
+        count = real.sum(1)
+        # A mean, since how much noise there is does not grow with the molecule; its size stands beside it.
+        return self.head(torch.cat((atoms.sum(1) / count, count / 10), -1))
