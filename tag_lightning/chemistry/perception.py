@@ -12,8 +12,8 @@ from tag_lightning.chemistry.bonds import bond_orders
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 
-# Valence assignments that RDKit tries before it gives up: molecules of QM9 need few, and without a bound a
-# tangle of atoms keeps it busy for hours.
+# Valence assignments that RDKit tries before it gives up. Their number multiplies with every atom that has
+# several valencies, and by default there is no bound.
 _MAX_ASSIGNMENTS = 1000
 
 
