@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,8 @@ class EdgeListEGNN(nn.Module):
         h = self.dense.embedding(torch.cat((flat[:, 3:], time), 1))
         start = position = flat[:, :3]
         initial = _squared(start, receiver, sender)
-        for invariant, equivariant in zip(self.dense.invariant, self.dense.equivariant, strict=True):
+        blocks: Any = zip(self.dense.invariant, self.dense.equivariant, strict=True)
+        for invariant, equivariant in blocks:
             squared = _squared(position, receiver, sender)
             message = _message(invariant.message, h, squared, initial, receiver, sender)
             message = message * invariant.gate(message).sigmoid()

@@ -16,6 +16,8 @@ from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
 from tag_lightning.guidance import Strength
 from tag_lightning.metrics import RowsByIndex, time_gap
+from tag_lightning.networks import TimePredictor
+from tag_lightning.networks.time_predictor import Told
 
 
 @dataclass
@@ -67,7 +69,7 @@ class ArmRunner:
             ValueError: If the arm's settings are impossible.
         """
         resources = {
-            "predictor": self.predictor,
+            "predictor": self._told(self.predictor, indices),
             "strength": self.strength,
             "conditions": self.task.conditions(indices, self.device),
         }
@@ -75,6 +77,12 @@ class ArmRunner:
         for entry in guidance:
             entry.require_complete()
         return Sampler(self.denoiser, self.solver, arm.num_steps or self.num_steps, guidance, arm.recurrence)
+
+    def _told(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
+        """A predictor of the conditional kind with the targets of these samples."""
+        if isinstance(predictor, TimePredictor) and predictor.conditions:
+            return Told(predictor, self.task.told(indices, self.device))
+        return predictor
 
     def run(self, name: str, arm: Arm, position: str) -> ArmResult:
         """Draw and measure the samples of one arm.
@@ -114,7 +122,7 @@ class ArmRunner:
             yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
 
     def _chunk(self, arm: Arm, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        gauge = _Gauge(self.gauge, self.device)
+        gauge = _Gauge(self._told(self.gauge, indices), self.device)
         sampler = self.sampler(arm, indices)
         started = _now(self.device)
         x = sampler.sample(self.task.space(indices, self.device), self.seed, [gauge.observe] if self.gauge else [])

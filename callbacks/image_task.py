@@ -70,6 +70,9 @@ class ImageTask(SamplingTask):
     def conditions(self, indices: Sequence[int], device: torch.device) -> dict[str, Condition]:
         return {} if self.guide is None else {self.attribute: Condition(self.guide, self.targets(indices).to(device))}
 
+    def told(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        return {self.attribute: self.targets(indices).to(device)}
+
     def measure(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         rows: dict[str, Tensor] = {}
         if self.features is not None:

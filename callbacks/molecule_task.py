@@ -95,6 +95,10 @@ class MoleculeTask(SamplingTask):
             for k, name in enumerate(self.guide.properties)
         }
 
+    def told(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        drawn = self._drawn(indices)
+        return {name: values[drawn].to(device) for name, values in self._train.attributes.items()}
+
     def order(self, num_samples: int) -> list[int]:
         """By size, so that a chunk wastes little on padding."""
         return self.sizes(range(num_samples)).argsort(stable=True).tolist()

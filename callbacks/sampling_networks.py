@@ -63,7 +63,12 @@ def load_predictors(
         if source is not None:
             network, schedule = load_pretrained(source)
             _require_time_predictor(network, schedule, denoiser, f"sampling.{role} {source}")
-            require_accepts(network, example.x.shape[1:], f"sampling.{role}", **example.inputs)
+            told = {
+                name: example.attributes[name]
+                for name in getattr(network, "conditions", ())
+                if name in example.attributes
+            }
+            require_accepts(network, example.x.shape[1:], f"sampling.{role}", **example.inputs, **told)
             networks[role] = network
         else:
             networks[role] = None

@@ -70,6 +70,10 @@ class SamplingTask(ABC):
         """What guided samples of these indices should satisfy, by name."""
         return {}
 
+    def told(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """The targets of these samples by name, ``[B]`` each, for time predictors that are conditioned on them."""
+        return {}
+
     def order(self, num_samples: int) -> list[int]:
         """Global indices in the order in which chunks take them."""
         return list(range(num_samples))

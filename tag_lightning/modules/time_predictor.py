@@ -13,6 +13,7 @@ from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
 from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import TimePredictor
+from tag_lightning.networks.time_predictor import Told
 
 
 class TimePredictorModule(NetworkModule):
@@ -62,9 +63,24 @@ class TimePredictorModule(NetworkModule):
         self.typical_nll = TypicalNLL(total, window=total // 50)
         self._validated = False
 
+    def setup(self, stage: str) -> None:
+        """Check the data against the network's conditions; before training, take their mean and spread."""
+        embedding, datamodule = self.network.embedding, getattr(self.trainer, "datamodule", None)
+        if embedding is None or datamodule is None:
+            return
+        available = datamodule.example.attributes
+        missing = [name for name in embedding.names if name not in available]
+        if missing:
+            raise ValueError(
+                f"the time predictor is conditioned on {missing[0]!r}, but the data carry "
+                f"{', '.join(available) or '(none)'}; change its conditions, or what the data carry"
+            )
+        if stage == "fit":
+            embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step), batch.inputs.get("mask"))
-        loss = F.cross_entropy(self.network(x_t, **batch.inputs), timesteps)
+        loss = F.cross_entropy(self._logits(x_t, batch), timesteps)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -95,6 +111,9 @@ class TimePredictorModule(NetworkModule):
         self._store_typical_nll()
         return {"predictor": self.network, "predictor_schedule": self.schedule}
 
+    def _logits(self, x_t: Tensor, batch: Any) -> Tensor:
+        return Told(self.network, batch.attributes)(x_t, **batch.inputs)
+
     def _reset(self) -> None:
         for metric in (self.time_gap, self.calibration, self.typical_nll):
             metric.reset()
@@ -105,7 +124,7 @@ class TimePredictorModule(NetworkModule):
         generator = self.generator(batch_idx)
         for _ in range(self.noise_draws):
             x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
-            logits = self.network(x_t, **batch.inputs)
+            logits = self._logits(x_t, batch)
             self.mean_loss.update(F.cross_entropy(logits, timesteps), len(timesteps))
             self.time_gap.update(logits, timesteps)
             self.calibration.update(logits, timesteps)

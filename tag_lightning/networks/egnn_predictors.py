@@ -61,20 +61,30 @@ class EGNNTimePredictor(TimePredictor):
         num_timesteps: T.
         width: Of the atoms' embeddings.
         num_layers: Rounds of messages.
+        conditions: See ``TimePredictor``.
     """
 
     @register_to_config
-    def __init__(self, num_features: int = 5, num_timesteps: int = 1000, width: int = 128, num_layers: int = 4) -> None:
-        super().__init__(num_timesteps)
+    def __init__(
+        self,
+        num_features: int = 5,
+        num_timesteps: int = 1000,
+        width: int = 128,
+        num_layers: int = 4,
+        conditions: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(num_timesteps, conditions)
         self.encoder = InvariantEncoder(num_features, width, num_layers)
         self.atom = nn.Sequential(nn.Linear(width + num_features + 1, width), nn.SiLU(), nn.Linear(width, width))
-        self.head = nn.Sequential(nn.Linear(width + 1, width), nn.SiLU(), nn.Linear(width, num_timesteps))
+        self.hidden = nn.Sequential(nn.Linear(width + 1, width), nn.SiLU())
+        self.head = nn.Linear(width + self.condition_width, num_timesteps)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, **values: Tensor) -> Tensor:
         """Logits ``[B, T]`` for noisy molecules ``x [B, N, 3 + F]`` with ``mask [B, N]``."""
         real = mask[..., None].to(x)
         radius = x[..., :3].square().sum(-1, keepdim=True)
         atoms = self.atom(torch.cat((self.encoder(x, mask), radius, x[..., 3:]), -1)) * real
         count = real.sum(1)
         # A mean, since how much noise there is does not grow with the molecule; its size stands beside it.
-        return self.head(torch.cat((atoms.sum(1) / count, count / 10), -1))
+        hidden = self.hidden(torch.cat((atoms.sum(1) / count, count / 10), -1))
+        return self.head(self.with_condition(hidden, values))

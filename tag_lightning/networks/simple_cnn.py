@@ -21,6 +21,7 @@ class SimpleCNN(TimePredictor):
         in_channels: C, 1 for grey and 3 for RGB images.
         num_timesteps: T.
         widths: Channels of each block.
+        conditions: See ``TimePredictor``.
 
     Raises:
         ValueError: If the image cannot be halved once a block.
@@ -33,8 +34,9 @@ class SimpleCNN(TimePredictor):
         in_channels: int = 3,
         num_timesteps: int = 1000,
         widths: tuple[int, ...] = (32, 64, 128, 256),
+        conditions: dict[str, int] | None = None,
     ) -> None:
-        super().__init__(num_timesteps)
+        super().__init__(num_timesteps, conditions)
         shrink = 2 ** len(widths)
         if sample_size < shrink or sample_size % shrink:
             raise ValueError(
@@ -46,8 +48,9 @@ class SimpleCNN(TimePredictor):
             for a, b in pairwise((in_channels, *widths))
         ]
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(widths[-1] * (sample_size // shrink) ** 2, num_timesteps)
+        features = widths[-1] * (sample_size // shrink) ** 2
+        self.head = nn.Linear(features + self.condition_width, num_timesteps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **values: Tensor) -> Tensor:
         """Logits ``[B, T]`` for images ``x [B, C, H, W]`` in [-1, 1] plus noise."""
-        return self.head(self.blocks(x).flatten(1))
+        return self.head(self.with_condition(self.blocks(x).flatten(1), values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -10,13 +11,68 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
+class ConditionEmbedding(nn.Module):
+    """Embeds what a time predictor is told of a sample beside the sample itself (arXiv 2510.11057).
+
+    Args:
+        conditions: Number of classes of each condition, or 0 for a quantity.
+        width: Of each embedding.
+
+    Attributes:
+        mean: Of each condition in the training data, ``[C]``; quantities are seen relative to it.
+        spread: What counts as one, ``[C]``.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, conditions: Mapping[str, int], width: int = 32) -> None:
+        super().__init__()
+        self.names = tuple(conditions)
+        self.width = width * len(conditions)
+        self.layers = nn.ModuleDict(
+            {
+                name: nn.Embedding(classes, width)
+                if classes
+                else nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+                for name, classes in conditions.items()
+            }
+        )
+        self.register_buffer("mean", torch.zeros(len(conditions)))
+        self.register_buffer("spread", torch.ones(len(conditions)))
+
+    def measure(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Take mean and spread (mean absolute deviation) of the quantities from real data."""
+        quantities = [k for k, layer in enumerate(self.layers.values()) if not isinstance(layer, nn.Embedding)]
+        if not quantities:
+            return
+        columns = [torch.stack([batch[name].double() for name in self.names]) for batch in batches]
+        values = torch.cat(columns, 1)[quantities]
+        mean = values.mean(1, keepdim=True)
+        self.mean[quantities] = mean[:, 0].to(self.mean)
+        self.spread[quantities] = (values - mean).abs().mean(1).clamp(min=1e-6).to(self.spread)
+
+    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
+        """``[B, C width]`` for the value of every condition, ``[B]`` each."""
+        parts = []
+        for k, (name, layer) in enumerate(self.layers.items()):
+            value = values[name]
+            if not isinstance(layer, nn.Embedding):
+                value = ((value - self.mean[k]) / self.spread[k])[:, None].to(self.mean)
+            parts.append(layer(value))
+        return torch.cat(parts, 1)
+
+
 class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
     """A network that tells at which of T training timesteps a noisy sample is.
 
-    Subclasses map samples ``[B, ...]`` to logits ``[B, T]``.
+    Subclasses map samples ``[B, ...]`` to logits ``[B, T]``, and append ``condition`` to what their last linear
+    layer sees. With conditions it is the single- or multi-condition kind of arXiv 2510.11057; their values are
+    then further keyword arguments of every call, ``[B]`` each.
 
     Args:
         num_timesteps: T, that of the schedule the denoiser was trained on.
+        conditions: Number of classes of each condition, or 0 for a quantity; None is the unconditional kind.
 
     Attributes:
         typical_nll: Mean ``-log p(t | x_t)`` of real, forward-noised data at every timestep, ``[T]`` in nats;
@@ -25,16 +81,68 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
 
     typical_nll: Tensor
 
-    def __init__(self, num_timesteps: int) -> None:
+    def __init__(self, num_timesteps: int, conditions: Mapping[str, int] | None = None) -> None:
         super().__init__()
         if num_timesteps < 2:
             raise ValueError(f"num_timesteps must be at least 2, got {num_timesteps}")
+        if any(classes < 0 for classes in (conditions or {}).values()):
+            raise ValueError(f"conditions are numbers of classes, or 0 for a quantity, got {conditions}")
+        self.embedding = ConditionEmbedding(conditions) if conditions else None
         self.register_buffer("typical_nll", torch.full((num_timesteps,), torch.nan))
 
     @property
     def num_timesteps(self) -> int:
         """T, the number of timesteps told apart."""
         return len(self.typical_nll)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of what has to be told beside the sample."""
+        return () if self.embedding is None else self.embedding.names
+
+    @property
+    def condition_width(self) -> int:
+        """Columns that ``with_condition`` adds."""
+        return 0 if self.embedding is None else self.embedding.width
+
+    def with_condition(self, features: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """``features [B, D]`` with the embedded conditions beside them.
+
+        Raises:
+            ValueError: If a condition's value is missing.
+        """
+        if self.embedding is None:
+            return features
+        missing = [name for name in self.conditions if name not in values]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} was trained with the condition {missing[0]!r}, which it was not told; pass "
+                f"{missing[0]}=..., or use data and a guide that have it"
+            )
+        return torch.cat((features, self.embedding(values)), 1)
+
+
+class Told(nn.Module):
+    """A time predictor that has been told its conditions, to be called as an unconditional one.
+
+    Args:
+        predictor: Of any kind.
+        values: Of the samples it will be called on, ``[B]`` each; those it does not ask for are left out.
+    """
+
+    def __init__(self, predictor: TimePredictor, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.values = {name: values[name] for name in predictor.conditions if name in values}
+
+    @property
+    def typical_nll(self) -> Tensor:
+        """Of the predictor."""
+        return self.predictor.typical_nll
+
+    def forward(self, x: Tensor, **inputs: Tensor) -> Tensor:
+        """Logits ``[B, T]``."""
+        return self.predictor(x, **inputs, **self.values)
 
 
 class MLPTimePredictor(TimePredictor):
@@ -44,19 +152,25 @@ class MLPTimePredictor(TimePredictor):
         num_features: D, the dimensions of a sample.
         num_timesteps: T.
         widths: Width of each hidden layer.
+        conditions: See ``TimePredictor``.
     """
 
     @register_to_config
     def __init__(
-        self, num_features: int = 2, num_timesteps: int = 100, widths: tuple[int, ...] = (128, 128, 128)
+        self,
+        num_features: int = 2,
+        num_timesteps: int = 100,
+        widths: tuple[int, ...] = (128, 128, 128),
+        conditions: dict[str, int] | None = None,
     ) -> None:
-        super().__init__(num_timesteps)
+        super().__init__(num_timesteps, conditions)
         sizes = (num_features, *widths)
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(sizes):
             layers += [nn.Linear(width_in, width_out), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_timesteps))
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(sizes[-1] + self.condition_width, num_timesteps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **values: Tensor) -> Tensor:
         """Logits ``[B, T]`` for samples ``x [B, D]``."""
-        return self.layers(x)
+        return self.head(self.with_condition(self.layers(x), values))
