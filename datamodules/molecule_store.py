@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class Molecules:
         )
 
     def restricted(self, elements: Sequence[int], max_atoms: int | None) -> tuple[Molecules, Tensor]:
-        """Those made of these atomic numbers alone, of at most so many atoms and of finite coordinates.
+        """Those of these atomic numbers alone, of at most so many atoms, finite coordinates and known properties.
 
         Returns:
             They, with the others added to ``skipped``, and their indices ``[n]``.
@@ -84,7 +85,7 @@ class Molecules:
             "an element outside the configured set": ~known[self.numbers.long()].all(1),
             f"more than {max_atoms} atoms": self.sizes > (max_atoms or self.numbers.shape[1]),
             "coordinates that are not finite": ~self.positions.isfinite().flatten(1).all(1),
-        }
+        } | {f"no value of {name}": ~values.isfinite() for name, values in self.properties.items()}
         bad = torch.stack(list(reasons.values()))
         skipped = [
             (self.smiles[i] or f"molecule {i}", next(why for why, rows in reasons.items() if rows[i]))
@@ -107,18 +108,8 @@ class Molecules:
             "positions": self.positions[real],
             "smiles": torch.frombuffer(bytearray(text or b"\n"), dtype=torch.uint8),
         } | {f"properties.{name}": values for name, values in self.properties.items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
             save_file(tensors, temporary, {"key": key, "layout": _LAYOUT, "skipped": json.dumps(self.skipped)})
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"cannot write the prepared molecules to {path.parent} ({error}); choose another folder with "
-                "data.init_args.cache, or null to prepare them anew in every run"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, key: str) -> Molecules | None:
@@ -136,8 +127,30 @@ class Molecules:
         numbers = torch.zeros(real.shape, dtype=torch.uint8).masked_scatter(real, tensors["numbers"])
         positions = torch.zeros(*real.shape, 3).masked_scatter(real[..., None], tensors["positions"])
         properties = {n.removeprefix("properties."): v for n, v in tensors.items() if n.startswith("properties.")}
-        smiles = bytes(tensors["smiles"].tolist()).decode().split("\n")[: len(sizes)]
+        smiles = tensors["smiles"].numpy().tobytes().decode().split("\n")[: len(sizes)]
         return cls(numbers, positions, properties, tuple(smiles), tuple(map(tuple, json.loads(meta["skipped"]))))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what becomes ``path`` at the end of the block, whole, or leaves it as it was.
+
+    Raises:
+        OSError: If the folder cannot be written; names it and the way out.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write the prepared molecules to {path.parent} ({error}); choose another folder with "
+            "data.init_args.cache, or null to prepare them anew in every run"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def content_key(*parts: str | bytes) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,7 +18,8 @@ from torch.utils.data import Dataset
 
 from datamodules.base import Split, TableDataModule
 from datamodules.batch import Batch
-from datamodules.molecule_store import Molecules
+from datamodules.molecule_store import Molecules, replacing
+from datamodules.reference_smiles import reference_smiles
 from datamodules.tables import fixed_order
 
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
@@ -61,10 +65,14 @@ class MoleculeDataModule(TableDataModule):
         num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
         seed: Seed of the training order. The splits do not depend on it.
         half: Train on one half of the training molecules only, so that a guide and a judge share none.
+        cache: Folder for what is prepared once; None prepares it anew in every run.
 
     Attributes:
+        name: Start of the names of files in the cache.
         num_classes: Empty: molecules have quantities.
     """
+
+    name = "molecules"
 
     def __init__(
         self,
@@ -75,15 +83,20 @@ class MoleculeDataModule(TableDataModule):
         num_workers: int = 0,
         seed: int = 0,
         half: Literal["first", "second"] | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        if max_atoms is not None and max_atoms < 1:
+            raise ValueError(f"max_atoms must be at least 1, got {max_atoms}; null keeps molecules of any size")
         self.properties = tuple(properties)
         self.elements = tuple(elements)
         self.max_atoms = max_atoms
         self.half = half
+        self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
         self.atomic_numbers = tuple(_atomic_number(symbol) for symbol in self.elements)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
+        self._known: dict[Split, frozenset[str]] = {}
 
     def features(self, numbers: Tensor) -> Tensor:
         """Feature columns ``[..., F]`` of atomic numbers ``[...]``, zero where there is no atom."""
@@ -94,14 +107,36 @@ class MoleculeDataModule(TableDataModule):
         """All molecules with their properties, in a fixed order."""
 
     def prepare_data(self) -> None:
-        """Prepare and cache the molecules, on one process."""
-        self.load()
+        """Prepare and cache the molecules, on one process, and list there what was left out and why."""
+        skipped = self.molecules.skipped
+        if self.cache is not None and skipped:
+            with (
+                replacing(self.cache / f"{self.name}-skipped.csv") as temporary,
+                temporary.open("w", encoding="utf-8", newline="") as file,
+            ):
+                csv.writer(file).writerows([("molecule", "reason"), *skipped])
 
     def split(self, count: int) -> dict[Split, Tensor]:
         """Indices of each split among ``count`` molecules: 80 / 10 / 10 % by a fixed order."""
         order = fixed_order(count)
         first, second = count * 8 // 10, count * 9 // 10
         return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+
+    def halves(self, count: int) -> tuple[Tensor, Tensor]:
+        """Which of the ``count`` training molecules, as ``split`` orders them, make up either half."""
+        first, second = torch.arange(count).tensor_split([count // 2])
+        return first, second
+
+    def reference_smiles(self, split: Split = "train") -> frozenset[str]:
+        """Distinct SMILES of a split, perceived from its geometries as those of samples are: what is not novel.
+
+        Raises:
+            ValueError: An element without bond lengths.
+        """
+        if split not in self._known:
+            molecules = self.table(split).molecules  # type: ignore[attr-defined]
+            self._known[split] = reference_smiles(molecules, self.cache, self.name)
+        return self._known[split]
 
     @property
     def molecules(self) -> Molecules:
@@ -115,44 +150,51 @@ class MoleculeDataModule(TableDataModule):
 
     def build(self, split: Split) -> MoleculeTable:
         molecules, source_rows, total = self._usable()
-        # Splits are of what the source has: leaving some molecules out moves no other from split to split.
-        row = torch.full((total,), -1).scatter(0, source_rows, torch.arange(len(molecules)))
-        chosen = row[self.split(total)[split]]
-        chosen = chosen[chosen >= 0]
+        chosen = self.split(total)[split]
         if split == "train" and self.half is not None:
-            cut = len(chosen) // 2
-            chosen = chosen[:cut] if self.half == "first" else chosen[cut:]
-        return MoleculeTable(molecules.select(chosen), self.atomic_numbers)
+            chosen = chosen[self.halves(len(chosen))[self.half == "second"]]
+        # Splits and halves are of what the source has: leaving some molecules out moves no other between them.
+        row = torch.full((total,), -1).scatter(0, source_rows, torch.arange(len(molecules)))[chosen]
+        row = row[row >= 0]
+        if not len(row):
+            raise ValueError(
+                f"none of the {len(molecules)} molecules that can be used fell into the {split} split; give more of "
+                "them, or raise data.init_args.max_atoms"
+            )
+        return MoleculeTable(molecules.select(row), self.atomic_numbers)
 
     def _usable(self) -> tuple[Molecules, Tensor, int]:
         """What can be used, which rows of the source that is, and how many the source has."""
         if self._loaded is None:
-            source = self.load()
+            source = self._with_properties(self.load())
             usable, rows = source.restricted(self.atomic_numbers, self.max_atoms)
-            self._require_enough(usable)
+            _require_enough(usable)
             self._loaded = usable, rows, len(source)
         return self._loaded
 
-    def _require_enough(self, molecules: Molecules) -> None:
-        total = len(molecules) + len(molecules.skipped)
-        if molecules.skipped:
-            reasons = Counter(reason for _, reason in molecules.skipped)
-            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            name, reason = molecules.skipped[0]
-            warnings.warn(
-                f"{len(molecules.skipped)} of {total} molecules were left out: {listed} (first: {name}, {reason})",
-                stacklevel=2,
-            )
-        if len(molecules) < 10:
+    def _with_properties(self, source: Molecules) -> Molecules:
+        known = [name for name, values in source.properties.items() if values.isfinite().any()]
+        missing = [name for name in self.properties if name not in known]
+        if missing and len(source):
             raise ValueError(
-                f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits"
+                f"the molecules have no values of the property {missing[0]!r}, only of {', '.join(known) or '(none)'}; "
+                "see data.init_args.properties"
             )
-        missing = [name for name in self.properties if name not in molecules.properties]
-        if missing:
-            known = ", ".join(molecules.properties) or "(none)"
-            raise ValueError(
-                f"the molecules have no property {missing[0]!r}, only {known}; see data.init_args.properties"
-            )
+        return replace(source, properties={name: source.properties[name] for name in self.properties if len(source)})
+
+
+def _require_enough(molecules: Molecules) -> None:
+    total = len(molecules) + len(molecules.skipped)
+    if molecules.skipped:
+        reasons = Counter(reason for _, reason in molecules.skipped)
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        name, reason = molecules.skipped[0]
+        warnings.warn(
+            f"{len(molecules.skipped)} of {total} molecules were left out: {listed} (first: {name}, {reason})",
+            stacklevel=2,
+        )
+    if len(molecules) < 10:
+        raise ValueError(f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits")
 
 
 def features_of(numbers: Tensor, elements: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from datamodules import enumeration
@@ -31,6 +30,8 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         half: See ``MoleculeDataModule``.
     """
 
+    name = "small"
+
     def __init__(
         self,
         max_heavy_atoms: int = 6,
@@ -43,14 +44,13 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         seed: int = 0,
         half: Literal["first", "second"] | None = None,
     ) -> None:
-        super().__init__(properties, elements, max_atoms, batch_size, num_workers, seed, half)
+        super().__init__(properties, elements, max_atoms, batch_size, num_workers, seed, half, cache)
         self.max_heavy_atoms = max_heavy_atoms
-        self.cache = None if cache is None else Path(cache)
 
     def load(self) -> Molecules:
         rules = inspect.getsource(enumeration)
         key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self.properties)
-        return cached(self.cache, "small", key, self._build)
+        return cached(self.cache, self.name, key, self._build)
 
     def _build(self) -> Molecules:
         return molecules_from_smiles(enumeration.small_molecules(self.max_heavy_atoms), self.properties)
