@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import datamodules  # noqa: F401  (makes short class names work in configs)
 import tag_lightning.modules  # noqa: F401
 from callbacks import GuidedSampling, SavePretrained, progress_bars
 from callbacks.exact_resume import ExactResume
 from callbacks.results import require_writable
+from callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import OneLineParser, readable
 
@@ -52,9 +52,17 @@ class TagCLI(LightningCLI):
         if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             checkpoint = ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)
             callbacks = [*callbacks, checkpoint]
-        kwargs["callbacks"] = [sampling, *callbacks, *progress_bars(given), SavePretrained(), ExactResume()]
+        kwargs["callbacks"] = [
+            StartRunLogger(),
+            ExactResume(),
+            sampling,
+            *callbacks,
+            *progress_bars(given),
+            SavePretrained(),
+        ]
         if given.get("logger") is None:
-            kwargs["logger"] = TensorBoardLogger(root.parent, name=root.name, version="", default_hp_metric=False)
+            # An evaluation has one step only, which would be one more point in the curves of the training.
+            kwargs["logger"] = RunLogger(root, part=None if self.subcommand == "fit" else self.subcommand)
         if given.get("plugins") is None:
             kwargs["plugins"] = [AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -97,6 +105,7 @@ def main(args: Sequence[str] | None = None) -> None:
             datamodule_class=None,
             parser_class=OneLineParser,
             args=list(args) if args is not None else None,
+            save_config_callback=SaveCheckedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"description": _DESCRIPTION},
             seed_everything_default=0,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import UNet2DModel
-from lightning import Callback
+from lightning import Callback, Trainer
 from torch import nn
 
 from tag_lightning.diffusion import LinearSchedule
@@ -119,3 +119,18 @@ class SlowSteps(Callback):
 
     def on_train_batch_end(self, *args: Any) -> None:
         time.sleep(0.1)
+
+
+class FailingStep(Callback):
+    """Ends a run after a training step, without any of Lightning's tidying.
+
+    Args:
+        step: Steps taken by then.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("failed as asked for")

@@ -53,7 +53,7 @@ def test_validation_gives_the_same_figures(
     for arm, figures in one.items():
         for metric in ("fid", "accuracy", "time_gap", "num_samples"):
             assert two[arm][metric] == pytest.approx(figures[metric], rel=1e-4, abs=1e-6), arm
-    alone, shared = (_scalars(tmp_path / run) for run in ("one", "two"))
+    alone, shared = (_scalars(tmp_path / run / "validate") for run in ("one", "two"))
     assert alone.keys() == shared.keys()
     for name in alone:
         if not name.endswith("/seconds"):
