@@ -7,6 +7,7 @@ from datamodules.image_folder import ImageFolderDataModule
 from datamodules.images import ImageDataModule
 from datamodules.mixture import MixtureDataModule
 from datamodules.molecules import MoleculeDataModule
+from datamodules.qm9 import QM9DataModule
 from datamodules.small_molecules import SmallMoleculesDataModule
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "ImageFolderDataModule",
     "MixtureDataModule",
     "MoleculeDataModule",
+    "QM9DataModule",
     "SmallMoleculesDataModule",
 ]

@@ -8,11 +8,12 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -94,7 +95,7 @@ class MoleculeDataModule(TableDataModule):
         self.half = half
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
-        self.atomic_numbers = tuple(_atomic_number(symbol) for symbol in self.elements)
+        self.atomic_numbers = tuple(atomic_number(symbol) for symbol in self.elements)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
         self._known: dict[Split, frozenset[str]] = {}
 
@@ -202,8 +203,15 @@ def features_of(numbers: Tensor, elements: Tensor) -> Tensor:
     return (numbers[..., None] == elements).float() / FEATURE_SCALE
 
 
-def _atomic_number(symbol: str) -> int:
-    try:
-        return Chem.GetPeriodicTable().GetAtomicNumber(symbol)
-    except RuntimeError as error:
-        raise ValueError(f"there is no element {symbol!r}; elements are symbols such as H, C, N, O, F") from error
+@lru_cache
+def atomic_number(symbol: str) -> int:
+    """The number of an element.
+
+    Raises:
+        ValueError: There is no such element.
+    """
+    with rdBase.BlockLogs():
+        try:
+            return Chem.GetPeriodicTable().GetAtomicNumber(symbol)
+        except RuntimeError as error:
+            raise ValueError(f"there is no element {symbol!r}; elements are symbols such as H, C, N, O, F") from error
