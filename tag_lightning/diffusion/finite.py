@@ -21,6 +21,6 @@ def require_finite(values: Tensor, what: str, timestep: int) -> Tensor:
         bad = int((~finite).sum())
         raise NonFiniteError(
             f"{what} returned NaN or infinity at timestep {timestep} for {bad} of {len(values)} samples; "
-            "lower the guidance scale or strength, or check the weights"
+            "check the weights or, where guidance moves the samples, lower its scale or strength"
         )
     return values

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Step
+from tag_lightning.diffusion import NonFiniteError, Step
 
 
 class Evidence(NamedTuple):
@@ -44,7 +46,7 @@ class ConstantStrength(Strength):
     """
 
     def __init__(self, omega: float) -> None:
-        self.omega = _require_strength("omega", omega)
+        self.omega = require_strength("omega", omega)
 
     def __call__(self, evidence: Evidence, step: Step) -> float:
         return self.omega
@@ -61,7 +63,7 @@ class NoiseProportionalStrength(Strength):
     """
 
     def __init__(self, omega_0: float) -> None:
-        self.omega_0 = _require_strength("omega_0", omega_0)
+        self.omega_0 = require_strength("omega_0", omega_0)
 
     def __call__(self, evidence: Evidence, step: Step) -> float:
         return self.omega_0 * (1 - step.alpha_cumprod)
@@ -82,7 +84,7 @@ class PolyakStrength(Strength):
     """
 
     def __init__(self, cap: float = 0.3) -> None:
-        self.cap = _require_strength("cap", cap)
+        self.cap = require_strength("cap", cap)
 
     def __call__(self, evidence: Evidence, step: Step) -> Tensor:
         if evidence.typical_nll is None:
@@ -97,7 +99,36 @@ class PolyakStrength(Strength):
         return torch.minimum(excess / length, longest) / length
 
 
-def _require_strength(name: str, value: float) -> float:
-    if not 0 <= value < float("inf"):
+def require_strength(name: str, value: float) -> float:
+    """``value``, if it can be the strength of TAG.
+
+    Raises:
+        ValueError: If negative or not finite; names it ``name``.
+    """
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}; TAG never moves backwards")
     return value
+
+
+def omega_of(rule: Callable[[Evidence, Step], Tensor | float], evidence: Evidence, step: Step) -> Tensor:
+    """What a rule, which may be anybody's, answers: ``omega`` as a scalar or ``[B]``.
+
+    Raises:
+        ValueError: If it is no number, negative, or of another shape; names the rule and the timestep.
+        NonFiniteError: If it is NaN or infinite.
+    """
+    where = f"the strength {getattr(rule, '__name__', type(rule).__name__)} returned {{}} at timestep {step.timestep}"
+    answer, count = rule(evidence, step), len(evidence.nll)
+    try:
+        omega = torch.as_tensor(answer, dtype=evidence.nll.dtype, device=evidence.nll.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where.format(type(answer).__name__)}; return a number, or a tensor [{count}]") from error
+    if omega.shape not in ((), (count,)):
+        shape = f"a tensor {list(omega.shape)}"
+        raise ValueError(f"{where.format(shape)}; return one number, or one per sample [{count}]")
+    wrong = omega[~((omega >= 0) & omega.isfinite())]
+    if wrong.numel():
+        value = wrong.flatten()[0].item()
+        kind = ValueError if math.isfinite(value) else NonFiniteError
+        raise kind(f"{where.format(value)}; return finite numbers of at least 0: TAG never moves backwards")
+    return omega

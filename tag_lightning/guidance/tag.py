@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
 from tag_lightning.guidance.base import per_sample
-from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength
+from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength, omega_of
 from tag_lightning.guidance.training_free import DPS
 
 
@@ -84,7 +84,7 @@ class TemporalAlignment(Guidance):
         evidence = self._evidence(x, step.timestep, step.space.inputs)
         evidence = evidence._replace(score=step.space.project(evidence.score))
         rule = self.strength or PolyakStrength()
-        return per_sample(rule(evidence, step), x) * evidence.score
+        return per_sample(omega_of(rule, evidence, step), x) * evidence.score
 
     def _evidence(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor]) -> Evidence:
         self.require_complete()

@@ -80,7 +80,7 @@ def test_guidance_is_not_blamed_for_what_the_denoiser_did() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_time_predictor_that_fails_is_named_with_the_timestep(value: float) -> None:
-    message = "^the time predictor returned NaN or infinity at timestep 11 for 1 of 3 samples; lower"
+    message = "^the time predictor returned NaN or infinity at timestep 11 for 1 of 3 samples; check the weights"
     with pytest.raises(NonFiniteError, match=message):
         sample(TemporalAlignment(Spoilt(value, from_call=2), 0.1))
 

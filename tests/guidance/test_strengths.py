@@ -1,6 +1,8 @@
 """How far TAG moves: each rule against its formula, and on inputs that no formula foresees."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from problems import UNEVEN, exact_denoiser, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import ImageSpace, LinearSchedule, Step
+from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, LinearSchedule, NonFiniteError, Sampler, Step
 from tag_lightning.guidance import (
     ConstantStrength,
     Evidence,
@@ -119,3 +121,52 @@ def test_strengths_that_would_move_backwards_are_refused(rule: type[Strength], v
 def test_a_negative_number_as_strength_is_refused() -> None:
     with pytest.raises(ValueError, match=r"omega must be a finite number of at least 0, got -0\.5"):
         TemporalAlignment(nn.Linear(2, 100), -0.5)
+
+
+def _sample_with(rule: Callable[[Evidence, Step], Any]) -> None:
+    """Five steps from timestep 99 on, of three samples with two coordinates."""
+    guidance = TemporalAlignment(MLPTimePredictor(2, num_timesteps=100), rule)
+    sampler = Sampler(Denoiser(Silent(), SCHEDULE), DDIM(), 5, [guidance])
+    sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    ("omega", "kind", "named"),
+    [
+        (float("nan"), NonFiniteError, "returned nan at timestep 99; return finite numbers"),
+        (torch.tensor([0.1, float("inf"), 0.1]), NonFiniteError, "returned inf at timestep 99"),
+        (-0.25, ValueError, "returned -0.25 at timestep 99; return finite numbers of at least 0"),
+        (torch.tensor([0.1, -0.25, 0.1]), ValueError, "returned -0.25 at timestep 99"),
+        (
+            torch.zeros(2),
+            ValueError,
+            r"returned a tensor \[2\] at timestep 99; return one number, or one per sample \[3\]",
+        ),
+        (torch.zeros(3, 1), ValueError, r"returned a tensor \[3, 1\] at timestep 99"),
+        (None, ValueError, "returned NoneType at timestep 99; return a number"),
+    ],
+)
+def test_what_a_rule_of_ones_own_must_not_answer_names_it_and_the_timestep(
+    omega: Any, kind: type[Exception], named: str
+) -> None:
+    def my_rule(evidence: Evidence, step: Step) -> Any:
+        return omega
+
+    class MyRule(Strength):
+        def __call__(self, evidence: Evidence, step: Step) -> Any:
+            return omega
+
+    with pytest.raises(kind, match=f"^the strength my_rule {named}"):
+        _sample_with(my_rule)
+    with pytest.raises(kind, match=f"^the strength MyRule {named}"):
+        _sample_with(MyRule())
+
+
+@pytest.mark.parametrize("omega", [0, 0.5, torch.tensor(0.5), torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0, 1, 2])])
+def test_what_a_rule_of_ones_own_may_answer(omega: Any) -> None:
+    _sample_with(lambda evidence, step: omega)
