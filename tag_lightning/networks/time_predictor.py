@@ -28,6 +28,7 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, conditions: Mapping[str, int], width: int = 32) -> None:
         super().__init__()
+        conditions = dict(sorted(conditions.items()))  # as saved configurations have them
         self.names = tuple(conditions)
         self.width = width * len(conditions)
         self.layers = nn.ModuleDict(
