@@ -6,6 +6,7 @@ from datamodules.digits import DigitsDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.images import ImageDataModule
 from datamodules.mixture import MixtureDataModule
+from datamodules.molecule_files import MoleculeFilesDataModule
 from datamodules.molecules import MoleculeDataModule
 from datamodules.qm9 import QM9DataModule
 from datamodules.small_molecules import SmallMoleculesDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "ImageFolderDataModule",
     "MixtureDataModule",
     "MoleculeDataModule",
+    "MoleculeFilesDataModule",
     "QM9DataModule",
     "SmallMoleculesDataModule",
 ]

@@ -94,6 +94,10 @@ class Molecules:
         indices = (~bad.any(0)).nonzero()[:, 0]
         return replace(self.select(indices), skipped=(*self.skipped, *skipped)), indices
 
+    def with_skipped(self, more: Sequence[tuple[str, str]]) -> Molecules:
+        """They, with more that was left out, ``(name, reason)``."""
+        return replace(self, skipped=(*self.skipped, *more))
+
     def save(self, path: Path, key: str) -> None:
         """Write all of it or nothing; ``key`` names what it was made from.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from datamodules import enumeration
-from datamodules.geometries import geometry_key, molecules_from_smiles
+from datamodules.geometries import Source, geometry_key, prepared_molecules
 from datamodules.molecule_store import Molecules, cached
 from datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
 
@@ -22,6 +22,8 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         max_heavy_atoms: 1 to 7.
         cache: Folder for the prepared molecules; null prepares them anew in every run.
         properties: Labels that RDKit makes: ``alpha`` (bohr^3), ``mu`` (debye), or a descriptor by its name.
+        physics: Compute ``mu`` (debye), ``alpha`` (bohr^3), ``homo``, ``lumo`` and ``gap`` (eV) by GFN2-xTB; needs
+            the package tblite.
         elements: See ``MoleculeDataModule``.
         max_atoms: See ``MoleculeDataModule``.
         batch_size: See ``MoleculeDataModule``.
@@ -37,6 +39,7 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         max_heavy_atoms: int = 6,
         cache: str | None = "data/molecules",
         properties: Sequence[str] = ("alpha", "mu"),
+        physics: bool = False,
         elements: Sequence[str] = QM9_ELEMENTS,
         max_atoms: int | None = None,
         batch_size: int = 64,
@@ -46,11 +49,13 @@ class SmallMoleculesDataModule(MoleculeDataModule):
     ) -> None:
         super().__init__(properties, elements, max_atoms, batch_size, num_workers, seed, half, cache)
         self.max_heavy_atoms = max_heavy_atoms
+        self.physics = physics
 
     def load(self) -> Molecules:
         rules = inspect.getsource(enumeration)
-        key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self.properties)
+        key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self.properties, self.physics)
         return cached(self.cache, self.name, key, self._build)
 
     def _build(self) -> Molecules:
-        return molecules_from_smiles(enumeration.small_molecules(self.max_heavy_atoms), self.properties)
+        sources = [Source(smiles, smiles, {}) for smiles in enumeration.small_molecules(self.max_heavy_atoms)]
+        return prepared_molecules(sources, self.properties, self.physics)
