@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ def prepared_molecules(
     unknown = [name for name in properties if name not in known]
     by_physics = [name for name in unknown if physics and name in PHYSICS_PROPERTIES]
     by_rdkit = tuple(name for name in unknown if name not in by_physics)
-    _require_labels(by_rdkit, by_physics, known)
+    _require_labels(by_rdkit, by_physics)
     results = list(in_parallel(partial(_prepared, names=by_rdkit), sources, "Embedding molecules", workers))
     good = [result for result in results if isinstance(result, Prepared)]
     if by_physics:
@@ -95,7 +95,7 @@ def geometry_key(content: str | bytes, properties: Sequence[str], physics: bool 
     return content_key(content, rules, rdkit.__version__, "GFN2-xTB" if physics else "", *properties)
 
 
-def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str], known: Iterable[str]) -> None:
+def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str]) -> None:
     if by_physics:
         check_request(by_physics)
     try:
@@ -103,9 +103,7 @@ def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str], known: I
     except ValueError as error:
         quantum = sorted(set(by_rdkit) & set(PHYSICS_PROPERTIES) - {"alpha", "mu"})
         hint = f" For {quantum[0]} by GFN2-xTB set data.init_args.physics=true." if quantum else ""
-        raise ValueError(
-            f"{error} The data themselves have {', '.join(sorted(known)) or 'no labels'}.{hint}"
-        ) from error
+        raise ValueError(f"{error} Nor have the data a column or field of that name.{hint}") from error
 
 
 def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
