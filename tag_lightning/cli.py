@@ -19,13 +19,15 @@ from callbacks.exact_resume import ExactResume
 from callbacks.results import require_writable
 from callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import OneLineParser, readable
+from tag_lightning.cli_errors import OneLineParser, print_error, readable
+from tag_lightning.guidance.strengths import require_strength
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
     "python -m tag_lightning fit --config configs/digits/time_predictor.yaml"
 )
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
+_UNTRAINED = "untrained"
 _TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 
 
@@ -45,6 +47,8 @@ class TagCLI(LightningCLI):
         root = Path(given["default_root_dir"])
         require_writable(root)
         sampling = self._get(self.config_init, "sampling")
+        if isinstance(sampling.strength, int | float):
+            require_strength("sampling.strength", sampling.strength)
         dumped = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=True, format="yaml")
         sampling.run_config = yaml.safe_load(dumped)
         callbacks = given.get("callbacks") or []
@@ -71,12 +75,24 @@ class TagCLI(LightningCLI):
         self._require_last()
 
     def before_validate(self) -> None:
-        self._require_last()
+        self._require_weights()
 
     def before_test(self) -> None:
-        self._require_last()
+        self._require_weights()
 
     def before_predict(self) -> None:
+        self._require_weights()
+
+    def _require_weights(self) -> None:
+        """Refuse to evaluate what nobody has trained, unless that is asked for."""
+        given = self.config_init[self.subcommand]
+        if given.get("ckpt_path") is None:
+            raise ValueError(
+                f"{self.subcommand} needs weights: give --ckpt_path last, or a checkpoint file; "
+                f"--ckpt_path {_UNTRAINED} takes the model as it is built"
+            )
+        if given["ckpt_path"] == _UNTRAINED:
+            given["ckpt_path"] = None
         self._require_last()
 
     def _require_last(self) -> None:
@@ -88,7 +104,8 @@ class TagCLI(LightningCLI):
         ]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(str(folder) for folder in folders)
-            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; leave it out to start afresh")
+            way_out = "leave it out to start afresh" if self.subcommand == "fit" else "give a checkpoint file"
+            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {way_out}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given: Lightning would let the checkpoint's overrule the command line."""
@@ -113,5 +130,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _EXPECTED_ERRORS as error:
         if os.environ.get(_TRACEBACK_VARIABLE):
             raise
-        print(f"error: {readable(str(error))} (set {_TRACEBACK_VARIABLE}=1 for the traceback)", file=sys.stderr)
+        text = f"{readable(str(error))} (set {_TRACEBACK_VARIABLE}=1 for the traceback)"
+        # The mistakes in settings, files and data that the others are, every process finds by itself.
+        print_error(text, only_here=isinstance(error, FloatingPointError))
         sys.exit(1)

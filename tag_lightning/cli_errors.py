@@ -7,9 +7,12 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks
 import datamodules
@@ -45,8 +48,32 @@ class OneLineParser(LightningArgumentParser):
         # Parsers inside parsers try several types in turn, and raise rather than exit.
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"error: {readable(message, _options(self))}\n")
+        print_error(readable(message, _options(self)))
         self.exit(2)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file; what is wrong with the file itself names it, which jsonargparse does not."""
+        if Path(path).is_file():
+            try:
+                yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+            except yaml.MarkedYAMLError as error:
+                line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+                self.error(f"{path}{line}: {error.problem}; look for an unclosed bracket, a tab or a wrong indentation")
+            except (yaml.YAMLError, UnicodeDecodeError):
+                self.error(f"{path} is no text in UTF-8; --config takes a YAML file")
+        return super().parse_path(path, *args, **kwargs)
+
+
+def print_error(text: str, only_here: bool = False) -> None:
+    """Write the one line of error; of several processes with the same mistake the first one does.
+
+    Args:
+        text: What went wrong.
+        only_here: Whether it may have gone wrong on this process alone, which then has to say so.
+    """
+    rank = getattr(rank_zero_only, "rank", 0) or 0
+    if rank == 0 or only_here:
+        sys.stderr.write(f"error{f' on process {rank}' if rank else ''}: {text}\n")
 
 
 def readable(message: str, options: Iterable[str] = ()) -> str:

@@ -65,7 +65,7 @@ def write_networks(root: Path) -> TinyNetworks:
 
 
 def base_arguments(verb: str, run: Path) -> list[str]:
-    """A verb on small digits in the folder ``run``; ``fit`` takes two steps."""
+    """A verb on small digits in the folder ``run``; ``fit`` takes two steps, others need no checkpoint."""
     arguments = [
         verb,
         "--data=datamodules.DigitsDataModule",
@@ -80,7 +80,9 @@ def base_arguments(verb: str, run: Path) -> list[str]:
         "--sampling.chunk_size=4",
         "--sampling.features=judge",
     ]
-    return [*arguments, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"] if verb == "fit" else arguments
+    if verb == "fit":
+        return [*arguments, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    return [*arguments, "--ckpt_path=untrained"]
 
 
 def predictor_arguments(verb: str, run: Path, tiny: TinyNetworks, *more: str) -> list[str]:

@@ -42,7 +42,7 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
     [
         ("--sampling.labels=[3,10]", "0 .. 9 of 'label', got [3, 10]"),
         ("--sampling.labels=[]", "0 .. 9"),
-        ("--sampling.strength=-1", "at least 0, got -1"),
+        ("--sampling.strength=-1", "error: sampling.strength must be a finite number of at least 0, got -1"),
         ("--sampling.scale=-2", "scale must be a finite number of at least 0, got -2"),
         ("--sampling.sigma=-1", "got -1"),
         ("--sampling.num_steps=21", "num_steps must lie in 1 .. 20"),
@@ -90,7 +90,8 @@ def test_mistyped_arguments(
         ("sampling:\n  num_stepz: 5\n", "'sampling.num_stepz' (did you mean sampling.num_steps?)"),
         ("modle:\n  class_path: x\n", "modle"),
         ("model:\n  init_args:\n    netwrk: 5\n", "'netwrk' (did you mean network?)"),
-        ("model: [\n", "line 2"),
+        ("model: [\n", "config.yaml, line 2: "),
+        ("trainer:\n\tmax_epochs: 2\n", "config.yaml, line 2: found character"),
     ],
 )
 def test_mistyped_configuration_files(
@@ -114,6 +115,23 @@ def test_a_folder_that_cannot_be_written(verb: str, error_of: Failing, tiny: Tin
     assert str(tmp_path / "file" / "run") in message
     assert "choose another folder" in message
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_untrained_weights_are_evaluated_only_on_demand(
+    verb: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    asked = predictor_arguments(verb, tmp_path / "run", tiny, "--sampling.arms={unguided: {}}")
+    named = "needs weights: give --ckpt_path last, or a checkpoint file; --ckpt_path untrained takes"
+    assert named in error_of([argument for argument in asked if argument != "--ckpt_path=untrained"])
+    assert not list((tmp_path / "run").rglob("*"))
+    main(asked)
+
+
+def test_a_configuration_that_is_no_text(error_of: Failing, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00model")
+    named = f"{tmp_path / 'config.yaml'} is no text in UTF-8"
+    assert named in error_of(["fit", f"--config={tmp_path / 'config.yaml'}"], code=2)
 
 
 class Code:

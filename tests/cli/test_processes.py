@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import TinyNetworks, predictor_arguments
 
@@ -18,14 +19,18 @@ from tag_lightning.cli import main
 TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 
 
-def _on_two_processes(arguments: list[str]) -> None:
-    finished = subprocess.run(
+def _run_two(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "tag_lightning", *arguments, *TWO],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def _on_two_processes(arguments: list[str]) -> None:
+    finished = _run_two(arguments)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -70,7 +75,33 @@ def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: 
     assert np.array_equal(one, two)
 
 
-def _scalars(run: Path) -> dict[str, float]:
+@pytest.mark.slow
+def test_a_mistake_that_both_processes_find_is_told_once(tiny: TinyNetworks, tmp_path: Path) -> None:
+    finished = _run_two(predictor_arguments("fit", tmp_path / "run", tiny, "--sampling.labels=[99]"))
+    assert finished.returncode != 0
+    assert finished.stderr.count("error: sampling.labels must be classes 0 .. 9") == 1
+    assert finished.stderr.count("sampling.labels must be") == 1
+    assert "Traceback" not in finished.stderr
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_fit_on_two_processes_that_is_stopped_goes_on_as_if_it_was_not(tiny: TinyNetworks, tmp_path: Path) -> None:
+    """Four epochs of three steps, stopped in the second."""
+    settings = ["--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1", "--sampling.arms={unguided: {}}"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    _on_two_processes(predictor_arguments("fit", whole, tiny, *settings, "--trainer.max_epochs=4"))
+    for last, more in (("5", []), ("12", ["--ckpt_path=last"])):
+        steps = ["--trainer.max_epochs=4", f"--trainer.max_steps={last}"]
+        _on_two_processes(predictor_arguments("fit", stopped, tiny, *settings, *steps, *more))
+    first, second = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, stopped))
+    assert first["global_step"] == second["global_step"] == 12
+    assert all(torch.equal(first["state_dict"][name], value) for name, value in second["state_dict"].items())
+    assert _scalars(stopped, "train/loss") == _scalars(whole, "train/loss")
+
+
+def _scalars(run: Path, *tags: str) -> dict[str, list[float]]:
     board = EventAccumulator(str(run))
     board.Reload()
-    return {tag: board.Scalars(tag)[-1].value for tag in board.Tags()["scalars"] if tag != "epoch"}
+    chosen = tags or [tag for tag in board.Tags()["scalars"] if tag != "epoch"]
+    return {tag: [event.value for event in board.Scalars(tag)] for tag in chosen}
