@@ -1,0 +1,216 @@
+"""QM9 in either layout: the same molecules, values and splits; damage is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from qm9_layouts import NAMES, Molecule, module, molecules, write_sdf, write_xyz
+
+from datamodules import qm9, qm9_files
+from datamodules.base import Split
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "qm9_xtb.zip"
+
+
+def test_all_layouts_give_the_same_molecules_in_the_same_splits(tmp_path: Path) -> None:
+    some = molecules()
+    shuffled = [some[i] for i in np.random.default_rng(1).permutation(len(some))]
+    roots = [write_sdf(tmp_path / "sdf", shuffled), write_sdf(tmp_path / "inner" / "qm9_xtb", some).parent]
+    roots.append(write_xyz(tmp_path / "xyz", some))
+    (tmp_path / "tar").mkdir()
+    with tarfile.open(tmp_path / "tar" / "dsgdb9nsd.xyz.tar.bz2", "w:bz2") as archive:
+        for m in shuffled:
+            archive.add(tmp_path / "xyz" / f"dsgdb9nsd_{m.number:06d}.xyz", f"./dsgdb9nsd_{m.number:06d}.xyz")
+    roots.append(tmp_path / "tar")
+    for split in SPLITS:
+        for half in (None, "first", "second"):
+            batches = []
+            for root in roots:
+                table = module(root, properties=NAMES, half=half).table(split)
+                batches.append(table[list(range(len(table)))])  # type: ignore[arg-type]
+            for batch in batches[1:]:
+                torch.testing.assert_close(batch.x, batches[0].x, atol=1e-6, rtol=0)
+                assert torch.equal(batch.inputs["mask"], batches[0].inputs["mask"])
+                assert all(torch.equal(batch.attributes[name], batches[0].attributes[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("write", [write_sdf, write_xyz])
+def test_molecules_come_sorted_with_their_properties_in_our_units(
+    write: Callable[[Path, list[Molecule]], Path], tmp_path: Path
+) -> None:
+    some = molecules()
+    found = module(write(tmp_path, some), properties=NAMES).molecules
+    ours = {"homo", "lumo", "gap", "u0", "u298", "h298", "g298"}
+    for row, m in enumerate(some):
+        assert int(found.sizes[row]) == len(m.symbols)
+        centred = torch.tensor(m.positions - m.positions.mean(0), dtype=torch.float32)
+        torch.testing.assert_close(found.positions[row, : len(m.symbols)], centred, atol=1e-5, rtol=0)
+        for name, value in zip(NAMES, m.values, strict=True):
+            factor = 27.2114 if name in ours else 27211.4 if name == "zpve" else 1.0
+            assert float(found.properties[name][row]) == pytest.approx(value * factor, rel=1e-9)
+
+
+def test_the_splits_and_halves_of_all_molecules_are_those_of_edm(tmp_path: Path) -> None:
+    splits = module(tmp_path).split(130_831)
+    np.random.seed(0)
+    order = np.random.permutation(130_831)
+    expected = np.split(order, [100_000, 117_748])
+    for split, part in zip(SPLITS, expected, strict=True):
+        assert np.array_equal(splits[split].numpy(), np.sort(part))
+    assert [len(splits[split]) for split in SPLITS] == [100_000, 17_748, 13_083]
+    np.random.seed(42)
+    order = np.random.permutation(list(range(100_000)))
+    first, second = module(tmp_path).halves(100_000)
+    assert np.array_equal(first.numpy(), order[:50_000])
+    assert np.array_equal(second.numpy(), order[50_000:])
+
+
+@pytest.mark.parametrize("count", [10, 11, 100, 999, 15_776])
+def test_splits_of_fewer_molecules_have_the_same_proportions(count: int, tmp_path: Path) -> None:
+    splits = module(tmp_path).split(count)
+    together = torch.cat(list(splits.values()))
+    assert torch.equal(together.sort().values, torch.arange(count))
+    for split, share in zip(SPLITS, (100_000, 17_748, 13_083), strict=True):
+        assert abs(len(splits[split]) - count * share / 130_831) <= 2
+
+
+def test_the_uncharacterised_are_removed(tmp_path: Path) -> None:
+    some = molecules()
+    write_sdf(tmp_path / "inner", some)
+    listed = [some[3].number, some[17].number, 130_000]
+    text = "These did not pass\n\nIndex  SMILES\n" + "".join(f"  {n:5d}   C=O  CO  0.1\n" for n in listed) + "=====\n"
+    (tmp_path / "uncharacterized.txt").write_text(text)
+    found = module(tmp_path, properties=["mu"]).molecules
+    assert found.properties["mu"].tolist() == [m.values[3] for m in some if m.number not in listed]
+    (tmp_path / "uncharacterized.txt").write_text("nothing\n")
+    with pytest.raises(ValueError, match=r"uncharacterized\.txt lists no molecule"):
+        module(tmp_path).prepare_data()
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"QM9 is not in .*nowhere.*download=true"):
+        module(tmp_path / "nowhere").prepare_data()
+    write_sdf(tmp_path, molecules())
+    with pytest.raises(ValueError, match=r"Unknown property 'moo'.*mu"):
+        module(tmp_path, properties=["moo"])
+    text = (tmp_path / "gdb9.sdf.csv").read_text()
+    (tmp_path / "gdb9.sdf.csv").write_text(re.sub(r"^(gdb_\d+(,[^,]*){3}),[^,]*", r"\1,", text, flags=re.M))
+    with pytest.raises(ValueError, match=r"no values of the property 'mu', only of A, B, C, alpha"):
+        module(tmp_path).prepare_data()
+    assert len(module(tmp_path, properties=["alpha"]).molecules) == 40
+    (tmp_path / "gdb9.sdf.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"not its table .*gdb9\.sdf\.csv"):
+        module(tmp_path).prepare_data()
+
+
+def test_single_bad_molecules_are_left_out_and_listed(tmp_path: Path) -> None:
+    some = molecules()
+    nan, no_value, chlorine = [k for k, m in enumerate(some) if len(m.symbols) < 12][3:6]
+    some[nan].positions[1, 1] = np.nan
+    some[no_value].values[3] = float("nan")
+    some[chlorine].symbols[0] = "Cl"
+    data = module(write_sdf(tmp_path, some), tmp_path / "cache", max_atoms=11)
+    large = sum(len(m.symbols) > 11 for m in some)
+    with pytest.warns(UserWarning, match=rf"{3 + large} of 40 molecules were left out: .*1 no value of mu"):
+        data.prepare_data()
+    lines = (tmp_path / "cache" / "qm9-skipped.csv").read_text().splitlines()
+    assert lines[0] == "molecule,reason"
+    assert len(lines) == 1 + 3 + large
+    assert f"molecule {nan},coordinates that are not finite" in lines
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_the_cache_is_used_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sdf(tmp_path / "data", molecules())
+    reads = []
+    read = qm9_files.read_layout
+
+    def counted(*arguments: object) -> object:
+        reads.append(1)
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(qm9_files, "read_layout", counted)
+    for properties in (["mu"], ["alpha", "gap"]):
+        module(tmp_path / "data", tmp_path / "cache", properties=properties).prepare_data()
+    assert len(reads) == 1
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    module(tmp_path / "data", tmp_path / "cache").prepare_data()
+    assert len(reads) == 2
+    os.utime(tmp_path / "data" / "gdb9.sdf", (1, 1))
+    module(tmp_path / "data", tmp_path / "cache").prepare_data()
+    assert len(reads) == 3
+
+
+@pytest.fixture
+def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands in for the authors' collection."""
+    folder = tmp_path / "official"
+    write_xyz(folder / "xyz", molecules())
+    with tarfile.open(folder / "dsgdb9nsd.xyz.tar.bz2", "w:bz2") as archive:
+        archive.add(folder / "xyz", "xyz")
+    (folder / "uncharacterized.txt").write_text("1 C\n")
+    files = [
+        file._replace(url=(folder / file.name).as_uri(), md5=hashlib.md5((folder / file.name).read_bytes()).hexdigest())
+        for file in qm9.OFFICIAL
+    ]
+    monkeypatch.setattr(qm9, "OFFICIAL", files)
+    return folder
+
+
+def test_files_are_fetched_once_and_only_when_asked_for(official: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with pytest.raises(FileNotFoundError, match="download=true"):
+        module(root).prepare_data()
+    for _ in range(2):
+        data = module(root, download=True)
+        data.prepare_data()
+        assert len(data.molecules) == 39
+        assert sorted(file.name for file in root.iterdir()) == ["dsgdb9nsd.xyz.tar.bz2", "uncharacterized.txt"]
+        (official / "dsgdb9nsd.xyz.tar.bz2").write_bytes(b"changed")
+
+
+def test_what_arrives_damaged_is_not_kept(official: Path, tmp_path: Path) -> None:
+    path = official / "dsgdb9nsd.xyz.tar.bz2"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"tar\.bz2 from file:.* has MD5 [0-9a-f]{32}, expected"):
+        module(tmp_path / "root", download=True).prepare_data()
+    path.unlink()
+    with pytest.raises(OSError, match=r"cannot fetch dsgdb9nsd\.xyz\.tar\.bz2 from file:"):
+        module(tmp_path / "root", download=True).prepare_data()
+    assert [file.name for file in (tmp_path / "root").iterdir()] == ["uncharacterized.txt"]
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="needs the data beside the repository")
+def test_the_real_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(DATA) as archive:
+        archive.extractall(tmp_path)
+    data = module(tmp_path, tmp_path / "cache", properties=["mu", "alpha", "homo", "gap"])
+    data.prepare_data()
+    assert len(data.molecules) == 15_776
+    assert [len(data.table(split)) for split in SPLITS] == [12_058, 2_141, 1_577]  # type: ignore[arg-type]
+    first = {name: float(values[0]) for name, values in data.molecules.properties.items()}
+    expected = {"mu": 4.3335, "alpha": 20.435, "homo": -0.39508 * 27.2114, "gap": 0.18458 * 27.2114}
+    assert first == pytest.approx(expected, rel=1e-6)
+    assert data.molecules.numbers[0, :9].tolist() == [6, 6, 7, 8, 1, 1, 1, 1, 1]
+    rows = [data.table(split).molecules.positions.sum(1) for split in SPLITS]  # type: ignore[attr-defined]
+    assert sum(map(len, rows)) == 15_776
+    assert data.sample_shape == (int(data.molecules.sizes.max()), 8)
+    guide, judge = (
+        module(tmp_path, tmp_path / "cache", properties=names, half=half).table("train").molecules  # type: ignore
+        for half, names in (("first", ["mu"]), ("second", ["alpha", "gap"]))
+    )
+    shared = [{x.numpy().tobytes() for x in half.positions[:, :6]} for half in (guide, judge)]
+    # The files have three molecules twice.
+    assert len(shared[0] & shared[1]) <= 3
+    assert len(guide) + len(judge) == 12_058
