@@ -108,18 +108,20 @@ def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str]) -> None:
 
 def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
     try:
-        mol = _with_geometry(source.formula)
+        mol = _with_geometry(parse_smiles(source.formula) if isinstance(source.formula, str) else source.formula)
     except EmbeddingError as error:
         return str(error)
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], np.uint8)
-    if not len(numbers) or not numbers.all():
-        return "an atom of no element" if len(numbers) else "no atoms"
     values = source.labels | _labels(mol, names)
     return Prepared(numbers, mol.GetConformer().GetPositions(), values, Chem.MolToSmiles(Chem.RemoveHs(mol)))
 
 
-def _with_geometry(formula: str | Chem.Mol) -> Chem.Mol:
-    mol = parse_smiles(formula) if isinstance(formula, str) else formula
+def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
+    if not mol.GetNumAtoms():
+        raise EmbeddingError("no atoms")
+    # Number 0 stands for padding in batches.
+    if not all(atom.GetAtomicNum() for atom in mol.GetAtoms()):
+        raise EmbeddingError("an atom of no element")
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         return Chem.AddHs(mol, addCoords=True)
     return embed(mol)

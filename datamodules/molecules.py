@@ -110,12 +110,14 @@ class MoleculeDataModule(TableDataModule):
     def prepare_data(self) -> None:
         """Prepare and cache the molecules, on one process, and list there what was left out and why."""
         skipped = self.molecules.skipped
-        if self.cache is not None and skipped:
-            with (
-                replacing(self.cache / f"{self.name}-skipped.csv") as temporary,
-                temporary.open("w", encoding="utf-8", newline="") as file,
-            ):
-                csv.writer(file).writerows([("molecule", "reason"), *skipped])
+        if self.cache is None:
+            return
+        report = self.cache / f"{self.name}-skipped.csv"
+        if not skipped:
+            report.unlink(missing_ok=True)
+            return
+        with replacing(report) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("molecule", "reason"), *skipped])
 
     def split(self, count: int) -> dict[Split, Tensor]:
         """Indices of each split among ``count`` molecules: 80 / 10 / 10 % by a fixed order."""
