@@ -76,7 +76,8 @@ class ArmRunner:
         guidance = [entry.bind(**resources) for entry in arm.guidance]
         for entry in guidance:
             entry.require_complete()
-        return Sampler(self.denoiser, self.solver, arm.num_steps or self.num_steps, guidance, arm.recurrence)
+        steps, keep = arm.num_steps or self.num_steps, self.task.keep_nonfinite
+        return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, keep)
 
     def _told(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
         """A predictor of the conditional kind with the targets of these samples."""
@@ -140,8 +141,8 @@ class ArmRunner:
         gaps = None
         if self.gauge:
             # Steps that recurrence takes again count once, by their mean.
-            gaps = rows["gaps"].mean(0).reshape(-1, arm.recurrence).mean(1).cpu()
-            figures["time_gap"] = float(gaps.mean())
+            gaps = rows["gaps"].nanmean(0).reshape(-1, arm.recurrence).mean(1).cpu()
+            figures["time_gap"] = float(gaps.nanmean())
         figures["seconds"] = float(rows["seconds"].mean())
         figures["num_samples"] = self.num_samples
         timesteps = self.sampler(arm, [0]).timesteps
@@ -162,7 +163,10 @@ class _Gauge:
         assert self.predictor is not None
         started = _now(self.device)
         logits = require_finite(self.predictor(x, **step.space.inputs), "the Time-Gap's predictor", step.timestep)
-        self.gaps.append(time_gap(logits, step.timestep).double())
+        # A sample that is lost is at no timestep; where such are kept, the mean is over the others.
+        lost = ~logits.isfinite().all(1)
+        gaps = time_gap(torch.where(lost[:, None], 0, logits), step.timestep).double()
+        self.gaps.append(torch.where(lost, torch.nan, gaps))
         self.seconds += _now(self.device) - started
 
 

@@ -67,13 +67,15 @@ def property_histograms(judged: Mapping[str, Tensor], targets: Tensor, units: Ma
         margin = 0.5 * np.ptp(wanted) + 1e-6
         # Samples that broke can be anywhere; the outermost bins take them in.
         edges = np.linspace(wanted.min() - margin, wanted.max() + margin, 40)
-        axes.hist(wanted, edges, color="#B0B0B0", label="target", density=True)
+        axes.hist(wanted, edges, color="#B0B0B0", label="target", weights=np.full(len(wanted), 1 / len(wanted)))
         for (arm, values), colour in zip(judged.items(), cycle(COLOURS), strict=False):
             column = values[:, k].numpy()
             column = np.clip(column[np.isfinite(column)], edges[0], edges[-1])
-            axes.hist(column, edges, histtype="step", linewidth=1.6, color=colour, label=arm, density=True)
+            # Shares rather than a density, which nothing finite does not have.
+            weights = np.full(len(column), 1 / len(values))
+            axes.hist(column, edges, histtype="step", linewidth=1.6, color=colour, label=arm, weights=weights)
         axes.set_xlabel(f"{name} [{unit}]" if unit else name)
-        axes.set_ylabel("density")
+        axes.set_ylabel("share of molecules")
     panels[0].legend(frameon=False, fontsize="small")
     return figure
 

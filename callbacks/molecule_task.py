@@ -39,6 +39,8 @@ class MoleculeTask(SamplingTask):
         seed: Of sizes and targets.
     """
 
+    keep_nonfinite = True  # `nan` says how many
+
     def __init__(
         self,
         data: Any,

@@ -43,6 +43,7 @@ class SamplingTask(ABC):
         guided: Whether there is a guide, and so conditions.
         features_name: What Frechet distances are measured on; None where there are none.
         num_reference: Real samples that generated ones are compared with.
+        keep_nonfinite: Whether samples that became NaN are counted, instead of ending the run.
         reference: Figures of held-out real data, judged as samples are: what no sampler can be asked to beat.
     """
 
@@ -50,6 +51,7 @@ class SamplingTask(ABC):
     guided: bool = False
     features_name: str | None = None
     num_reference: int = 0
+    keep_nonfinite: bool = False
     reference: Mapping[str, float] = {}
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
-from tag_lightning.diffusion.finite import require_finite
+from tag_lightning.diffusion.finite import keeping_nonfinite, require_finite
 from tag_lightning.diffusion.hooks import Guidance, Predict
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import SampleNoise, Space
@@ -35,6 +35,7 @@ class Sampler:
         num_steps: Reverse steps, spaced evenly over the T training timesteps, starting at T-1.
         guidance: Hooks, run in this order at every step.
         recurrence: Times each step is taken, with re-noising in between (Bansal et al. 2024).
+        keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
         ValueError: If ``num_steps`` or ``recurrence`` is out of range, or two guidances replace the draw.
@@ -47,6 +48,7 @@ class Sampler:
         num_steps: int,
         guidance: Sequence[Guidance] = (),
         recurrence: int = 1,
+        keep_nonfinite: bool = False,
     ) -> None:
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
@@ -61,6 +63,7 @@ class Sampler:
         self.num_steps = num_steps
         self.guidance = tuple(guidance)
         self.recurrence = recurrence
+        self.keep_nonfinite = keep_nonfinite
         self._draw = next((g.draw for g in guidance if type(g).draw is not Guidance.draw), Guidance().draw)
         self._needs_grad = any(g.needs_grad for g in guidance)
 
@@ -85,8 +88,9 @@ class Sampler:
 
         Raises:
             NonFiniteError: If the denoiser, or a guidance's network, returns NaN or infinity; names the timestep.
+                Not with ``keep_nonfinite``.
         """
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), keeping_nonfinite(self.keep_nonfinite):
             source = SampleNoise(seed, space.indices, _SOLVER_STREAM)
             x = space.noise(source)
             for step in self._steps(space, SampleNoise(seed, space.indices, _GUIDANCE_STREAM)):

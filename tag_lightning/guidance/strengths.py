@@ -126,7 +126,10 @@ def omega_of(rule: Callable[[Evidence, Step], Tensor | float], evidence: Evidenc
     if omega.shape not in ((), (count,)):
         shape = f"a tensor {list(omega.shape)}"
         raise ValueError(f"{where.format(shape)}; return one number, or one per sample [{count}]")
-    wrong = omega[~((omega >= 0) & omega.isfinite())]
+    good = (omega >= 0) & omega.isfinite()
+    if omega.ndim:  # of a sample that is lost already nothing can be asked
+        good |= ~evidence.nll.isfinite()
+    wrong = omega[~good]
     if wrong.numel():
         value = wrong.flatten()[0].item()
         kind = ValueError if math.isfinite(value) else NonFiniteError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Prediction, Step, require_finite
-from tag_lightning.guidance.base import ConditionedGuidance
+from tag_lightning.guidance.base import ConditionedGuidance, per_sample
 from tag_lightning.guidance.conditions import Condition, JointCondition
 
 
@@ -22,20 +22,28 @@ class DPS(ConditionedGuidance):
     Args:
         condition: See ``ConditionedGuidance``.
         scale: Guidance scale, at least 0.
+        clip: Longest gradient, as a root mean square over the sample's degrees of freedom, above 0. Near pure
+            noise Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None is none.
 
     Raises:
-        ValueError: If ``scale`` is negative or not finite.
+        ValueError: If ``scale`` is negative or ``clip`` not positive, or one is not finite.
     """
 
     needs_grad = True
 
     def __init__(
-        self, condition: Condition | JointCondition | str | Sequence[str] | None = None, scale: float = 1.0
+        self,
+        condition: Condition | JointCondition | str | Sequence[str] | None = None,
+        scale: float = 1.0,
+        clip: float | None = None,
     ) -> None:
         super().__init__(condition)
         if not 0 <= scale < math.inf:
             raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
+        if clip is not None and not 0 < clip < math.inf:
+            raise ValueError(f"clip must be a finite number above 0, or null for none, got {clip}")
         self.scale = scale
+        self.clip = clip
 
     def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return x_next + math.sqrt(step.next_alpha_cumprod / step.alpha_cumprod) * self._shift(x, prediction, step)
@@ -54,4 +62,11 @@ class DPS(ConditionedGuidance):
             require_finite(log_likelihood, "the guide", step.timestep)
             # Other guidances of the same step may still differentiate this prediction.
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
-        return self.scale * step.space.project(require_finite(gradient, "the gradient of the guide", step.timestep))
+        require_finite(gradient, "the gradient of the guide", step.timestep)
+        return self.scale * self._clipped(step.space.project(gradient), step)
+
+    def _clipped(self, gradient: Tensor, step: Step) -> Tensor:
+        if self.clip is None:
+            return gradient
+        length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
+        return gradient * per_sample((self.clip / length).clamp(max=1), gradient)
