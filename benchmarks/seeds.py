@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -19,9 +20,45 @@ from rich.table import Table
 from callbacks.results import ABSENT, write_results
 
 Arms = Mapping[str, Mapping[str, float]]
-# Column and factor of each metric: arms tell accuracy as a fraction, the tables in percent.
-_METRICS = {"fid": ("FID", 1), "accuracy": ("accuracy %", 100), "time_gap": ("Time-Gap", 1)}
-_CHANGES = {"fid": "FID, %", "accuracy": "accuracy, points", "time_gap": "Time-Gap"}
+
+
+class Shown(NamedTuple):
+    """How a metric is shown.
+
+    Attributes:
+        heading: Of its column.
+        factor: Arms tell shares as fractions, the tables in percent.
+        change: Heading of what TAG changes.
+        relative: Whether that is in percent of the arm without TAG.
+    """
+
+    heading: str
+    factor: float
+    change: str
+    relative: bool = False
+
+
+def _share(name: str) -> Shown:
+    return Shown(f"{name} %", 100, f"{name}, points")
+
+
+_FIRST = {
+    "fid": Shown("FID", 1, "FID, %", relative=True),
+    "accuracy": _share("accuracy"),
+    "atom_stability": _share("atom stability"),
+    "molecule_stability": _share("molecule stability"),
+    "validity": _share("validity"),
+}
+_LAST = {"nan": _share("NaN"), "time_gap": Shown("Time-Gap", 1, "Time-Gap")}
+
+
+def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
+    """The metrics that some arm has and the tables show, in their order."""
+    present = [metric for arm in runs[0].values() for metric in arm]
+    errors = [metric for metric in dict.fromkeys(present) if metric.startswith(("mae_", "xtb_mae_"))]
+    named = {metric: metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ") for metric in errors}
+    table = _FIRST | {metric: Shown(name, 1, name) for metric, name in named.items()} | _LAST
+    return {metric: how for metric, how in table.items() if metric in present}
 
 
 def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -33,7 +70,7 @@ def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]
     return {
         arm: {
             metric: _mean_and_spread([run[arm][metric] for run in runs])
-            for metric in _METRICS
+            for metric in shown(runs)
             if all(run[arm].get(metric) is not None for run in runs)
         }
         for arm in runs[0]
@@ -43,8 +80,8 @@ def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]
 def differences(runs: Sequence[Arms]) -> dict[str, dict[str, list[float]]]:
     """What ``+tag`` changes in each run, by the arm it is added to.
 
-    ``fid`` relative, in percent; ``accuracy`` in points; ``time_gap`` in training timesteps. Metrics that a run
-    lacks are left out.
+    ``fid`` relative, in percent; shares in points; errors in their unit; ``time_gap`` in training timesteps.
+    Metrics that a run lacks are left out.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for arm in runs[0]:
@@ -52,8 +89,8 @@ def differences(runs: Sequence[Arms]) -> dict[str, dict[str, list[float]]]:
             continue
         pairs = [(run[arm], run[f"{arm}+tag"]) for run in runs]
         found[arm] = {
-            metric: [_difference(metric, without[metric], with_tag[metric]) for without, with_tag in pairs]
-            for metric in _METRICS
+            metric: [_difference(how, without[metric], with_tag[metric]) for without, with_tag in pairs]
+            for metric, how in shown(runs).items()
             if all(run.get(metric) is not None for pair in pairs for run in pair)
         }
     return found
@@ -69,15 +106,16 @@ def changes(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
 
 def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
     """The arms, and what TAG changes over all seeds and in each: two tables of rows of cells, headings first."""
-    arms = [["arm", *(heading for heading, _ in _METRICS.values())]]
+    columns = shown(runs)
+    arms = [["arm", *(how.heading for how in columns.values())]]
     for arm, figures in aggregate(runs).items():
-        arms.append([arm, *(_cell(figures.get(metric), factor) for metric, (_, factor) in _METRICS.items())])
-    tag = [["what TAG changes", *_CHANGES.values()]]
+        arms.append([arm, *(_cell(figures.get(metric), how.factor) for metric, how in columns.items())])
+    tag = [["what TAG changes", *(how.change for how in columns.values())]]
     each = differences(runs)
     for arm, figures in changes(runs).items():
-        tag.append([arm, *(_cell(figures.get(metric), signed=True) for metric in _CHANGES)])
+        tag.append([arm, *(_cell(figures.get(metric), signed=True) for metric in columns)])
         for index, seed in enumerate(seeds):
-            values = [each[arm].get(metric) for metric in _CHANGES]
+            values = [each[arm].get(metric) for metric in columns]
             tag.append([f"{arm}, seed {seed}", *(ABSENT if v is None else f"{v[index]:+.1f}" for v in values)])
     return [arms, tag]
 
@@ -187,10 +225,8 @@ def main(args: Sequence[str] | None = None) -> None:
         Console(width=100).print(drawn)
 
 
-def _difference(metric: str, without: float, with_tag: float) -> float:
-    if metric == "fid":
-        return 100 * (with_tag / without - 1)
-    return (100 if metric == "accuracy" else 1) * (with_tag - without)
+def _difference(how: Shown, without: float, with_tag: float) -> float:
+    return 100 * (with_tag / without - 1) if how.relative else how.factor * (with_tag - without)
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

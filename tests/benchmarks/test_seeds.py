@@ -53,11 +53,21 @@ def test_the_markdown_has_a_row_for_every_arm_every_pair_and_every_seed() -> Non
     assert "| dps, seed 4 | -40.0 | +0.0 | -20.0 |" in rows
 
 
-def test_a_metric_that_no_run_has_leaves_a_dash() -> None:
-    runs = [{"drift": {"time_gap": 11.0}, "drift+tag": {"time_gap": 6.0 + i}} for i in range(2)]
+def test_a_metric_that_an_arm_lacks_leaves_a_dash_and_one_that_all_lack_no_column() -> None:
+    runs = [{"drift": {"time_gap": 11.0}, "drift+tag": {"time_gap": 6.0 + i, "accuracy": 0.5}} for i in range(2)]
     rows = markdown(runs, [0, 1]).splitlines()
-    assert f"| drift | {ABSENT} | {ABSENT} | 11.0 ± 0.0 |" in rows
-    assert f"| drift | {ABSENT} | {ABSENT} | -4.5 ± 0.7 |" in rows
+    assert "| arm | accuracy % | Time-Gap |" in rows
+    assert f"| drift | {ABSENT} | 11.0 ± 0.0 |" in rows
+    assert f"| drift | {ABSENT} | -4.5 ± 0.7 |" in rows
+
+
+def test_molecules_are_shown_by_stability_and_by_the_error_of_every_property() -> None:
+    figures = {"mae_alpha": 3.0, "novelty": 0.9, "atom_stability": 0.5, "xtb_mae_mu": 1.5, "seconds": 0.1}
+    runs = [{"dps": figures, "dps+tag": figures | {"atom_stability": 0.75, "mae_alpha": 2.0 + i}} for i in range(2)]
+    rows = markdown(runs, [0, 1]).splitlines()
+    assert "| arm | atom stability % | MAE alpha | xTB MAE mu |" in rows
+    assert "| dps+tag | 75.0 ± 0.0 | 2.5 ± 0.7 | 1.5 ± 0.0 |" in rows
+    assert "| dps | +25.0 ± 0.0 | -0.5 ± 0.7 | +0.0 ± 0.0 |" in rows
 
 
 def _write(out: Path, seed: int, changed: dict[str, Any] | None = None) -> None:
