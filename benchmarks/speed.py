@@ -18,6 +18,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.molecules import egnn, loader
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
 from benchmarks.training_step import RECIPES, bare_seconds, trainer_seconds
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, LinearSchedule, Sampler
@@ -117,6 +118,8 @@ def main(args: list[str] | None = None) -> None:
         "steps": steps,
         "training": training,
         "accumulation": accumulation,
+        "egnn": egnn,
+        "loader": loader,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
