@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 CONFIG := configs/digits/time_predictor.yaml
-WEIGHTS := tag_lightning/pretrained/digits
+MOLECULES := configs/molecules/time_predictor.yaml
 
-.PHONY: demo test slow lint weights benchmarks seeds
+.PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
 	@$(RUN) -m tag_lightning fit --config $(CONFIG)
+
+demo-molecules: $(VENV)/.ready
+	@echo "$(RUN) -m tag_lightning fit --config $(MOLECULES)"
+	@$(RUN) -m tag_lightning fit --config $(MOLECULES)
 
 test: $(VENV)/.ready
 	$(RUN) -m pytest
@@ -22,15 +26,24 @@ lint: $(VENV)/.ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Makes the shipped networks again, the judge and the guide first: the denoiser's own evaluation uses the judge.
-weights: $(VENV)/.ready
+# Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
+weights: weights-digits weights-molecules
+
+weights-%: $(VENV)/.ready
 	for stage in guide judge denoiser time_gap_predictor; do \
-	  $(RUN) -m tag_lightning fit --config configs/digits/$$stage.yaml || exit 1; \
-	  rm -rf $(WEIGHTS)/$$stage && cp -r runs/digits/$$stage/pretrained $(WEIGHTS)/$$stage || exit 1; \
+	  $(RUN) -m tag_lightning fit --config configs/$*/$$stage.yaml || exit 1; \
+	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
+	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
 	done
 
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
+
+# Needs the extra `physics` for the judge that no gradient has touched.
+seeds-molecules: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
+	  --config configs/molecules/strengths.yaml --sampling.physics true
+	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
 
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks.speed

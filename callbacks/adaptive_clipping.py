@@ -1,0 +1,44 @@
+"""Gradient clipping at what is usual for the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+
+class AdaptiveGradientClipping(Callback):
+    """Clips the gradient's norm at ``1.5 mean + 2 std`` of the last norms, as EDM does (Hoogeboom et al. 2022).
+
+    The norms kept are those after clipping, so that one outburst does not raise the bound. Their queue starts
+    with one large value, as the published code does, and is part of checkpoints.
+
+    Args:
+        window: How many norms are kept, at least 2.
+        first: The value the queue starts with, above 0.
+    """
+
+    def __init__(self, window: int = 50, first: float = 3000.0) -> None:
+        if window < 2 or first <= 0:
+            raise ValueError(f"window must be at least 2 and first above 0, got {window} and {first}")
+        self.window = window
+        self.norms = [first]
+
+    @property
+    def bound(self) -> float:
+        """The largest norm that passes now."""
+        norms = torch.tensor(self.norms, dtype=torch.float64)
+        return float(1.5 * norms.mean() + 2 * norms.std(correction=0))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        bound = self.bound
+        norm = float(torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound))
+        self.norms = [*self.norms, min(norm, bound)][-self.window :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": self.norms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.norms = list(state_dict["norms"])
