@@ -87,7 +87,7 @@ class QM9DataModule(MoleculeDataModule):
         self,
         root: str = "data/qm9",
         download: bool = False,
-        properties: Sequence[str] = ("alpha", "mu"),
+        properties: Sequence[str] = ("alpha", "mu", "homo", "lumo", "gap"),
         cache: str | None = "data/molecules",
         elements: Sequence[str] = QM9_ELEMENTS,
         max_atoms: int | None = None,
