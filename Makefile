@@ -39,7 +39,6 @@ weights-%: $(VENV)/.ready
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
-# Needs the extra `physics` for the judge that no gradient has touched.
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
 	  --config configs/molecules/strengths.yaml --sampling.physics true
@@ -51,5 +50,5 @@ benchmarks: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 (or another) instead")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,physics]'
 	@touch $@
