@@ -1,0 +1,418 @@
+"""What molecules are asked for and how they are judged, drawn and written."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from tiny_runs import seeded
+from torch import Tensor
+
+from callbacks import molecule_figures, molecule_task
+from callbacks.figures import figure_pixels
+from callbacks.molecule_figures import molecule_grid, property_histograms
+from callbacks.molecule_files import write_molecules
+from callbacks.molecule_task import MoleculeTask
+from callbacks.task import ArmResult
+from datamodules import SmallMoleculesDataModule
+from tag_lightning.chemistry import read_sdf
+from tag_lightning.chemistry.embedding import embed, parse_smiles
+from tag_lightning.metrics import decode, molecule_quality
+from tag_lightning.networks import EGNNPropertyPredictor
+
+CPU = torch.device("cpu")
+# Three orders of the same names: of the data, of the task (the guide's, then what the judge adds), of the judge.
+CARRIED, ASKED, JUDGED = ("alpha", "mu", "MolWt"), ("mu", "alpha", "MolWt"), ("MolWt", "alpha")
+
+
+@pytest.fixture(scope="module")
+def data() -> SmallMoleculesDataModule:
+    made = SmallMoleculesDataModule(max_heavy_atoms=3, cache=None, properties=CARRIED)
+    made.setup("validate")
+    return made
+
+
+def predictor(names: tuple[str, ...], seed: int) -> EGNNPropertyPredictor:
+    network = seeded(lambda: EGNNPropertyPredictor(names, width=8, num_layers=1), seed)
+    assert isinstance(network, EGNNPropertyPredictor)
+    units = {"alpha": (30.0, 8.0), "mu": (2.0, 1.5), "MolWt": (40.0, 5.0)}
+    network.mean.copy_(torch.tensor([units[name][0] for name in names]))
+    network.spread.copy_(torch.tensor([units[name][1] for name in names]))
+    return network.eval().requires_grad_(False)
+
+
+GUIDE, JUDGE = predictor(("mu", "alpha"), 2), predictor(JUDGED, 3)
+
+
+def task_of(data: Any, seed: int = 0) -> MoleculeTask:
+    return MoleculeTask(data, GUIDE, JUDGE, physics=False, seed=seed)
+
+
+@pytest.fixture
+def task(data: SmallMoleculesDataModule) -> MoleculeTask:
+    return task_of(data)
+
+
+def rows_of(data: Any, task: MoleculeTask, count: int) -> list[int]:
+    """The training molecule with the targets of each sample, found by its labels."""
+    train = data.table("train")
+    labels = torch.stack([train.attributes[name] for name in ASKED], 1)
+    found = (task.targets(range(count))[:, None] == labels).all(-1)
+    assert found.sum(1).eq(1).all()
+    return found.int().argmax(1).tolist()
+
+
+def real(data: Any, task: MoleculeTask, count: int) -> tuple[Tensor, Tensor]:
+    """The very training molecules that the samples take sizes and targets from, whole, and their mask."""
+    batch = data.table("train")[rows_of(data, task, count)]
+    mask = torch.zeros(count, data.sample_shape[0], dtype=torch.bool)
+    mask[:, : batch.x.shape[1]] = batch.inputs["mask"]
+    return task.whole(batch.x), mask
+
+
+def test_size_and_targets_are_of_the_same_training_molecule(data: Any, task: MoleculeTask) -> None:
+    assert task.properties == ASKED
+    train = data.table("train")
+    rows = rows_of(data, task, 50)
+    assert task.sizes(range(50)).tolist() == train.sizes[rows].tolist()
+    told = task.told(range(50), CPU)
+    assert set(told) == set(CARRIED)
+    for name, values in told.items():
+        assert torch.equal(values, train.attributes[name][rows])
+
+
+def test_what_is_asked_follows_from_seed_and_index_alone(data: Any, task: MoleculeTask) -> None:
+    sizes, targets = task.sizes(range(40)), task.targets(range(40))
+    torch.manual_seed(1)
+    again = task_of(data)
+    picked = [31, 4, 17]
+    assert torch.equal(again.sizes(picked), sizes[picked])
+    assert torch.equal(again.targets(picked), targets[picked])
+    other = task_of(data, seed=1)
+    assert not torch.equal(other.targets(range(40)), targets)
+    # Nor does it depend on what the networks predict.
+    alone = MoleculeTask(data, None, predictor(("alpha",), 4), physics=False, seed=0)
+    assert torch.equal(alone.targets(range(40))[:, 0], targets[:, 1])
+
+
+def test_training_molecules_are_drawn_evenly(data: Any, task: MoleculeTask) -> None:
+    train, draws = data.table("train"), 4000
+    chosen = torch.tensor(rows_of(data, task, draws)).bincount(minlength=len(train))
+    expected = draws / len(train)
+    # Chi-square of as many degrees of freedom as molecules less one: mean 23, deviation 6.8.
+    degrees = len(train) - 1
+    assert abs(float((chosen - expected).square().sum() / expected) - degrees) < 5 * math.sqrt(2 * degrees)
+    sizes = task.sizes(range(draws)).bincount(minlength=12).double()
+    histogram = train.sizes.bincount(minlength=12).double() * draws / len(train)
+    present = histogram > 0
+    assert sizes[~present].eq(0).all()
+    degrees = int(present.sum()) - 1
+    chi_square = float(((sizes - histogram).square() / histogram)[present].sum())
+    assert chi_square < degrees + 5 * math.sqrt(2 * degrees)
+
+
+def test_chunks_take_samples_by_size(task: MoleculeTask) -> None:
+    order = task.order(60)
+    assert sorted(order) == list(range(60))
+    keys = [(int(task.sizes([i])), i) for i in order]
+    assert keys == sorted(keys)
+    assert len({size for size, _ in keys}) > 3
+
+
+def test_a_chunk_lives_in_a_space_of_its_sizes(data: Any, task: MoleculeTask) -> None:
+    indices = [3, 7, 5]
+    space = task.space(indices, CPU)
+    sizes = task.sizes(indices)
+    assert space.width == int(sizes.max())
+    assert space.mask.sum(1).tolist() == sizes.tolist()
+    assert list(space.indices) == indices
+    assert space.num_features == data.sample_shape[1] - 3
+
+
+def test_a_chunk_is_made_whole_with_zeros(data: Any, task: MoleculeTask) -> None:
+    x = torch.randn(3, 4, 8, dtype=torch.float64)
+    whole = task.whole(x)
+    assert whole.shape == (3, *data.sample_shape)
+    assert whole.dtype == x.dtype
+    assert torch.equal(whole[:, :4], x)
+    assert whole[:, 4:].eq(0).all()
+
+
+def test_conditions_are_squared_errors_in_units_of_the_spread(data: Any) -> None:
+    guide = predictor(("mu", "alpha"), 2).double()
+    task = MoleculeTask(data, guide, JUDGE, physics=False, seed=0)
+    count = 4
+    x, mask = real(data, task, count)
+    generator = torch.Generator().manual_seed(0)
+    x = x.double() + 0.1 * torch.randn(x.shape, generator=generator, dtype=torch.float64) * mask[..., None]
+    direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    # In another order than the samples', to see that targets follow their indices.
+    turned = [2, 0, 3, 1]
+    conditions = task.conditions(turned, CPU)
+    assert list(conditions) == ["mu", "alpha"]
+    x, mask = x[turned], mask[turned]
+    for k, (name, spread) in enumerate((("mu", 1.5), ("alpha", 8.0))):
+        target = task.targets(turned)[:, ASKED.index(name)].double()
+
+        def by_hand(x: Tensor, k: int = k, target: Tensor = target, spread: float = spread) -> Tensor:
+            return -(((guide(x, mask)[:, k] - target) / spread) ** 2)
+
+        at = x.clone().requires_grad_()
+        value = conditions[name].log_likelihood(at, mask=mask)
+        torch.testing.assert_close(value, by_hand(x))
+        (gradient,) = torch.autograd.grad(value.sum(), at)
+        step = 1e-5
+        numeric = (by_hand(x + step * direction) - by_hand(x - step * direction)) / (2 * step)
+        torch.testing.assert_close((gradient * direction).sum((1, 2)), numeric, rtol=1e-6, atol=1e-8)
+        assert numeric.abs().min() > 1e-4
+
+
+def test_without_a_guide_there_are_no_conditions(data: Any) -> None:
+    task = MoleculeTask(data, None, JUDGE, physics=False, seed=0)
+    assert not task.guided
+    assert task.conditions([0, 1], CPU) == {}
+
+
+def test_the_judge_sees_molecules_whose_elements_are_decided(data: Any, task: MoleculeTask) -> None:
+    count = 6
+    clean, mask = real(data, task, count)
+    generator = torch.Generator().manual_seed(0)
+    blurred = clean.clone()
+    # Less than half the gap between an element and the others, and on another scale: the same elements.
+    blurred[..., 3:] = 7 * (clean[..., 3:] + 0.12 * torch.rand(clean[..., 3:].shape, generator=generator)) - 2
+    indices = list(range(count))
+    expected = JUDGE(clean, mask)
+    rows = task.measure(blurred, indices)
+    torch.testing.assert_close(rows["judged"], expected)
+    assert not torch.allclose(JUDGE(blurred, mask), expected, rtol=1e-3)
+    assert torch.equal(rows["molecules"], blurred.flatten(1))
+    assert torch.equal(rows["targets"], task.targets(indices))
+    assert {name: values.shape[1] for name, values in rows.items()} == task.columns
+    turned = [4, 1]
+    torch.testing.assert_close(task.measure(blurred[turned], turned)["judged"], expected[turned])
+
+
+def test_columns_are_those_that_can_be_measured(data: Any) -> None:
+    width = math.prod(data.sample_shape)
+    assert MoleculeTask(data, None, None, physics=False, seed=0).columns == {"molecules": width}
+    assert MoleculeTask(data, GUIDE, None, physics=False, seed=0).columns == {"molecules": width, "targets": 2}
+
+
+def test_real_molecules_are_judged_for_reference(data: Any, task: MoleculeTask) -> None:
+    task.prepare([], CPU)
+    test = data.table("test")
+    rows = [test[[i]] for i in range(len(test))]
+    for k, name in enumerate(JUDGED):
+        errors = [abs(float(JUDGE(row.x, row.inputs["mask"])[0, k] - row.attributes[name][0])) for row in rows]
+        assert task.reference[f"mae_{name}"] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    quality = molecule_quality(test.molecules.numbers.long(), test.molecules.positions)
+    assert {name: task.reference[name] for name in quality} == quality
+    assert "novelty" not in task.reference
+    assert task.num_reference == len(data.table("train"))
+
+
+def test_figures_leave_out_what_is_not_finite_and_count_it(data: Any, task: MoleculeTask) -> None:
+    task.prepare([], CPU)
+    count, broken = 8, 5
+    x, _ = real(data, task, count)
+    x[broken, 1, 0] = torch.nan
+    targets = task.targets(range(count))
+    errors = torch.tensor([[1.0, 0.5], [-3.0, 0.25], [2.0, 0.0], [0.0, -1.0], [6.0, 2.0], [9, 9], [0, 1], [2, 0.25]])
+    judged = targets[:, [ASKED.index(name) for name in JUDGED]] + errors
+    judged[broken] = torch.nan
+    judged[6, 1] = torch.inf
+    figures = task.summarize({"molecules": x.flatten(1), "targets": targets, "judged": judged})
+    assert figures["mae_MolWt"] == pytest.approx((1 + 3 + 2 + 0 + 6 + 0 + 2) / 7, rel=1e-4)
+    assert figures["mae_alpha"] == pytest.approx((0.5 + 0.25 + 0 + 1 + 2 + 0.25) / 6, rel=1e-4)
+    assert figures["nan"] == 1 / 8
+    kept = [i for i in range(count) if i != broken]
+    rows = rows_of(data, task, count)
+    assert figures["validity"] == 7 / 8
+    assert figures["uniqueness"] == pytest.approx(len({rows[i] for i in kept}) / 7)
+    assert figures["novelty"] == 0
+    assert "mae_mu" not in figures  # the guide's, which must not score
+
+
+def test_new_molecules_are_novel(data: Any, task: MoleculeTask) -> None:
+    task.prepare([], CPU)
+    x, _ = real(data, task, 3)
+    x[1, :, :3] += 50 * torch.arange(x.shape[1])[:, None]  # atoms far from each other, which no data have
+    rows = {"molecules": x.flatten(1), "targets": task.targets(range(3)), "judged": torch.zeros(3, 2)}
+    figures = task.summarize(rows)
+    distinct = len({row for i, row in enumerate(rows_of(data, task, 3)) if i != 1}) + 1
+    assert figures["novelty"] == pytest.approx(1 / distinct)
+
+
+def result(data: Any, task: MoleculeTask, count: int) -> ArmResult:
+    x, _ = real(data, task, count)
+    return ArmResult({}, [], None, x, task.measure(x, range(count)))
+
+
+def test_pictures_are_bytes(data: Any, task: MoleculeTask) -> None:
+    results = {"unguided": result(data, task, 20), "dps+tag": result(data, task, 20)}
+    results["dps+tag"].rows["judged"][:] = torch.nan
+    pictures = task.pictures(results, None)
+    assert set(pictures) == {"samples/unguided", "samples/dps+tag", "properties"}
+    for picture in pictures.values():
+        assert picture.dtype == torch.uint8
+        assert picture.ndim == 3
+        assert picture.shape[0] == 3
+        assert len(picture.unique()) > 2
+    alone = MoleculeTask(data, GUIDE, None, physics=False, seed=0)
+    assert set(alone.pictures({"unguided": results["unguided"]}, None)) == {"samples/unguided"}
+
+
+def test_legends_tell_property_target_and_unit(data: Any, task: MoleculeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(molecule_task, "molecule_grid", lambda *args: seen.append(args) or torch.zeros(3, 1, 1))
+    made = result(data, task, 20)
+    made.rows["judged"][0] = torch.tensor([41.2345, 27.5])
+    made.rows["targets"][0] = torch.tensor([0.5, 26.375, 44.0])
+    made.rows["judged"][1] = torch.nan
+    task.pictures({"unguided": made}, None)
+    numbers, positions, legends = seen[0]
+    assert numbers.shape[0] == positions.shape[0] == len(legends) == 16
+    lines = [line.strip() for line in legends[0].splitlines()]
+    assert lines == ["MolWt 41.23 (target 44.00)", "alpha 27.50 (target 26.38) bohr^3"]
+    assert legends[1].startswith("MolWt nan (target ")
+    assert (numbers > 0).sum(1).tolist() == task.sizes(range(16)).tolist()
+
+
+def test_written_molecules_carry_targets_and_what_was_judged(data: Any, task: MoleculeTask, tmp_path: Path) -> None:
+    count = 5
+    x, mask = real(data, task, count)
+    paths = task.write(x, tmp_path / "samples", "dps")
+    assert [path.name for path in paths] == ["dps.sdf", "dps-perceived.sdf", "dps.npz"]
+    judged, targets = JUDGE(x, mask), task.targets(range(count))
+    for index, mol, _ in read_sdf(paths[0], sanitize=False):
+        assert mol is not None
+        fields = mol.GetPropsAsDict()
+        expected = {f"target_{name}": float(targets[index, k]) for k, name in enumerate(ASKED)}
+        expected |= {name: float(judged[index, k]) for k, name in enumerate(JUDGED)}
+        assert {name: fields[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert fields["sample"] == index
+    assert index == count - 1
+    with np.load(paths[2]) as archive:
+        numbers, _ = decode(x, mask, data.atomic_numbers)
+        assert np.array_equal(archive["numbers"], numbers.numpy())
+        assert np.array_equal(archive["positions"], x[..., :3].numpy())
+
+
+def geometries(*smiles: str, width: int = 12) -> tuple[Tensor, Tensor]:
+    numbers, positions = torch.zeros(len(smiles), width, dtype=torch.long), torch.zeros(len(smiles), width, 3)
+    for row, text in enumerate(smiles):
+        mol = embed(parse_smiles(text))
+        numbers[row, : mol.GetNumAtoms()] = torch.tensor([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+        positions[row, : mol.GetNumAtoms()] = torch.tensor(mol.GetConformer().GetPositions()).float()
+    return numbers, positions
+
+
+@pytest.fixture
+def mixed() -> tuple[Tensor, Tensor]:
+    """A good molecule, one with a NaN, one that RDKit cannot read, another good one with NaN in its padding."""
+    numbers, positions = geometries("C=O", "C", "C", "CCO")
+    positions[1, 2, 1] = torch.nan
+    numbers[2, 4] = 0  # a methane without one of its hydrogens
+    positions[3, 9:] = torch.nan
+    return numbers, positions
+
+
+def heavy_smiles(path: Path) -> dict[int, str]:
+    """By the field ``sample``."""
+    return {
+        int(float(mol.GetProp("sample"))): Chem.MolToSmiles(Chem.RemoveAllHs(mol, sanitize=False))
+        for _, mol, _ in read_sdf(path, sanitize=False)
+        if mol is not None
+    }
+
+
+def test_files_leave_out_what_cannot_be_written_and_say_so(
+    mixed: tuple[Tensor, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers, positions = mixed
+    fields = [{"alpha": float(i), "mu": math.nan if i == 3 else 2.5} for i in range(4)]
+    with caplog.at_level(logging.INFO):
+        paths = write_molecules(numbers, positions, fields, tmp_path / "new" / "folder", "arm")
+    assert "4 molecules: 1 with positions that are not finite, 1 that RDKit cannot read" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(p.name for p in paths)
+    assert heavy_smiles(paths[1]) == {0: "C=O", 3: "CCO"}
+    assert set(heavy_smiles(paths[0])) == {0, 2, 3}
+    assert heavy_smiles(paths[0])[0] == "C=O"
+    assert heavy_smiles(paths[0])[3] == "CCO"
+    records = {int(float(mol.GetProp("sample"))): mol for _, mol, _ in read_sdf(paths[0], sanitize=False) if mol}
+    for index, mol in records.items():
+        count = int((numbers[index] > 0).sum())
+        assert [atom.GetAtomicNum() for atom in mol.GetAtoms()] == numbers[index, :count].tolist()
+        written = torch.tensor(mol.GetConformer().GetPositions()).float()
+        torch.testing.assert_close(written, positions[index, :count], rtol=0, atol=6e-5)
+        assert float(mol.GetProp("alpha")) == index
+        assert bool(mol.HasProp("mu")) == (index != 3)
+    with np.load(paths[2]) as archive:
+        assert np.array_equal(archive["numbers"], numbers.numpy())
+        assert np.array_equal(archive["positions"], positions.numpy(), equal_nan=True)
+
+
+def cells(picture: Tensor, count: int) -> list[Tensor]:
+    """Of a grid of four columns, row by row."""
+    height, width = picture.shape[1] // (-(-count // 4)), picture.shape[2] // 4
+    return [picture[:, r * height : (r + 1) * height, c * width : (c + 1) * width] for r in range(2) for c in range(4)]
+
+
+def test_every_molecule_gets_a_cell(mixed: tuple[Tensor, Tensor]) -> None:
+    numbers, positions = (torch.cat((part, part[:1])) for part in mixed)
+    picture = molecule_grid(numbers, positions, ["a", "b", "c", "d", "a"])
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (3, 400, 880)
+    drawn = cells(picture, 5)
+    assert all(int((cell < 128).sum()) > 50 for cell in drawn[:5])
+    assert all(bool(cell.eq(255).all()) for cell in drawn[5:])
+    assert torch.equal(drawn[0], drawn[4])
+    assert len({tuple(cell.flatten().tolist()) for cell in drawn[:4]}) == 4
+
+
+def test_an_unreadable_molecule_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, positions = geometries("CO")
+    readable = molecule_grid(numbers, positions, ["text"])
+    named = molecule_grid(numbers, positions, ["unreadable\ntext"])
+    monkeypatch.setattr(molecule_figures, "perceived", lambda *args: None)
+    unreadable = molecule_grid(numbers, positions, ["text"])
+    # The bonds are the same ones, laid out anew: a few pixels may fall elsewhere.
+    assert int((unreadable != named).any(0).sum()) < 30
+    assert int((unreadable != readable).any(0).sum()) > 200
+
+
+def test_a_text_for_every_molecule_is_needed() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        molecule_grid(*geometries("C", "O"), ["only one"])
+
+
+def test_histograms_show_shares_of_what_is_finite() -> None:
+    targets = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
+    judged = {
+        "good": targets + 0.1,
+        "partly": torch.tensor([[1.0, 1e30], [torch.nan, -1e30], [2.0, 20.0], [torch.inf, 30.0]]),
+        "nothing": torch.full((4, 2), torch.nan),
+    }
+    figure = property_histograms(judged, targets, {"alpha": "bohr^3", "count": ""})
+    first, second = figure.axes
+    assert [first.get_xlabel(), second.get_xlabel()] == ["alpha [bohr^3]", "count"]
+    legend = first.get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"target", "good", "partly", "nothing"}
+    for axes, finite in ((first, 2), (second, 4)):
+        assert sum(bar.get_height() for bar in axes.containers[0]) == pytest.approx(1)
+        steps = {patch.get_label(): patch for patch in axes.patches if patch.get_label() in judged}
+        # The outline passes every bin's height twice.
+        shares = {name: patch.get_path().vertices[:, 1].sum() / 2 for name, patch in steps.items()}
+        assert shares["good"] == pytest.approx(1)
+        assert shares["partly"] == pytest.approx(finite / 4)
+        assert shares.get("nothing", 0) == 0
+    picture = figure_pixels(figure)
+    assert picture.dtype == torch.uint8
+    assert picture.shape[0] == 3
