@@ -15,6 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from callbacks.figures import COLOURS, figure_pixels, save_png
+from callbacks.report import REAL_DATA
 
 Summary = Mapping[str, Mapping[str, Sequence[float]]]
 _ARM = re.compile(r"(?P<property>\w+) (?P<scale>[\d.]+)(?P<tag>\+tag)?")
@@ -34,6 +35,8 @@ def curves(arms: Summary) -> dict[tuple[str, bool], list[tuple[float, str]]]:
 def draw(arms: Summary) -> Figure:
     """One panel a judge: error against atom stability, mean and standard deviation over the seeds.
 
+    The dotted line is the judge's own error on real molecules. Arms of which nothing could be judged are left out.
+
     Args:
         arms: By arm and metric, mean and standard deviation.
 
@@ -41,12 +44,18 @@ def draw(arms: Summary) -> Figure:
         ValueError: If no arm is named after a property and a scale, or none has an error.
     """
     lines = curves(arms)
-    judges = [p for p in _JUDGES if any(f"{p}{name}" in arms[points[0][1]] for (name, _), points in lines.items())]
+    judges = [
+        prefix
+        for prefix in _JUDGES
+        if any(f"{prefix}{name}" in arms[arm] for (name, _), points in lines.items() for _, arm in points)
+    ]
     if not judges:
         raise ValueError("no arm is named '<property> <scale>' and has an error to show; see benchmarks.seeds")
     figure = Figure(figsize=(5.2 * len(judges), 4.0), dpi=120, layout="constrained")
     for axes, prefix in zip(figure.subplots(1, len(judges), squeeze=False)[0], judges, strict=True):
         for colour, ((name, tag), points) in zip(COLOURS, lines.items(), strict=False):
+            # An arm of which nothing could be judged has no error.
+            points = [(scale, arm) for scale, arm in points if f"{prefix}{name}" in arms[arm]]
             stability = [arms[arm]["atom_stability"] for _, arm in points]
             error = [arms[arm][f"{prefix}{name}"] for _, arm in points]
             x, dx = zip(*((100 * mean, 100 * spread) for mean, spread in stability), strict=True)
@@ -56,6 +65,9 @@ def draw(arms: Summary) -> Figure:
             axes.errorbar(x, y, dy, dx, fmt=style, color=colour, capsize=2, linewidth=1.6, label=label)
             for (scale, _), left, top in zip(points, x, y, strict=True):
                 axes.annotate(f"{scale:g}", (left, top), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        for name, _ in lines:
+            if floor := arms.get(REAL_DATA, {}).get(f"{prefix}{name}"):
+                axes.axhline(floor[0], color="#808080", linestyle=":", linewidth=1)
         axes.set_title(_JUDGES[prefix])
         axes.set_xlabel("atom stability [%]")
         axes.set_ylabel("MAE to the target, in the property's unit")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.report import REAL_DATA
 from callbacks.results import ABSENT, write_results
 
 Arms = Mapping[str, Mapping[str, float]]
@@ -30,12 +31,14 @@ class Shown(NamedTuple):
         factor: Arms tell shares as fractions, the tables in percent.
         change: Heading of what TAG changes.
         relative: Whether that is in percent of the arm without TAG.
+        digits: After the point.
     """
 
     heading: str
     factor: float
     change: str
     relative: bool = False
+    digits: int = 1
 
 
 def _share(name: str) -> Shown:
@@ -48,8 +51,10 @@ _FIRST = {
     "atom_stability": _share("atom stability"),
     "molecule_stability": _share("molecule stability"),
     "validity": _share("validity"),
+    "uniqueness": _share("uniqueness"),
+    "novelty": _share("novelty"),
 }
-_LAST = {"nan": _share("NaN"), "time_gap": Shown("Time-Gap", 1, "Time-Gap")}
+_LAST = {"xtb_converged": _share("xTB converged"), "nan": _share("NaN"), "time_gap": Shown("Time-Gap", 1, "Time-Gap")}
 
 
 def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
@@ -57,7 +62,7 @@ def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
     present = [metric for arm in runs[0].values() for metric in arm]
     errors = [metric for metric in dict.fromkeys(present) if metric.startswith(("mae_", "xtb_mae_"))]
     named = {metric: metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ") for metric in errors}
-    table = _FIRST | {metric: Shown(name, 1, name) for metric, name in named.items()} | _LAST
+    table = _FIRST | {metric: Shown(name, 1, name, digits=2) for metric, name in named.items()} | _LAST
     return {metric: how for metric, how in table.items() if metric in present}
 
 
@@ -109,14 +114,15 @@ def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
     columns = shown(runs)
     arms = [["arm", *(how.heading for how in columns.values())]]
     for arm, figures in aggregate(runs).items():
-        arms.append([arm, *(_cell(figures.get(metric), how.factor) for metric, how in columns.items())])
+        arms.append([arm, *(_cell(figures.get(metric), how.digits, how.factor) for metric, how in columns.items())])
     tag = [["what TAG changes", *(how.change for how in columns.values())]]
     each = differences(runs)
     for arm, figures in changes(runs).items():
-        tag.append([arm, *(_cell(figures.get(metric), signed=True) for metric in columns)])
+        tag.append([arm, *(_cell(figures.get(metric), how.digits, signed=True) for metric, how in columns.items())])
         for index, seed in enumerate(seeds):
-            values = [each[arm].get(metric) for metric in columns]
-            tag.append([f"{arm}, seed {seed}", *(ABSENT if v is None else f"{v[index]:+.1f}" for v in values)])
+            values = [(each[arm].get(metric), how.digits) for metric, how in columns.items()]
+            cells = [ABSENT if v is None else f"{v[index]:+.{digits}f}" for v, digits in values]
+            tag.append([f"{arm}, seed {seed}", *cells])
     return [arms, tag]
 
 
@@ -147,7 +153,7 @@ def run_seed(config: str, seed: int, folder: Path, further: Sequence[str]) -> No
 
 
 def read_arms(path: Path, seed: int) -> Arms:
-    """The figures of one run.
+    """The figures of one run, those of held-out real data first where it has them.
 
     Raises:
         FileNotFoundError: If the run left none.
@@ -160,6 +166,8 @@ def read_arms(path: Path, seed: int) -> Arms:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         arms, made_with = results["arms"], results["seed"]
+        if results.get("reference"):
+            arms = {REAL_DATA: results["reference"]} | arms
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no results of a run; remove it and run seed {seed} again") from error
     if made_with != seed:
@@ -233,11 +241,11 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values)
 
 
-def _cell(figures: tuple[float, float] | None, factor: float = 1, signed: bool = False) -> str:
+def _cell(figures: tuple[float, float] | None, digits: int, factor: float = 1, signed: bool = False) -> str:
     if figures is None:
         return ABSENT
     mean, spread = figures
-    return f"{factor * mean:{'+' if signed else ''}.1f} ± {factor * spread:.1f}"
+    return f"{factor * mean:{'+' if signed else ''}.{digits}f} ± {factor * spread:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class AdaptiveGradientClipping(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         bound = self.bound
         norm = float(torch.nn.utils.clip_grad_norm_(pl_module.parameters(), bound))
-        self.norms = [*self.norms, min(norm, bound)][-self.window :]
+        if math.isfinite(norm):  # one that is not would be the bound from then on
+            self.norms = [*self.norms, min(norm, bound)][-self.window :]
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms}

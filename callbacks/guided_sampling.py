@@ -164,7 +164,7 @@ class GuidedSampling(Callback):
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = runner.task.pictures({name: shown}, None) if trainer.is_global_zero else {}
         pictures.pop("arms", None) if len(pictures) > 1 else None
-        Report.of(trainer).write_samples(name, partial(runner.task.write, result.samples), pictures)
+        Report.of(trainer).write_samples(name, partial(runner.task.write, result), pictures)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._loaded is None:

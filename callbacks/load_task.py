@@ -41,6 +41,10 @@ def load_task(data: Any, settings: TaskSettings) -> SamplingTask:
         ValueError: If networks, data and settings do not fit.
     """
     dimensions = len(data.sample_shape)
+    if settings.physics and dimensions != 2:
+        raise ValueError("sampling.physics judges molecules; leave it out for other data")
+    if settings.labels is not None and dimensions != 3:
+        raise ValueError("sampling.labels are classes of images; molecules are asked for properties of real ones")
     if dimensions == 1:
         return PointTask(data.sample_shape)
     if settings.guide is not None and settings.guide == settings.judge:

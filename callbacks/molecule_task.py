@@ -13,7 +13,8 @@ from callbacks.figures import figure_pixels
 from callbacks.molecule_figures import molecule_grid, property_histograms
 from callbacks.molecule_files import write_molecules
 from callbacks.task import ArmResult, SamplingTask
-from tag_lightning.chemistry import PROPERTIES
+from datamodules.tables import fixed_order
+from tag_lightning.chemistry import PROPERTIES, stable_atoms
 from tag_lightning.diffusion import PointCloudSpace, SampleNoise
 from tag_lightning.guidance import Condition, SquaredError
 from tag_lightning.metrics import PhysicsJudge, decode, molecule_quality
@@ -23,6 +24,7 @@ from tag_lightning.networks import EGNNPropertyPredictor
 _TARGET_STREAM = 2
 _DRAWN = 16
 _CALIBRATION = 150
+_BATCH = 256
 
 
 class MoleculeTask(SamplingTask):
@@ -55,6 +57,8 @@ class MoleculeTask(SamplingTask):
         self.judge = judge
         self.guided = guide is not None
         self.seed = seed
+        # An element without bond lengths shows now, not after the training.
+        stable_atoms(torch.tensor([data.atomic_numbers]), torch.zeros(1, len(data.atomic_numbers), 3))
         names = [*(guide.properties if guide else ()), *(judge.properties if judge else ())]
         self.properties = tuple(dict.fromkeys(names))
         self.physics = PhysicsJudge(self.properties) if physics else None
@@ -84,7 +88,7 @@ class MoleculeTask(SamplingTask):
     def targets(self, indices: Sequence[int]) -> Tensor:
         """Properties asked of them, ``[B, K]`` in their units, in the order of ``properties``."""
         drawn = self._drawn(indices)
-        return torch.stack([self._train.attributes[name][drawn] for name in self.properties], 1)
+        return _stacked([self._train.attributes[name][drawn] for name in self.properties], len(drawn))
 
     def conditions(self, indices: Sequence[int], device: torch.device) -> dict[str, Condition]:
         if self.guide is None:
@@ -129,13 +133,9 @@ class MoleculeTask(SamplingTask):
         self._known = self.data.reference_smiles()
         self.num_reference = len(self._train)
         held_out = self.data.table("test")
+        figures = {} if self.judge is None else self._judge_error(self.judge, held_out, device)
         batch = held_out[list(range(len(held_out)))]
-        figures = molecule_quality(*decode(batch.x, batch.inputs["mask"], self.data.atomic_numbers))
-        if self.judge is not None:
-            with torch.no_grad():
-                judged = self.judge(batch.x.to(device), batch.inputs["mask"].to(device)).cpu()
-            for k, name in enumerate(self.judge.properties):
-                figures[f"mae_{name}"] = float((judged[:, k] - batch.attributes[name]).abs().mean())
+        figures |= molecule_quality(*decode(batch.x, batch.inputs["mask"], self.data.atomic_numbers))
         if self.physics is not None:
             figures |= self._calibrate(self.physics)
         self.reference = figures
@@ -151,7 +151,7 @@ class MoleculeTask(SamplingTask):
                 figures[f"mae_{name}"] = float(errors[errors.isfinite()].mean())
         figures |= molecule_quality(*decode(samples, mask, self.data.atomic_numbers), self._known)
         if self.physics is not None:
-            figures |= self.physics.summarize(rows["physics"].cpu(), rows["targets"].cpu())
+            figures |= self.physics.summarize(rows["physics"].cpu(), self.targets(range(len(samples))))
         return figures
 
     def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
@@ -170,35 +170,46 @@ class MoleculeTask(SamplingTask):
             pictures["properties"] = figure_pixels(property_histograms(judged, targets, units))
         return pictures
 
-    def write(self, samples: Tensor, folder: Path, name: str) -> list[Path]:
-        """SD files, with bonds from distances and with those that RDKit perceives."""
-        indices = range(len(samples))
-        mask = self._mask(indices)
-        fields = [{} for _ in indices] if not self.properties else self._fields(samples, mask)
-        numbers, positions = decode(samples, mask, self.data.atomic_numbers)
-        return write_molecules(numbers, positions, fields, folder, name)
+    def write(self, result: ArmResult, folder: Path, name: str) -> list[Path]:
+        """SD files with what was judged as fields, with bonds from distances and with those RDKit perceives."""
+        mask = self._mask(range(len(result.samples)))
+        numbers, positions = decode(result.samples, mask, self.data.atomic_numbers)
+        return write_molecules(numbers, positions, self._fields(result), folder, name)
+
+    def _judge_error(self, judge: EGNNPropertyPredictor, table: Any, device: torch.device) -> dict[str, float]:
+        """``mae_<property>`` of the judge on real molecules."""
+        total = torch.zeros(len(judge.properties))
+        for rows in torch.arange(len(table)).split(_BATCH):
+            batch = table[rows.tolist()]
+            with torch.no_grad():
+                judged = judge(batch.x.to(device), batch.inputs["mask"].to(device)).cpu()
+            labels = torch.stack([batch.attributes[name] for name in judge.properties], 1)
+            total += (judged - labels).abs().sum(0)
+        return {f"mae_{name}": float(total[k] / len(table)) for k, name in enumerate(judge.properties)}
 
     def _calibrate(self, physics: PhysicsJudge) -> dict[str, float]:
         """Fit to some validation molecules; how far off some test molecules are then."""
         measured = {}
         for split in ("val", "test"):
             table = self.data.table(split)
-            batch = table[list(range(min(_CALIBRATION, len(table))))]
-            labels = torch.stack([batch.attributes[name] for name in self.properties], 1)
+            # Not the first ones, which are the smallest where a source is in order of size.
+            batch = table[fixed_order(len(table))[:_CALIBRATION].tolist()]
+            labels = _stacked([batch.attributes[name] for name in self.properties], len(batch.x))
             decoded = decode(batch.x, batch.inputs["mask"], self.data.atomic_numbers)
             measured[split] = physics.measure(*decoded), labels
         physics.calibrate(*measured["val"])
         return physics.summarize(*measured["test"])
 
-    def _fields(self, samples: Tensor, mask: Tensor) -> list[dict[str, float]]:
-        targets = self.targets(range(len(samples)))
-        columns = {f"target_{name}": targets[:, k] for k, name in enumerate(self.properties)}
+    def _fields(self, result: ArmResult) -> list[dict[str, float]]:
+        count = len(result.samples)
+        targets = self.targets(range(count)).T
+        columns = {f"target_{name}": column for name, column in zip(self.properties, targets, strict=True)}
         if self.judge is not None:
-            device = next(self.judge.parameters()).device
-            with torch.no_grad():
-                judged = self.judge(self._decided(samples, mask).to(device), mask.to(device)).cpu()
-            columns |= {name: judged[:, k] for k, name in enumerate(self.judge.properties)}
-        return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(samples))]
+            columns |= dict(zip(self.judge.properties, result.rows["judged"][:count].T, strict=True))
+        if self.physics is not None:
+            names = (*self.physics.judged, "max_force")
+            columns |= {f"xtb_{k}": column for k, column in zip(names, result.rows["physics"][:count].T, strict=True)}
+        return [{name: float(values[i]) for name, values in columns.items()} for i in range(count)]
 
     def _legends(self, result: ArmResult, count: int) -> list[str]:
         if self.judge is None:
@@ -221,6 +232,10 @@ class MoleculeTask(SamplingTask):
 
     def _drawn(self, indices: Sequence[int]) -> Tensor:
         return torch.tensor(SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._train)))
+
+
+def _stacked(columns: list[Tensor], count: int) -> Tensor:
+    return torch.stack(columns, 1) if columns else torch.zeros(count, 0)
 
 
 def _unit(name: str) -> str:

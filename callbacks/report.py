@@ -16,6 +16,8 @@ from callbacks.figures import figure_pixels, save_png, time_gap_curves
 from callbacks.results import print_results, results_payload, write_results
 from callbacks.task import ArmResult
 
+REAL_DATA = "(real data)"
+
 
 class Report:
     """Writes to the run's folder, to the terminal and to TensorBoard, on one process only.
@@ -51,7 +53,7 @@ class Report:
         if not self.active:
             return
         figures = {name: result.figures for name, result in results.items()}
-        reference = {"(real data)": context["reference"]} if context.get("reference") else {}
+        reference = {REAL_DATA: context["reference"]} if context.get("reference") else {}
         print_results(reference | figures, title=f"Guided sampling at step {self.step}")
         context = context | {"global_step": self.step}
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context

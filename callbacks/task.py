@@ -100,10 +100,10 @@ class SamplingTask(ABC):
     def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
         """Bytes ``[3, H, W]`` by name; a slash in it makes a folder."""
 
-    def write(self, samples: Tensor, folder: Path, name: str) -> list[Path]:
-        """Write samples of global indices 0, 1, .. as files of that name; what was written."""
+    def write(self, result: ArmResult, folder: Path, name: str) -> list[Path]:
+        """Write the samples of an arm as files of that name; what was written."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary, path = folder / f".{name}.npz", folder / f"{name}.npz"
-        np.savez_compressed(temporary, samples=samples.numpy())
+        np.savez_compressed(temporary, samples=result.samples.numpy())
         temporary.replace(path)
         return [path]

@@ -24,7 +24,6 @@ from datamodules.reference_smiles import reference_smiles
 from datamodules.tables import fixed_order
 
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
-FEATURE_SCALE = 4.0
 
 
 class MoleculeTable(Dataset):
@@ -33,9 +32,11 @@ class MoleculeTable(Dataset):
     Args:
         molecules: Made of ``elements`` alone.
         elements: Atomic numbers, in the order of the one-hot columns.
+        feature_scale: What one-hot columns are divided by.
     """
 
-    def __init__(self, molecules: Molecules, elements: Sequence[int]) -> None:
+    def __init__(self, molecules: Molecules, elements: Sequence[int], feature_scale: float) -> None:
+        self.feature_scale = feature_scale
         self.molecules = molecules
         self.elements = torch.tensor(elements, dtype=torch.uint8)
         self.sizes = molecules.sizes
@@ -48,12 +49,13 @@ class MoleculeTable(Dataset):
         rows = torch.tensor(indices, dtype=torch.long)
         width = int(self.sizes[rows].max()) if indices else 1
         numbers = self.molecules.numbers[rows, :width]
-        x = torch.cat((self.molecules.positions[rows, :width], features_of(numbers, self.elements)), -1)
+        features = features_of(numbers, self.elements, self.feature_scale)
+        x = torch.cat((self.molecules.positions[rows, :width], features), -1)
         return Batch(x, {name: values[rows] for name, values in self.attributes.items()}, {"mask": numbers > 0})
 
 
 class MoleculeDataModule(TableDataModule):
-    """Molecules ``[B, N, 3 + F]``: centred positions in angstrom, then one-hot elements over 4.
+    """Molecules ``[B, N, 3 + F]``: centred positions in angstrom, then one-hot elements, scaled down.
 
     Padding is exactly zero; the input ``mask [B, N]`` is True at atoms. Attributes are the properties, in the
     units of ``tag_lightning.chemistry.units``.
@@ -71,9 +73,11 @@ class MoleculeDataModule(TableDataModule):
     Attributes:
         name: Start of the names of files in the cache.
         num_classes: Empty: molecules have quantities.
+        feature_scale: What one-hot columns are divided by, so that noise hides elements later than positions.
     """
 
     name = "molecules"
+    feature_scale = 4.0
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class MoleculeDataModule(TableDataModule):
 
     def features(self, numbers: Tensor) -> Tensor:
         """Feature columns ``[..., F]`` of atomic numbers ``[...]``, zero where there is no atom."""
-        return features_of(numbers, torch.tensor(self.atomic_numbers, device=numbers.device))
+        return features_of(numbers, torch.tensor(self.atomic_numbers, device=numbers.device), self.feature_scale)
 
     @abstractmethod
     def load(self) -> Molecules:
@@ -164,7 +168,7 @@ class MoleculeDataModule(TableDataModule):
                 f"none of the {len(molecules)} molecules that can be used fell into the {split} split; give more of "
                 "them, or raise data.init_args.max_atoms"
             )
-        return MoleculeTable(molecules.select(row), self.atomic_numbers)
+        return MoleculeTable(molecules.select(row), self.atomic_numbers, self.feature_scale)
 
     def _usable(self) -> tuple[Molecules, Tensor, int]:
         """What can be used, which rows of the source that is, and how many the source has."""
@@ -200,9 +204,9 @@ def _require_enough(molecules: Molecules) -> None:
         raise ValueError(f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits")
 
 
-def features_of(numbers: Tensor, elements: Tensor) -> Tensor:
-    """One-hot columns over 4, ``[..., F]``, of atomic numbers ``[...]`` among ``elements [F]``."""
-    return (numbers[..., None] == elements).float() / FEATURE_SCALE
+def features_of(numbers: Tensor, elements: Tensor, scale: float) -> Tensor:
+    """One-hot columns over ``scale``, ``[..., F]``, of atomic numbers ``[...]`` among ``elements [F]``."""
+    return (numbers[..., None] == elements).float() / scale
 
 
 @lru_cache

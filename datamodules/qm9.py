@@ -82,6 +82,7 @@ class QM9DataModule(MoleculeDataModule):
     """
 
     name = "qm9"
+    feature_scale = 8.0  # of the published generator without atomic numbers
 
     def __init__(
         self,

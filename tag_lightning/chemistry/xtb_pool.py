@@ -23,7 +23,10 @@ Molecule = tuple[np.ndarray, np.ndarray]
 
 
 def xtb_many(
-    molecules: Sequence[tuple[ArrayLike, ArrayLike]], workers: int = 1, what: Collection[str] = CHEAP_PROPERTIES
+    molecules: Sequence[tuple[ArrayLike, ArrayLike]],
+    workers: int = 1,
+    what: Collection[str] = CHEAP_PROPERTIES,
+    progress: bool = True,
 ) -> list[dict[str, float] | None]:
     """``xtb_properties`` of each molecule, with a progress bar for more than 50 of them.
 
@@ -35,6 +38,7 @@ def xtb_many(
         molecules: Pairs of atomic numbers ``[n]`` and positions ``[n, 3]`` in angstrom; CPU tensors or arrays.
         workers: Processes, at least 1; each takes seconds to start.
         what: Names out of ``XTB_PROPERTIES``.
+        progress: Whether to show a bar for more than 50 molecules; not inside another one.
 
     Returns:
         In the order of ``molecules``: the properties, or None where the calculation failed.
@@ -50,12 +54,12 @@ def xtb_many(
     arrays = [(np.asarray(numbers), np.asarray(positions)) for numbers, positions in molecules]
     results: list[dict[str, float] | None] = [None] * len(arrays)
     console = Console(stderr=True)
-    with Progress(console=console, disable=len(arrays) <= _BAR_FROM) as progress:
-        task = progress.add_task("GFN2-xTB", total=len(arrays))
+    with Progress(console=console, disable=not progress or len(arrays) <= _BAR_FROM) as bar:
+        task = bar.add_task("GFN2-xTB", total=len(arrays))
 
         def keep(index: int, properties: dict[str, float] | None) -> None:
             results[index] = properties
-            progress.advance(task)
+            bar.advance(task)
 
         todo = list(range(len(arrays)))
         while todo:

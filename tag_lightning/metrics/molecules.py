@@ -20,10 +20,12 @@ def decode(x: Tensor, mask: Tensor, elements: Sequence[int]) -> tuple[Tensor, Te
 
     Returns:
         Atomic numbers ``[B, N]``, 0 where there is no atom, and positions ``[B, N, 3]``; the element is the
-        largest of its columns, whatever their scale.
+        largest of its columns, whatever their scale. A molecule of which anything is NaN or infinite has no
+        position that is not NaN, so that whoever looks at positions sees that it is lost.
     """
     table = torch.tensor(elements, device=x.device)
-    return torch.where(mask, table[x[..., 3:].argmax(-1)], 0), x[..., :3]
+    lost = ~x.isfinite().flatten(1).all(1)[:, None, None] & mask[..., None]
+    return torch.where(mask, table[x[..., 3:].argmax(-1)], 0), x[..., :3].masked_fill(lost, torch.nan)
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:

@@ -53,7 +53,7 @@ class PhysicsJudge:
         finite = [i for i in range(len(numbers)) if bool(positions[i][numbers[i] > 0].isfinite().all())]
         molecules = [(numbers[i][numbers[i] > 0].numpy(), positions[i][numbers[i] > 0].numpy()) for i in finite]
         what = (*self.judged, _FORCE)
-        for i, found in zip(finite, xtb_many(molecules, self.workers, what), strict=True):
+        for i, found in zip(finite, xtb_many(molecules, self.workers, what, progress=False), strict=True):
             if found is not None:
                 rows[i] = torch.tensor([found[name] for name in what], dtype=torch.float64)
         return rows

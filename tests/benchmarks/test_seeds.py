@@ -65,9 +65,9 @@ def test_molecules_are_shown_by_stability_and_by_the_error_of_every_property() -
     figures = {"mae_alpha": 3.0, "novelty": 0.9, "atom_stability": 0.5, "xtb_mae_mu": 1.5, "seconds": 0.1}
     runs = [{"dps": figures, "dps+tag": figures | {"atom_stability": 0.75, "mae_alpha": 2.0 + i}} for i in range(2)]
     rows = markdown(runs, [0, 1]).splitlines()
-    assert "| arm | atom stability % | MAE alpha | xTB MAE mu |" in rows
-    assert "| dps+tag | 75.0 ± 0.0 | 2.5 ± 0.7 | 1.5 ± 0.0 |" in rows
-    assert "| dps | +25.0 ± 0.0 | -0.5 ± 0.7 | +0.0 ± 0.0 |" in rows
+    assert "| arm | atom stability % | novelty % | MAE alpha | xTB MAE mu |" in rows
+    assert "| dps+tag | 75.0 ± 0.0 | 90.0 ± 0.0 | 2.50 ± 0.71 | 1.50 ± 0.00 |" in rows
+    assert "| dps | +25.0 ± 0.0 | +0.0 ± 0.0 | -0.50 ± 0.71 | +0.00 ± 0.00 |" in rows
 
 
 def _write(out: Path, seed: int, changed: dict[str, Any] | None = None) -> None:

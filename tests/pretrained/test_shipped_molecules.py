@@ -1,0 +1,66 @@
+"""The shipped networks of molecules do what the documentation says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tag_lightning.pretrained
+from datamodules import SmallMoleculesDataModule
+from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, Sampler
+from tag_lightning.metrics import decode, molecule_quality
+from tag_lightning.networks import EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.pretrained import load_pretrained
+
+FOLDER = Path(tag_lightning.pretrained.__file__).parent / "molecules"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SmallMoleculesDataModule:
+    return SmallMoleculesDataModule(cache=str(tmp_path_factory.mktemp("cache")))
+
+
+def test_they_are_small() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) <= 3e6
+
+
+@pytest.mark.parametrize(("name", "limits"), [("guide", (0.8, 0.9)), ("judge", (0.8, 0.9))])
+def test_predictors_are_better_than_the_mean(
+    name: str, limits: tuple[float, float], data: SmallMoleculesDataModule
+) -> None:
+    network = load_pretrained(f"molecules/{name}").network
+    assert isinstance(network, EGNNPropertyPredictor)
+    table = data.table("test")
+    batch = table[list(range(len(table)))]
+    error = (network(batch.x, **batch.inputs) - torch.stack([batch.attributes[n] for n in network.properties], 1)).abs()
+    for k, limit in enumerate(limits):
+        assert float(error[:, k].mean()) < limit
+        assert float(error[:, k].mean()) < 0.7 * float(network.spread[k])
+
+
+def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -> None:
+    network, schedule = load_pretrained("molecules/time_gap_predictor")
+    assert isinstance(network, EGNNTimePredictor)
+    assert schedule is not None
+    assert bool(network.typical_nll.isfinite().all())
+    batch = data.table("test")[list(range(256))]
+    space = PointCloudSpace(data.table("test").sizes[:256].tolist(), 5, range(256))
+    for timestep in (100, 500, 900):
+        noise = space.project(torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(0)))
+        logits = network(schedule.add_noise(batch.x, noise, timestep), **batch.inputs)
+        assert float((logits.argmax(1) - timestep).abs().float().mean()) < 80
+
+
+@pytest.mark.slow
+def test_nine_of_ten_atoms_are_stable(data: SmallMoleculesDataModule) -> None:
+    network, schedule = load_pretrained("molecules/denoiser")
+    assert schedule is not None
+    train = data.table("train")
+    sizes = train.sizes[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]
+    space = PointCloudSpace(sizes.tolist(), 5, range(256))
+    x = Sampler(Denoiser(network, schedule), DDIM(), 50).sample(space, 0)
+    figures = molecule_quality(*decode(x, space.mask, data.atomic_numbers))
+    assert figures["atom_stability"] >= 0.9
+    assert figures["nan"] == 0
