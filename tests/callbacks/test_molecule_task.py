@@ -287,7 +287,7 @@ def test_legends_tell_property_target_and_unit(data: Any, task: MoleculeTask, mo
 def test_written_molecules_carry_targets_and_what_was_judged(data: Any, task: MoleculeTask, tmp_path: Path) -> None:
     count = 5
     x, mask = real(data, task, count)
-    paths = task.write(x, tmp_path / "samples", "dps")
+    paths = task.write(result(data, task, count), tmp_path / "samples", "dps")
     assert [path.name for path in paths] == ["dps.sdf", "dps-perceived.sdf", "dps.npz"]
     judged, targets = JUDGE(x, mask), task.targets(range(count))
     for index, mol, _ in read_sdf(paths[0], sanitize=False):
