@@ -63,8 +63,8 @@ def property_histograms(judged: Mapping[str, Tensor], targets: Tensor, units: Ma
     figure = Figure(figsize=(4.6 * len(units), 3.6), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(units), squeeze=False)[0]
     for k, (axes, (name, unit)) in enumerate(zip(panels, units.items(), strict=True)):
-        wanted = targets[:, k].numpy()
-        margin = 0.5 * np.ptp(wanted) + 1e-6
+        wanted = targets[:, k].double().numpy()
+        margin = max(0.5 * np.ptp(wanted), 0.05 * np.abs(wanted).max(), 1e-3)
         # Samples that broke can be anywhere; the outermost bins take them in.
         edges = np.linspace(wanted.min() - margin, wanted.max() + margin, 40)
         axes.hist(wanted, edges, color="#B0B0B0", label="target", weights=np.full(len(wanted), 1 / len(wanted)))
