@@ -176,15 +176,14 @@ class GuidedSampling(Callback):
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
-            pictures = runner.task.pictures(self.results, runner.predictor) if trainer.is_global_zero else {}
         for name, result in self.results.items():
             for metric, value in result.figures.items():
                 if metric != "num_samples":
                     # Every process has the same value already.
                     pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
-        Report.of(trainer).write(
+        report = Report.of(trainer)
+        report.write_figures(
             self.results,
-            pictures,
             {
                 "stage": stage,
                 "seed": self.seed,
@@ -195,6 +194,9 @@ class GuidedSampling(Callback):
                 "config": self.run_config,
             },
         )
+        if trainer.is_global_zero:
+            with torch.inference_mode(False), isolate_rng():
+                report.write_pictures(runner.task.pictures(self.results, runner.predictor))
 
     def _load(self, pl_module: LightningModule, trainer: Trainer) -> SamplingNetworks | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]

@@ -93,6 +93,7 @@ def _drawable(mol: Chem.Mol) -> Chem.Mol:
     if len(hidden) < flat.GetNumAtoms():
         for i in sorted(hidden, reverse=True):
             flat.RemoveAtom(i)
+    Chem.FastFindRings(flat)  # which drawing needs, and sanitising would have found
     with rdBase.BlockLogs():
         rdDepictor.Compute2DCoords(flat)
     return flat.GetMol()

@@ -41,12 +41,11 @@ class Report:
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         return cls(Path(trainer.default_root_dir), boards, trainer.global_step, trainer.is_global_zero)
 
-    def write(self, results: Mapping[str, ArmResult], pictures: Mapping[str, Tensor], context: dict[str, Any]) -> None:
-        """Report all arms.
+    def write_figures(self, results: Mapping[str, ArmResult], context: dict[str, Any]) -> None:
+        """Report the numbers of all arms, before anything else can fail.
 
         Args:
             results: By arm.
-            pictures: Bytes ``[3, H, W]`` by name; a slash in it makes a folder.
             context: Further entries of the results file; ``seed`` and ``config`` among them. ``reference`` are
                 figures of real data, which head the table.
         """
@@ -58,9 +57,14 @@ class Report:
         context = context | {"global_step": self.step}
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context
         write_results(self.folder / "results.json", payload)
+        self._time_gaps(results)
+
+    def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
+        """Write pictures, bytes ``[3, H, W]`` by name; a slash in it makes a folder."""
+        if not self.active:
+            return
         for name, pixels in pictures.items():
             self._picture(name, pixels, self.folder / f"{name}.png")
-        self._time_gaps(results)
 
     def write_samples(
         self, name: str, write: Callable[[Path, str], list[Path]], pictures: Mapping[str, Tensor]

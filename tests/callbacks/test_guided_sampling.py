@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
-from tiny_runs import SIZE, TIMESTEPS, TinyNetworks, seeded
+from tiny_runs import SIZE, TIMESTEPS, TinyNetworks, predictor_arguments, seeded
 
 from callbacks import Arm, GuidedSampling, default_arms
 from datamodules import DigitsDataModule
+from tag_lightning.cli import main
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.guidance import DPS, Corruption, TemporalAlignment
 from tag_lightning.modules import TimePredictorModule
@@ -153,3 +154,15 @@ def test_without_a_denoiser_nothing_is_sampled(tmp_path: Path) -> None:
 def test_impossible_settings_are_named(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"sampling.{name} must be at least .*, got {value}"):
         GuidedSampling(**{name: value})
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_figures(
+    tiny: TinyNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no picture today")
+
+    monkeypatch.setattr("callbacks.image_task.ImageTask.pictures", fail)
+    with pytest.raises(RuntimeError, match="no picture today"):
+        main(predictor_arguments("validate", tmp_path, tiny))
+    assert "unguided" in json.loads((tmp_path / "results.json").read_text())["arms"]

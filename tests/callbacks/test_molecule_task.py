@@ -416,3 +416,9 @@ def test_histograms_show_shares_of_what_is_finite() -> None:
     picture = figure_pixels(figure)
     assert picture.dtype == torch.uint8
     assert picture.shape[0] == 3
+
+
+def test_tangles_with_rings_that_nobody_has_looked_for_are_drawn() -> None:
+    numbers = torch.tensor([6, 6, 6, 6, 7, 8, 6, 1, 1, 1, 1, 9]).repeat(8, 1)
+    positions = 1.3 * torch.randn(8, 12, 3, generator=torch.Generator().manual_seed(0))
+    assert molecule_grid(numbers, positions, [""] * 8).shape[0] == 3
