@@ -69,6 +69,7 @@ def draw(arms: Summary) -> Figure:
             if floor := arms.get(REAL_DATA, {}).get(f"{prefix}{name}"):
                 axes.axhline(floor[0], color="#808080", linestyle=":", linewidth=1)
         axes.set_title(_JUDGES[prefix])
+        axes.set_yscale("log")  # what broke is off by orders of magnitude
         axes.set_xlabel("atom stability [%]")
         axes.set_ylabel("MAE to the target, in the property's unit")
         axes.grid(alpha=0.3)
