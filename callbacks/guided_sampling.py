@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.arm_runner import ArmRunner
@@ -56,7 +56,8 @@ class GuidedSampling(Callback):
         num_samples: Samples an arm, at least 2. Frechet distances of different numbers do not compare.
         chunk_size: Samples drawn at once.
         seed: Of noise.
-        every_n_epochs: Sample after every so many epochs of ``fit``, and after the last.
+        every_n_epochs: Sample in the validation after every so many epochs of ``fit``, and in that of the final
+            weights; where ``fit`` ends without one, a warning says how to make the samples.
         num_shown: Samples in the grids.
         predict_arm: The arm that ``predict`` draws; None is the last.
 
@@ -125,6 +126,9 @@ class GuidedSampling(Callback):
         self.run_config: dict[str, Any] | None = None
         self.results: dict[str, ArmResult] = {}
         self._loaded: SamplingNetworks | None = None
+        # Global steps within this `fit`, None before there was any.
+        self._validated_at: int | None = None
+        self._sampled_at: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the networks and try every arm's settings, so that mistakes show before the training."""
@@ -144,12 +148,35 @@ class GuidedSampling(Callback):
                     raise ValueError(f"arm {name}: {error}") from error
             self._chosen(runner)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated_at = self._sampled_at = None
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
-        # Inside `fit` only when due; `validate` samples whenever it is called.
-        if not trainer.sanity_checking and (due or trainer.state.fn != "fit"):
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != "fit":
+            # Whoever calls `validate` wants samples.
             self._evaluate(trainer, pl_module, "val")
+            return
+        self._validated_at = trainer.global_step
+        if self._due(trainer):
+            self._evaluate(trainer, pl_module, "val")
+            self._sampled_at = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where the results, if there are any, are not those of the final weights."""
+        if self._loaded is None or self._sampled_at == trainer.global_step:
+            return
+        if self._validated_at == trainer.global_step:
+            why = f"sampling.every_n_epochs is {self.every_n_epochs}, and its validation could not know it was the last"
+        else:
+            why = "no validation followed the last step (trainer.check_val_every_n_epoch, limit_val_batches, max_steps)"
+        last = "nothing was sampled" if self._sampled_at is None else f"last sampled at step {self._sampled_at}"
+        config = Path(trainer.default_root_dir) / "config.yaml"
+        rank_zero_warn(
+            f"fit ended at step {trainer.global_step} without samples of the final weights ({last}): {why}. To make "
+            f"them: python -m tag_lightning validate --config {config} --ckpt_path last"
+        )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module, "test")
@@ -163,8 +190,14 @@ class GuidedSampling(Callback):
             result = runner.run(name, arm, "1 of 1")
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = runner.task.pictures({name: shown}, None) if trainer.is_global_zero else {}
-        pictures.pop("arms", None) if len(pictures) > 1 else None
+        if len(pictures) > 1:
+            pictures.pop("arms", None)
         Report.of(trainer).write_samples(name, partial(runner.task.write, result), pictures)
+
+    def _due(self, trainer: Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step
+        return last or trainer.should_stop or epoch % self.every_n_epochs == 0
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._loaded is None:

@@ -8,41 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
-from tiny_runs import SIZE, TIMESTEPS, TinyNetworks, predictor_arguments, seeded
+from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
+from tiny_runs import TinyNetworks, predictor_arguments
 
 from callbacks import Arm, GuidedSampling, default_arms
-from datamodules import DigitsDataModule
 from tag_lightning.cli import main
-from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.guidance import DPS, Corruption, TemporalAlignment
-from tag_lightning.modules import TimePredictorModule
-from tag_lightning.networks import SimpleCNN
 
 FIGURES = ("fid", "accuracy", "time_gap")
-
-
-def _module() -> TimePredictorModule:
-    network = seeded(lambda: SimpleCNN(SIZE, num_timesteps=TIMESTEPS, widths=(8, 8)), 1)
-    return TimePredictorModule(network, LinearSchedule(num_timesteps=TIMESTEPS), noise_draws=1)
-
-
-def _sampling(tiny: TinyNetworks, **settings: Any) -> GuidedSampling:
-    roles = {"denoiser": "denoiser", "guide": "guide", "judge": "judge"}
-    sources = {role: str(tiny.root / folder) for role, folder in roles.items()}
-    defaults = {"num_steps": 3, "num_samples": 6, "chunk_size": 4, "features": "judge"}
-    return GuidedSampling(**{**sources, **defaults, **settings})
-
-
-def _trainer(folder: Path, *callbacks: Any, **settings: Any) -> Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    limits = {"limit_train_batches": 1, "limit_val_batches": 1, "enable_model_summary": False}
-    options = {"accelerator": "cpu", "default_root_dir": folder, **quiet, **limits, **settings}
-    return Trainer(callbacks=list(callbacks), **options)
-
-
-def _data() -> DigitsDataModule:
-    return DigitsDataModule(size=SIZE, batch_size=64)
 
 
 def _figures(sampling: GuidedSampling) -> dict[str, dict[str, float]]:
@@ -61,16 +34,16 @@ def test_sampling_is_due_every_so_many_epochs_and_after_the_last(
     every: int, expected: list[int], tiny: TinyNetworks, tmp_path: Path
 ) -> None:
     sampling = CountingSampling(denoiser=str(tiny.root / "denoiser"), num_steps=3, every_n_epochs=every)
-    _trainer(tmp_path, sampling, max_epochs=5).fit(_module(), datamodule=_data())
+    tiny_trainer(tmp_path, sampling, max_epochs=5).fit(tiny_module(), datamodule=tiny_data())
     assert sampling.epochs == expected
 
 
 def test_training_ends_with_the_same_weights_with_and_without_sampling(tiny: TinyNetworks, tmp_path: Path) -> None:
     weights = []
-    for callbacks in ([], [_sampling(tiny)]):
+    for callbacks in ([], [tiny_sampling(tiny)]):
         torch.manual_seed(0)
-        module = _module()
-        _trainer(tmp_path, *callbacks, max_epochs=2).fit(module, datamodule=_data())
+        module = tiny_module()
+        tiny_trainer(tmp_path, *callbacks, max_epochs=2).fit(module, datamodule=tiny_data())
         weights.append(module.network.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -79,8 +52,8 @@ def test_the_global_random_state_has_no_influence(tiny: TinyNetworks, tmp_path: 
     figures = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        sampling = _sampling(tiny)
-        _trainer(tmp_path, sampling).validate(_module(), datamodule=_data(), verbose=False)
+        sampling = tiny_sampling(tiny)
+        tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
         figures.append(_figures(sampling))
     assert figures[0] == figures[1]
 
@@ -88,17 +61,17 @@ def test_the_global_random_state_has_no_influence(tiny: TinyNetworks, tmp_path: 
 def test_more_samples_begin_with_the_same_ones(tiny: TinyNetworks, tmp_path: Path) -> None:
     samples = []
     for count in (6, 10):
-        sampling = _sampling(tiny, num_samples=count)
-        _trainer(tmp_path, sampling).validate(_module(), datamodule=_data(), verbose=False)
+        sampling = tiny_sampling(tiny, num_samples=count)
+        tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
         samples.append({name: result.samples for name, result in sampling.results.items()})
     assert all(torch.equal(samples[0][name], samples[1][name][:6]) for name in samples[0])
 
 
 def test_an_arm_is_the_same_beside_others_and_alone(tiny: TinyNetworks, tmp_path: Path) -> None:
-    beside = _sampling(tiny)
-    alone = _sampling(tiny, arms={"dps+tag": Arm([TemporalAlignment(), DPS()])})
+    beside = tiny_sampling(tiny)
+    alone = tiny_sampling(tiny, arms={"dps+tag": Arm([TemporalAlignment(), DPS()])})
     for sampling in (beside, alone):
-        _trainer(tmp_path, sampling).validate(_module(), datamodule=_data(), verbose=False)
+        tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
     assert _figures(alone)["dps+tag"] == _figures(beside)["dps+tag"]
     assert torch.equal(alone.results["dps+tag"].samples, beside.results["dps+tag"].samples)
 
@@ -108,27 +81,28 @@ def test_guidance_of_no_strength_changes_nothing(tiny: TinyNetworks, tmp_path: P
         "plain": Arm(),
         "nothing": Arm([TemporalAlignment(strength=0.0), DPS(scale=0.0), Corruption(0.0)]),
     }
-    sampling = _sampling(tiny, arms=arms)
-    _trainer(tmp_path, sampling).validate(_module(), datamodule=_data(), verbose=False)
+    sampling = tiny_sampling(tiny, arms=arms)
+    tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
     plain, nothing = (sampling.results[name].samples for name in arms)
     assert torch.allclose(plain, nothing, atol=1e-5)
 
 
 def test_validation_twice_gives_the_same_and_training_goes_on_between(tiny: TinyNetworks, tmp_path: Path) -> None:
-    sampling, module, data = _sampling(tiny), _module(), _data()
-    trainer = _trainer(tmp_path, sampling, max_epochs=1)
+    sampling, module, data = tiny_sampling(tiny), tiny_module(), tiny_data()
+    trainer = tiny_trainer(tmp_path, sampling, max_epochs=1)
     trainer.validate(module, datamodule=data, verbose=False)
     first = _figures(sampling)
     trainer.validate(module, datamodule=data, verbose=False)
     assert _figures(sampling) == first
     trainer.fit(module, datamodule=data)
-    assert all((p.requires_grad and p.grad is None) or p.requires_grad for p in module.network.parameters())
+    # Thawed, and without gradients that sampling would have left.
+    assert all(p.requires_grad and p.grad is None for p in module.network.parameters())
     assert json.loads((tmp_path / "results.json").read_text())["global_step"] == 1
 
 
 def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> None:
-    sampling = _sampling(tiny, labels=[3, 7], arms={"unguided": Arm()})
-    _trainer(tmp_path, sampling).validate(_module(), datamodule=_data(), verbose=False)
+    sampling = tiny_sampling(tiny, labels=[3, 7], arms={"unguided": Arm()})
+    tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
     assert sampling._loaded is not None
     assert sampling._loaded.task.targets([0, 1, 2, 5]).tolist() == [3, 7, 3, 7]
 
@@ -142,7 +116,7 @@ def test_default_arms_are_those_the_run_has_networks_for() -> None:
 
 def test_without_a_denoiser_nothing_is_sampled(tmp_path: Path) -> None:
     sampling = GuidedSampling()
-    _trainer(tmp_path, sampling, max_epochs=1).fit(_module(), datamodule=_data())
+    tiny_trainer(tmp_path, sampling, max_epochs=1).fit(tiny_module(), datamodule=tiny_data())
     assert sampling.results == {}
     assert not (tmp_path / "results.json").exists()
 
