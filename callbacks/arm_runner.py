@@ -14,7 +14,7 @@ from callbacks.arms import Arm
 from callbacks.progress import SamplingProgress
 from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
-from tag_lightning.guidance import Strength
+from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import Told
@@ -23,6 +23,9 @@ from tag_lightning.networks.time_predictor import Told
 @dataclass
 class ArmRunner:
     """Everything the arms of a run have in common.
+
+    The Time-Gap of a step is measured on what the denoiser is about to see: after the step's corrections, TAG and
+    corruption included.
 
     Attributes:
         denoiser: Frozen denoiser.
@@ -76,8 +79,25 @@ class ArmRunner:
         guidance = [entry.bind(**resources) for entry in arm.guidance]
         for entry in guidance:
             entry.require_complete()
-        steps, keep = arm.num_steps or self.num_steps, self.task.keep_nonfinite
-        return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, keep)
+        steps = self.num_steps if arm.num_steps is None else arm.num_steps
+        return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
+
+    def require_measured(self, name: str, arm: Arm) -> None:
+        """Check that what the arm's strengths compare with has been measured, before any arm is drawn.
+
+        Raises:
+            ValueError: Names the arm and the way out.
+        """
+        sampler = self.sampler(arm, [0])
+        for entry in sampler.guidance:
+            if not isinstance(entry, TemporalAlignment) or not isinstance(entry.strength, PolyakStrength | None):
+                continue
+            typical = getattr(entry.predictor, "typical_nll", None)
+            if typical is None or bool(typical[sampler.timesteps].isnan().any()):
+                raise ValueError(
+                    f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll; validate it once "
+                    "(python -m tag_lightning validate, or fit), or choose another sampling.strength"
+                )
 
     def _told(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
         """A predictor of the conditional kind with the targets of these samples."""

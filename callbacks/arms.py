@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tag_lightning.guidance import DPS, Corruption, Guidance, TemporalAlignment
@@ -40,3 +41,20 @@ def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: b
     if with_guide and with_predictor:
         arms["dps+tag"] = Arm([TemporalAlignment(), DPS(scale=scale)])
     return arms
+
+
+def require_names(names: Iterable[str]) -> None:
+    """Check that arms can be told apart and have files of their name, before anything is drawn.
+
+    Raises:
+        ValueError: If there is no arm, or a name is empty, starts with a dot, or holds a slash or backslash.
+    """
+    names = list(names)
+    if not names:
+        raise ValueError("sampling.arms is empty; give at least one arm, or leave it out for the default ones")
+    for name in names:
+        if not name or name.startswith(".") or "/" in name or "\\" in name:
+            raise ValueError(
+                f"sampling has an arm named {name!r}, which also names its files; "
+                "use no slash, no backslash, no dot at the start, and at least one character"
+            )

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.arm_runner import ArmRunner
-from callbacks.arms import Arm, default_arms
+from callbacks.arms import Arm, default_arms, require_names
 from callbacks.load_task import FeatureChoice, TaskSettings, load_task
 from callbacks.report import Report
 from callbacks.results import require_writable
@@ -133,19 +133,30 @@ class GuidedSampling(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the networks and try every arm's settings, so that mistakes show before the training."""
         if not hasattr(pl_module, "sampling_resources"):
+            if stage == "predict":
+                raise ValueError(
+                    f"predict draws samples, which {type(pl_module).__name__} cannot; use the configuration of a "
+                    "denoiser or a time predictor"
+                )
             return
         with torch.inference_mode(False):
             self._loaded = self._load(pl_module, trainer)
             if self._loaded is None:
+                if stage == "predict":
+                    raise ValueError("predict draws samples: set sampling.denoiser")
                 rank_zero_info("No sampling.denoiser: nothing will be sampled")
                 return
             require_writable(Path(trainer.default_root_dir))
             runner = self._runner(trainer, pl_module, self.num_shown)
-            for name, arm in self._arms(runner).items():
+            arms = self._arms(runner)
+            require_names(arms)
+            for name, arm in arms.items():
                 try:
                     runner.sampler(arm, [0])
                 except ValueError as error:
                     raise ValueError(f"arm {name}: {error}") from error
+                if self.predictor is not None:  # one that this run will not measure
+                    runner.require_measured(name, arm)
             self._chosen(runner)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,11 +193,11 @@ class GuidedSampling(Callback):
         self._evaluate(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._loaded is None:
-            raise ValueError("predict draws samples: set sampling.denoiser")
+        assert self._loaded is not None  # see `setup`
         with torch.inference_mode(False), isolate_rng():
             runner = self._runner(trainer, pl_module, self.num_samples)
             name, arm = self._chosen(runner)
+            runner.require_measured(name, arm)
             result = runner.run(name, arm, "1 of 1")
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = runner.task.pictures({name: shown}, None) if trainer.is_global_zero else {}
@@ -204,8 +215,10 @@ class GuidedSampling(Callback):
             return
         with torch.inference_mode(False), isolate_rng():
             runner = self._runner(trainer, pl_module, self.num_shown)
-            runner.task.prepare(self._reference(trainer), pl_module.device)
             arms = self._arms(runner)
+            for name, arm in arms.items():
+                runner.require_measured(name, arm)
+            runner.task.prepare(self._reference(trainer), pl_module.device)
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
@@ -236,12 +249,24 @@ class GuidedSampling(Callback):
         denoiser = load_denoiser(self.denoiser, own)
         if denoiser is None:
             return None
+        if data is None:
+            raise ValueError(
+                "GuidedSampling needs a datamodule, which knows the samples' shape and the real data to compare with; "
+                "pass datamodule=... instead of dataloaders"
+            )
         example, timestep = data.example, torch.zeros(1, dtype=torch.long)
         require_accepts(denoiser.network, example.x.shape[1:], "sampling.denoiser", timestep, **example.inputs)
         sources = {"predictor": self.predictor, "time_gap_predictor": self.time_gap_predictor}
         predictors = load_predictors(sources, own, denoiser, example)
         settings = TaskSettings(
-            self.guide, self.judge, self.attribute, self.labels, self.features, self.physics, self.seed
+            self.guide,
+            self.judge,
+            self.attribute,
+            self.labels,
+            self.features,
+            self.physics,
+            self.seed,
+            self.num_samples,
         )
         task = load_task(data, settings)
         return SamplingNetworks(denoiser, predictors["predictor"], predictors["time_gap_predictor"], task)

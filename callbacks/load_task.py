@@ -28,6 +28,7 @@ class TaskSettings(NamedTuple):
     features: FeatureChoice
     physics: bool
     seed: int
+    num_samples: int
 
 
 def load_task(data: Any, settings: TaskSettings) -> SamplingTask:
@@ -46,6 +47,12 @@ def load_task(data: Any, settings: TaskSettings) -> SamplingTask:
     if settings.labels is not None and dimensions != 3:
         raise ValueError("sampling.labels are classes of images; molecules are asked for properties of real ones")
     if dimensions == 1:
+        available = len(data.table("train"))
+        if settings.num_samples > available:
+            raise ValueError(
+                f"sampling.num_samples is {settings.num_samples}, but w1 compares samples with as many training "
+                f"points, and there are {available}; ask for fewer samples or more data"
+            )
         return PointTask(data.sample_shape)
     if settings.guide is not None and settings.guide == settings.judge:
         raise ValueError(f"sampling.guide and sampling.judge are both {settings.guide}; what guides must not score")
