@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -183,9 +184,16 @@ def _from_folder(folder: Path) -> Pretrained:
         network = cls.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise ValueError(f"cannot load the network in {folder}: {error}") from error
-    schedule_file = folder / "schedule.safetensors"
-    schedule = NoiseSchedule(load_file(schedule_file)["alphas_cumprod"]) if schedule_file.is_file() else None
-    return _frozen(network, schedule)
+    return _frozen(network, _schedule_from(folder / "schedule.safetensors"))
+
+
+def _schedule_from(file: Path) -> NoiseSchedule | None:
+    if not file.is_file():
+        return None
+    try:
+        return NoiseSchedule(load_file(file)["alphas_cumprod"])
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{file} is no readable noise schedule (truncated?): {error}; save it again") from error
 
 
 def _network_class(name: str, source: str) -> Any:

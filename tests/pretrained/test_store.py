@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import tag_lightning.pretrained as pretrained
@@ -151,3 +152,27 @@ def test_differences_are_named(other: nn.Module, schedule: NoiseSchedule | None,
     saved = describe(_predictor(), LinearSchedule(20))
     with pytest.raises(ValueError, match=message):
         require_same(saved, describe(other, schedule), "the file")
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", None], ids=["empty", "text", "half"])
+def test_a_broken_schedule_is_named(content: bytes | None, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
+    file = tmp_path / "net" / "schedule.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+    with pytest.raises(ValueError, match=r"schedule\.safetensors is no readable noise schedule"):
+        load_pretrained(tmp_path / "net")
+
+
+def test_a_schedule_file_of_something_else_is_named(tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
+    save_file({"betas": torch.rand(20)}, tmp_path / "net" / "schedule.safetensors")
+    with pytest.raises(ValueError, match=r"no readable noise schedule.*alphas_cumprod"):
+        load_pretrained(tmp_path / "net")
+
+
+def test_a_truncated_network_is_named(tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "net", _predictor(), None)
+    (weights,) = (tmp_path / "net").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot load the network in"):
+        load_pretrained(tmp_path / "net")
