@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from tag_lightning.diffusion.denoiser import Prediction
 from tag_lightning.diffusion.steps import Step, Transition
 
 
-class Solver(Protocol):
-    """Anything that proposes the next sample from a prediction."""
+class Solver(ABC):
+    """Proposes the next sample from a prediction."""
 
+    @abstractmethod
     def transition(self, prediction: Prediction, step: Step) -> Transition:
         """The distribution of the sample at ``step.next_timestep``."""
-        ...
 
 
-class DDIM:
+class DDIM(Solver):
     """The reverse step of Song et al. 2021 (Eq. 12 and 16).
 
     Args:
