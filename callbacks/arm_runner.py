@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.arms import Arm
-from callbacks.progress import SamplingProgress
+from callbacks.progress import LongProgress
 from callbacks.task import ArmResult, SamplingTask
-from tag_lightning.diffusion import Denoiser, NonFiniteError, Sampler, Solver, Step, require_finite
+from tag_lightning.diffusion import Denoiser, NonFiniteError, Observer, Sampler, Solver, Step, require_finite
 from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
@@ -42,6 +43,7 @@ class ArmRunner:
         rank: This process.
         world_size: How many there are.
         device: Where to sample.
+        show_progress: Whether this process shows how far it is.
     """
 
     denoiser: Denoiser
@@ -58,6 +60,7 @@ class ArmRunner:
     rank: int
     world_size: int
     device: torch.device
+    show_progress: bool
 
     def to_device(self) -> None:
         """Move every network to where the samples are made."""
@@ -121,16 +124,15 @@ class ArmRunner:
         measured = RowsByIndex(columns).to(self.device)
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32).to(self.device)
         share = sum(len(kept) for kept, _ in self._chunks())
-        progress = SamplingProgress(name, position, share, visible=self.rank == 0)
+        progress = LongProgress(f"sampling {name} (arm {position})", share, "sample", self.show_progress)
         for kept, padded in self._chunks():
             try:
-                x, rows = self._chunk(arm, padded)
+                x, rows = self._chunk(arm, padded, partial(progress.advance, len(kept) / steps))
             except NonFiniteError as error:
                 raise NonFiniteError(f"arm {name}: {error}") from error
             measured.update(torch.tensor(kept), **{column: values[: len(kept)] for column, values in rows.items()})
             shown = torch.tensor(kept) < self.num_kept
             samples.update(torch.tensor(kept)[shown], samples=x[: len(kept)][shown].flatten(1))
-            progress.advance(len(kept))
         progress.close()
         # Every process computes, one without chunks too: the gathering inside waits for all of them.
         return self._result(arm, measured.compute(), samples.compute()["samples"])
@@ -142,11 +144,14 @@ class ArmRunner:
             # Every chunk has the same size, so that the same kernels run whoever draws it.
             yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
 
-    def _chunk(self, arm: Arm, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         gauge = _Gauge(self._told(self.gauge, indices), self.device)
         sampler = self.sampler(arm, indices)
         started = _now(self.device)
-        x = sampler.sample(self.task.space(indices, self.device), self.seed, [gauge.observe] if self.gauge else [])
+        observers: list[Observer] = [lambda x, step: advance()]
+        if self.gauge:
+            observers.append(gauge.observe)
+        x = sampler.sample(self.task.space(indices, self.device), self.seed, observers)
         seconds = _now(self.device) - started - gauge.seconds
         x = self.task.whole(x)
         with torch.no_grad():

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from callbacks.arm_runner import ArmRunner
 from callbacks.arms import Arm, default_arms, require_names
 from callbacks.load_task import FeatureChoice, TaskSettings, load_task
+from callbacks.progress import tracked
 from callbacks.report import Report
 from callbacks.results import require_writable
 from callbacks.sampling_networks import SamplingNetworks, load_denoiser, load_predictors
@@ -218,7 +219,8 @@ class GuidedSampling(Callback):
             arms = self._arms(runner)
             for name, arm in arms.items():
                 runner.require_measured(name, arm)
-            runner.task.prepare(self._reference(trainer), pl_module.device)
+            real = tracked(self._reference(trainer), "measuring the real data", _shows_progress(trainer))
+            runner.task.prepare(real, pl_module.device)
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
@@ -291,6 +293,7 @@ class GuidedSampling(Callback):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             device=pl_module.device,
+            show_progress=_shows_progress(trainer),
         )
         runner.to_device()
         return runner
@@ -310,3 +313,8 @@ class GuidedSampling(Callback):
 
     def _reference(self, trainer: Trainer) -> Any:
         return trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]
+
+
+def _shows_progress(trainer: Trainer) -> bool:
+    # ``trainer.enable_progress_bar=false`` leaves no bar among the callbacks.
+    return trainer.is_global_zero and trainer.progress_bar_callback is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from callbacks.progress import PlainProgress, SamplingProgress, progress_bars
+from callbacks.progress import LongProgress, PlainProgress, progress_bars, tracked
 
 
 def _trainer(step: int, rank: int = 0) -> Any:
@@ -48,14 +48,62 @@ def test_lines_are_seconds_apart_and_of_one_process(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == ""
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The seconds that ``callbacks.progress`` sees."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("callbacks.progress.time.monotonic", lambda: clock.now)
+    return clock
+
+
 @pytest.mark.parametrize("visible", [True, False])
 def test_sampling_ends_in_one_line(visible: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = SamplingProgress("dps", "1 of 2", 6, visible)
+    progress = LongProgress("sampling dps (arm 1 of 2)", 6, "sample", visible)
     progress.advance(4)
     progress.advance(2)
     progress.close()
     out = capsys.readouterr().out
     assert out.startswith("sampling dps (arm 1 of 2): 6 samples in ") if visible else out == ""
+
+
+def test_a_long_job_says_every_few_seconds_how_long_it_will_take(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = LongProgress("sampling dps (arm 1 of 2)", 8, "sample", visible=True)
+    for _ in range(40):  # a fifth of a sample a second
+        clock.now += 1
+        progress.advance(0.2)
+    progress.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "sampling dps (arm 1 of 2): 2 of 8 samples, about 30 s left",
+        "sampling dps (arm 1 of 2): 4 of 8 samples, about 20 s left",
+        "sampling dps (arm 1 of 2): 6 of 8 samples, about 10 s left",
+        "sampling dps (arm 1 of 2): 8 of 8 samples, about 0 s left",
+        "sampling dps (arm 1 of 2): 8 samples in 40.0 s",
+    ]
+
+
+def test_a_bar_shows_whole_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    progress = LongProgress("sampling", 4, "sample", visible=True)
+    seen = []
+    for _ in range(28):
+        progress.advance(1 / 7)
+        seen.append(progress._bar.n)
+    progress.close()
+    assert seen == [k // 7 for k in range(1, 29)]
+
+
+def test_batches_are_tracked_only_while_somebody_takes_them(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracked([1, 2], "looking", True)
+    assert list(tracked([1, 2], "looking", True)) == [1, 2]
+    assert capsys.readouterr().out == ""
+    for _ in tracked(range(3), "looking", True):
+        clock.now += 8
+    lines = ["looking: 2 of 3 batches, about 8 s left", "looking: 3 batches in 24.0 s"]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_bars_suit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
