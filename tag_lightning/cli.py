@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import datamodules  # noqa: F401  (makes short class names work in configs)
 import tag_lightning.modules  # noqa: F401
@@ -19,16 +19,17 @@ from callbacks.exact_resume import ExactResume
 from callbacks.results import require_writable
 from callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import OneLineParser, print_error, readable
+from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, print_error, readable, wants_traceback
 from tag_lightning.guidance.strengths import require_strength
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
     "python -m tag_lightning fit --config configs/digits/time_predictor.yaml"
 )
-_EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError)
+# Lightning's own words for `predict` speak of inference on the user's data.
+_VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
+_EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
 _UNTRAINED = "untrained"
-_TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 
 
 class TagCLI(LightningCLI):
@@ -44,6 +45,7 @@ class TagCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         given = self._get(self.config_init, "trainer")
+        _require_sound(given)
         root = Path(given["default_root_dir"])
         require_writable(root)
         sampling = self._get(self.config_init, "sampling")
@@ -53,18 +55,19 @@ class TagCLI(LightningCLI):
         sampling.run_config = yaml.safe_load(dumped)
         callbacks = given.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            checkpoint = ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)
-            callbacks = [*callbacks, checkpoint]
+        # A trial must leave no trace, and Lightning's own rule spares only its own checkpoint callback.
+        trial = bool(given.get("fast_dev_run")) or given.get("barebones")
+        if not trial and given.get("enable_checkpointing") is not False:
+            callbacks = [*callbacks, *_checkpointing(root, callbacks)]
         kwargs["callbacks"] = [
             StartRunLogger(),
             ExactResume(),
             sampling,
             *callbacks,
-            *progress_bars(given),
+            *([] if given.get("barebones") else progress_bars(given)),
             SavePretrained(),
         ]
-        if given.get("logger") is None:
+        if given.get("logger") is None and not given.get("barebones"):
             # An evaluation has one step only, which would be one more point in the curves of the training.
             kwargs["logger"] = RunLogger(root, part=None if self.subcommand == "fit" else self.subcommand)
         if given.get("plugins") is None:
@@ -99,9 +102,11 @@ class TagCLI(LightningCLI):
         """Refuse to go on from nothing: Lightning would take untrained weights."""
         if self.config_init[self.subcommand].get("ckpt_path") != "last":
             return
-        folders = [
-            Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
-        ]
+        if not all(isinstance(logger, RunLogger) for logger in self.trainer.loggers):
+            return  # checkpoints may be wherever another logger has them
+        ours = Path(self.trainer.default_root_dir) / "checkpoints"
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        folders = [Path(c.dirpath or ours) for c in callbacks]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(str(folder) for folder in folders)
             way_out = "leave it out to start afresh" if self.subcommand == "fit" else "give a checkpoint file"
@@ -109,6 +114,22 @@ class TagCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as given: Lightning would let the checkpoint's overrule the command line."""
+
+
+def _checkpointing(root: Path, callbacks: list[Any]) -> list[ModelCheckpoint]:
+    """What saves the run where nobody has said how: all there is to resume from."""
+    if any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        return []
+    return [ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)]
+
+
+def _require_sound(trainer: Any) -> None:
+    """Refuse what Lightning would stumble over without a word of which setting it is."""
+    if trainer["default_root_dir"] is None:
+        raise ValueError("trainer.default_root_dir must be a folder, got null; the run's files go there")
+    every = trainer.get("check_val_every_n_epoch")
+    if every is not None and every < 1:
+        raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -124,13 +145,15 @@ def main(args: Sequence[str] | None = None) -> None:
             args=list(args) if args is not None else None,
             save_config_callback=SaveCheckedConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"description": _DESCRIPTION},
+            parser_kwargs={"prog": "python -m tag_lightning", "description": _DESCRIPTION} | _VERBS,
             seed_everything_default=0,
+            # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
+            auto_configure_optimizers=False,
         )
     except _EXPECTED_ERRORS as error:
-        if os.environ.get(_TRACEBACK_VARIABLE):
+        if wants_traceback():
             raise
-        text = f"{readable(str(error))} (set {_TRACEBACK_VARIABLE}=1 for the traceback)"
+        text = f"{readable(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
         # The mistakes in settings, files and data that the others are, every process finds by itself.
         print_error(text, only_here=isinstance(error, FloatingPointError))
         sys.exit(1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
 from tag_lightning.guidance.base import per_sample
-from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength, omega_of
+from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength, omega_of, require_strength
 from tag_lightning.guidance.training_free import DPS
 
 
@@ -138,4 +138,6 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
 def _as_rule(
     strength: float | Callable[[Evidence, Step], Tensor | float] | None,
 ) -> Callable[[Evidence, Step], Tensor | float] | None:
-    return strength if strength is None or callable(strength) else ConstantStrength(strength)
+    if strength is None or callable(strength):
+        return strength
+    return ConstantStrength(require_strength("strength", strength))

@@ -51,6 +51,15 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
         ("--sampling.predict_arm=nope", "the arms are unguided, corruption"),
         ("--sampling.denoiser=digits/nope", "no network under digits/nope"),
         ("--sampling.extra_arms={a: {recurrence: 0}}", "arm a: recurrence must be at least 1, got 0"),
+        (
+            "--sampling.extra_arms={a: {guidance: [{class_path: TemporalAlignment, init_args: {strength: -1}}]}}",
+            "strength",
+        ),
+        ("--ckpt_path=tests", "there is no checkpoint tests: it is a folder"),
+        ("--trainer.devices=0", "Trainer(devices='0')"),
+        ("--trainer.limit_val_batches=2.5", "limit_val_batches"),
+        ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1, got 0"),
+        ("--trainer.default_root_dir=null", "trainer.default_root_dir must be a folder, got null"),
         ("--data.init_args.size=9", "multiples of 2"),
         ("--data.init_args.tinted=false", "channels"),
         ("--data.init_args.batch_size=0", "batch_size must be at least 1, got 0"),
@@ -72,7 +81,13 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--model=TimePredictorModul"], "TimePredictorModul (did you mean TimePredictorModule?)"),
         (["--model=tag_lightning.modules.Nope"], "there is no tag_lightning.modules.Nope"),
         (["--sampling.num_steps=many"], "sampling.num_steps: Expected a <class 'int'>. Got value: many"),
-        (["--trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not a value"),
+        (["--trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not a value it can take; it takes int or null"),
+        (["--sampling.labels=3"], "sampling.labels: '3' is not a value it can take; it takes list[int] or null"),
+        (["--sampling.strength.omega_0=1"], "by its class_path: tag_lightning.guidance.ConstantStrength, "),
+        (["--sampling.arms.dps.num_steps=5"], "only be given as a whole, as in --sampling.arms.dps='{num_steps: 5}'"),
+        (["--sampling.extra_arms={a: {guidance: [{class_path: Corruption}]}}"], "guidance.Corruption needs sigma"),
+        (["configs/digits/guide.yaml"], "a configuration is given by --config configs/digits/guide.yaml"),
+        (["--optimizer=Adam"], "there is no option 'optimizer'; look"),
         (["--config=nope.yaml"], "there is no file"),
         (["--sampling.extra_arms={a: {guidance: [{class_path: DPSS}]}}"], "DPSS (did you mean DPS?)"),
     ],
@@ -100,6 +115,19 @@ def test_mistyped_configuration_files(
     (tmp_path / "config.yaml").write_text(text)
     arguments = predictor_arguments("validate", tmp_path / "run", tiny, f"--config={tmp_path / 'config.yaml'}")
     assert named in error_of(arguments, code=2)
+
+
+def test_options_before_the_verb(error_of: Failing) -> None:
+    message = error_of(["--config=configs/digits/guide.yaml", "fit"], code=2)
+    assert "options of a verb come after it, as in: fit --config FILE" in message
+
+
+def test_whoever_asks_for_it_sees_what_led_to_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAG_LIGHTNING_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="unrecognized arguments: --nope"):
+        main(["fit", "--nope=1", "--config=configs/digits/guide.yaml"])
+    with pytest.raises(ValueError, match="at least 2"):
+        main(["fit", "--config=configs/digits/guide.yaml", "--sampling.num_samples=1"])
 
 
 def test_a_command_without_a_model_or_a_verb(error_of: Failing) -> None:
