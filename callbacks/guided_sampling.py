@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.networks.probe import require_accepts
 
+# Most samples an arm with `trainer.fast_dev_run`.
+_TRIAL = 8
+
 
 class GuidedSampling(Callback):
     """Draws samples in several ways (arms) with the networks as they are now, and reports how good they are.
@@ -32,6 +37,9 @@ class GuidedSampling(Callback):
     gets the same noise and the same targets, sample by sample, whatever the number of processes. Logs
     ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps) and ``<arm>/seconds`` (per
     sample); writes ``results.json``, sample grids and Time-Gap curves to the run's folder and TensorBoard.
+
+    With ``trainer.fast_dev_run`` a few samples an arm are drawn, compared with a few batches of real data and shown
+    as a table; nothing is written, so that a finished run in the same folder keeps its results.
 
     A network is named by a shipped one (``digits/denoiser``), a folder, or a checkpoint of this package.
 
@@ -127,6 +135,7 @@ class GuidedSampling(Callback):
         self.run_config: dict[str, Any] | None = None
         self.results: dict[str, ArmResult] = {}
         self._loaded: SamplingNetworks | None = None
+        self._trial = False
         # Global steps within this `fit`, None before there was any.
         self._validated_at: int | None = None
         self._sampled_at: int | None = None
@@ -140,6 +149,7 @@ class GuidedSampling(Callback):
                     "denoiser or a time predictor"
                 )
             return
+        self._trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         with torch.inference_mode(False):
             self._loaded = self._load(pl_module, trainer)
             if self._loaded is None:
@@ -196,7 +206,7 @@ class GuidedSampling(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._loaded is not None  # see `setup`
         with torch.inference_mode(False), isolate_rng():
-            runner = self._runner(trainer, pl_module, self.num_samples)
+            runner = self._runner(trainer, pl_module, self._num_samples)
             name, arm = self._chosen(runner)
             runner.require_measured(name, arm)
             result = runner.run(name, arm, "1 of 1")
@@ -219,8 +229,7 @@ class GuidedSampling(Callback):
             arms = self._arms(runner)
             for name, arm in arms.items():
                 runner.require_measured(name, arm)
-            real = tracked(self._reference(trainer), "measuring the real data", _shows_progress(trainer))
-            runner.task.prepare(real, pl_module.device)
+            runner.task.prepare(self._reference(trainer), pl_module.device)
             self.results = {
                 name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
             }
@@ -242,7 +251,7 @@ class GuidedSampling(Callback):
                 "config": self.run_config,
             },
         )
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._trial:
             with torch.inference_mode(False), isolate_rng():
                 report.write_pictures(runner.task.pictures(self.results, runner.predictor))
 
@@ -268,7 +277,7 @@ class GuidedSampling(Callback):
             self.features,
             self.physics,
             self.seed,
-            self.num_samples,
+            self._num_samples,
         )
         task = load_task(data, settings)
         return SamplingNetworks(denoiser, predictors["predictor"], predictors["time_gap_predictor"], task)
@@ -286,8 +295,8 @@ class GuidedSampling(Callback):
             gauge=self._loaded.gauge or predictor,
             strength=self.strength,
             num_steps=self.num_steps,
-            num_samples=self.num_samples,
-            chunk_size=self.chunk_size,
+            num_samples=self._num_samples,
+            chunk_size=min(self.chunk_size, self._num_samples) if self._trial else self.chunk_size,
             seed=self.seed,
             num_kept=num_kept,
             rank=trainer.global_rank,
@@ -311,8 +320,17 @@ class GuidedSampling(Callback):
             raise ValueError(f"sampling.predict_arm is {name}, but the arms are {', '.join(arms)}")
         return name, arms[name]
 
-    def _reference(self, trainer: Trainer) -> Any:
-        return trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]
+    @property
+    def _num_samples(self) -> int:
+        # Of a trial one chunk, but no fewer than a Frechet distance needs.
+        return min(self.num_samples, max(2, min(self.chunk_size, _TRIAL))) if self._trial else self.num_samples
+
+    def _reference(self, trainer: Trainer) -> Iterable[Any]:
+        batches = trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]
+        if self._trial:
+            # As many batches as samples, since a batch may be of one.
+            return list(islice(batches, _TRIAL))
+        return tracked(batches, "measuring the real data", _shows_progress(trainer))
 
 
 def _shows_progress(trainer: Trainer) -> bool:

@@ -27,19 +27,22 @@ class Report:
         boards: TensorBoard writers.
         step: Global step the figures belong to.
         active: Whether this process writes.
+        trial: Whether only the table is of interest, and no file must be touched.
     """
 
-    def __init__(self, folder: Path, boards: list[Any], step: int, active: bool) -> None:
+    def __init__(self, folder: Path, boards: list[Any], step: int, active: bool, trial: bool = False) -> None:
         self.folder = folder
         self.boards = boards
         self.step = step
         self.active = active
+        self.trial = trial
 
     @classmethod
     def of(cls, trainer: Trainer) -> Report:
         """The report of this moment of a run."""
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        return cls(Path(trainer.default_root_dir), boards, trainer.global_step, trainer.is_global_zero)
+        trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        return cls(Path(trainer.default_root_dir), boards, trainer.global_step, trainer.is_global_zero, trial)
 
     def write_figures(self, results: Mapping[str, ArmResult], context: dict[str, Any]) -> None:
         """Report the numbers of all arms, before anything else can fail.
@@ -54,6 +57,8 @@ class Report:
         figures = {name: result.figures for name, result in results.items()}
         reference = {REAL_DATA: context["reference"]} if context.get("reference") else {}
         print_results(reference | figures, title=f"Guided sampling at step {self.step}")
+        if self.trial:
+            return
         context = context | {"global_step": self.step}
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context
         write_results(self.folder / "results.json", payload)
@@ -61,7 +66,7 @@ class Report:
 
     def write_pictures(self, pictures: Mapping[str, Tensor]) -> None:
         """Write pictures, bytes ``[3, H, W]`` by name; a slash in it makes a folder."""
-        if not self.active:
+        if not self.active or self.trial:
             return
         for name, pixels in pictures.items():
             self._picture(name, pixels, self.folder / f"{name}.png")
@@ -76,7 +81,7 @@ class Report:
             write: Given a folder and a name, writes the files and returns them.
             pictures: As for ``write``.
         """
-        if not self.active:
+        if not self.active or self.trial:
             return
         written = ", ".join(str(path) for path in write(self.folder / "samples", name))
         for picture, pixels in pictures.items():

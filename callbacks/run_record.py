@@ -61,13 +61,17 @@ class StartRunLogger(Callback):
 
 
 class SaveCheckedConfig(SaveConfigCallback):
-    """Saves the configuration as Lightning does, but leaves an earlier run's alone until all checks are passed."""
+    """Saves the configuration as Lightning does, but leaves an earlier run's alone until all checks are passed.
+
+    With ``trainer.fast_dev_run``, which is no run to keep, nothing is saved.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing yet."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().setup(trainer, pl_module, str(trainer.state.fn))
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().setup(trainer, pl_module, str(trainer.state.fn))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_start(trainer, pl_module)
