@@ -98,8 +98,8 @@ class ArmRunner:
             typical = getattr(entry.predictor, "typical_nll", None)
             if typical is None or bool(typical[sampler.timesteps].isnan().any()):
                 raise ValueError(
-                    f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll; validate it once "
-                    "(python -m tag_lightning validate, or fit), or choose another sampling.strength"
+                    f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
+                    "during fit, whose checkpoint then has it, or choose another sampling.strength"
                 )
 
     def _told(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:

@@ -26,6 +26,7 @@ from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.networks.probe import require_accepts
 
+_LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
 # Most samples an arm with `trainer.fast_dev_run`.
 _TRIAL = 8
 
@@ -37,6 +38,8 @@ class GuidedSampling(Callback):
     gets the same noise and the same targets, sample by sample, whatever the number of processes. Logs
     ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps) and ``<arm>/seconds`` (per
     sample); writes ``results.json``, sample grids and Time-Gap curves to the run's folder and TensorBoard.
+
+    The Time-Gap is measured at every step on what the denoiser is about to see, after the step's correction.
 
     With ``trainer.fast_dev_run`` a few samples an arm are drawn, compared with a few batches of real data and shown
     as a table; nothing is written, so that a finished run in the same folder keeps its results.
@@ -100,16 +103,6 @@ class GuidedSampling(Callback):
         num_shown: int = 64,
         predict_arm: str | None = None,
     ) -> None:
-        for name, value, least in (
-            ("num_samples", num_samples, 2),
-            ("chunk_size", chunk_size, 1),
-            ("every_n_epochs", every_n_epochs, 1),
-            ("num_steps", num_steps, 1),
-            ("seed", seed, 0),
-            ("num_shown", num_shown, 1),
-        ):
-            if value < least:
-                raise ValueError(f"sampling.{name} must be at least {least}, got {value}")
         self.denoiser = denoiser
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
@@ -132,10 +125,14 @@ class GuidedSampling(Callback):
         self.every_n_epochs = every_n_epochs
         self.num_shown = num_shown
         self.predict_arm = predict_arm
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"sampling.{name} must be at least {least}, got {getattr(self, name)}")
         self.run_config: dict[str, Any] | None = None
         self.results: dict[str, ArmResult] = {}
         self._loaded: SamplingNetworks | None = None
         self._trial = False
+        self._loaded_step: int | None = None
         # Global steps within this `fit`, None before there was any.
         self._validated_at: int | None = None
         self._sampled_at: int | None = None
@@ -150,6 +147,7 @@ class GuidedSampling(Callback):
                 )
             return
         self._trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._loaded_step = None
         with torch.inference_mode(False):
             self._loaded = self._load(pl_module, trainer)
             if self._loaded is None:
@@ -169,6 +167,9 @@ class GuidedSampling(Callback):
                 if self.predictor is not None:  # one that this run will not measure
                     runner.require_measured(name, arm)
             self._chosen(runner)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded_step = checkpoint.get("global_step")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_at = self._sampled_at = None
@@ -194,10 +195,12 @@ class GuidedSampling(Callback):
         else:
             why = "no validation followed the last step (trainer.check_val_every_n_epoch, limit_val_batches, max_steps)"
         last = "nothing was sampled" if self._sampled_at is None else f"last sampled at step {self._sampled_at}"
-        config = Path(trainer.default_root_dir) / "config.yaml"
+        command = f"validate --config {Path(trainer.default_root_dir) / 'config.yaml'} --ckpt_path last"
+        if not trainer.limit_val_batches:  # which that configuration repeats
+            command += " --trainer.limit_val_batches 1.0"
         rank_zero_warn(
             f"fit ended at step {trainer.global_step} without samples of the final weights ({last}): {why}. To make "
-            f"them: python -m tag_lightning validate --config {config} --ckpt_path last"
+            f"them: python -m tag_lightning {command}"
         )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -238,11 +241,14 @@ class GuidedSampling(Callback):
                 if metric != "num_samples":
                     # Every process has the same value already.
                     pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
+        # Only `fit` takes its count of steps up again from a checkpoint.
+        counted = trainer.state.fn == "fit" or self._loaded_step is None
         report = Report.of(trainer)
         report.write_figures(
             self.results,
             {
                 "stage": stage,
+                "global_step": trainer.global_step if counted else self._loaded_step,
                 "seed": self.seed,
                 "features": runner.task.features_name,
                 "num_reference": runner.task.num_reference,

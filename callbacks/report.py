@@ -25,7 +25,7 @@ class Report:
     Args:
         folder: The run's folder.
         boards: TensorBoard writers.
-        step: Global step the figures belong to.
+        step: Global step at which TensorBoard shows the pictures.
         active: Whether this process writes.
         trial: Whether only the table is of interest, and no file must be touched.
     """
@@ -49,17 +49,17 @@ class Report:
 
         Args:
             results: By arm.
-            context: Further entries of the results file; ``seed`` and ``config`` among them. ``reference`` are
-                figures of real data, which head the table.
+            context: Further entries of the results file; ``seed``, ``config`` and the weights' ``global_step``
+                among them. ``reference`` are figures of real data, which head the table.
         """
         if not self.active:
             return
         figures = {name: result.figures for name, result in results.items()}
         reference = {REAL_DATA: context["reference"]} if context.get("reference") else {}
-        print_results(reference | figures, title=f"Guided sampling at step {self.step}")
+        print_results(reference | figures, title=f"Guided sampling at step {context['global_step']}")
         if self.trial:
             return
-        context = context | {"global_step": self.step}
+        context = dict(context)
         payload = results_payload(figures, context.pop("seed"), context.pop("config")) | context
         write_results(self.folder / "results.json", payload)
         self._time_gaps(results)

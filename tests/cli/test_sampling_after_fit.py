@@ -11,10 +11,25 @@ from tiny_runs import TinyNetworks, predictor_arguments
 from tag_lightning.cli import main
 
 
-def test_the_command_of_the_warning_makes_the_results(tiny: TinyNetworks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", ["--trainer.max_steps=1", "--trainer.limit_val_batches=0"])
+def test_the_command_of_the_warning_makes_the_results(limit: str, tiny: TinyNetworks, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="without samples of the final weights") as caught:
-        main(predictor_arguments("fit", tmp_path, tiny, "--trainer.max_steps=1"))
+        main(predictor_arguments("fit", tmp_path, tiny, limit))
     assert not (tmp_path / "results.json").exists()
     (warning,) = [str(w.message) for w in caught if "without samples" in str(w.message)]
     main(warning.split("python -m tag_lightning ")[1].split())
-    assert json.loads((tmp_path / "results.json").read_text())["stage"] == "val"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["stage"] == "val"
+    assert results["global_step"] == (1 if "max_steps" in limit else 2)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_results_have_the_step_of_the_checkpoint(
+    verb: str, trained: Path, tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = "--sampling.arms={unguided: {}}"
+    checkpoint = f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"
+    for more, step in (([checkpoint], 2), ([], 0)):
+        main(predictor_arguments(verb, tmp_path, tiny, arms, *more))
+        assert json.loads((tmp_path / "results.json").read_text())["global_step"] == step
+        assert f"Guided sampling at step {step}" in capsys.readouterr().out
