@@ -152,7 +152,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If it is truncated, is no checkpoint, or would execute code.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        why = ": it is a folder; give a file, as in checkpoints/last.ckpt" if path.is_dir() else ""
+        raise FileNotFoundError(f"there is no checkpoint {path}{why}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -169,21 +170,31 @@ def _from_checkpoint(path: Path) -> Pretrained:
     if CHECKPOINT_KEY not in checkpoint:
         raise ValueError(f"{path} was not made by tag_lightning: it does not describe its network")
     saved = checkpoint[CHECKPOINT_KEY]
-    network = _network_class(saved["class"], str(path)).from_config(saved["config"])
     prefix = "network."
     weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    powers = saved["alphas_cumprod"]
-    return _frozen(network, None if powers is None else NoiseSchedule(powers))
+    try:
+        network = _network_class(saved["class"], str(path)).from_config(saved["config"])
+        network.load_state_dict(weights)
+        powers = saved["alphas_cumprod"]
+        return _frozen(network, None if powers is None else NoiseSchedule(powers))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"cannot load the network in {path}: {error}; its parts do not belong together") from error
 
 
 def _from_folder(folder: Path) -> Pretrained:
     try:
         name = json.loads((folder / "config.json").read_text())["_class_name"]
         cls = _network_class(name, str(folder))
-        network = cls.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+        network, found = cls.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
     except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise ValueError(f"cannot load the network in {folder}: {error}") from error
+    # diffusers only logs these, and leaves what is missing as the memory happened to be.
+    for kind in ("missing_keys", "unexpected_keys"):
+        if found[kind]:
+            what = f"{kind.replace('_', ' ')} {', '.join(sorted(found[kind])[:3])}"
+            raise ValueError(f"the weights in {folder} are not of the {name} that its config.json describes: {what}")
     return _frozen(network, _schedule_from(folder / "schedule.safetensors"))
 
 

@@ -176,3 +176,30 @@ def test_a_truncated_network_is_named(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot load the network in"):
         load_pretrained(tmp_path / "net")
+
+
+@pytest.mark.parametrize(("change", "named"), [({}, "missing keys head.bias"), ({"b": 0}, "unexpected keys b")])
+def test_weights_of_another_network_are_refused(change: dict[str, int], named: str, tmp_path: Path) -> None:
+    network = ImageClassifier(widths=(8, 8))
+    save_pretrained(tmp_path / "one", network, None)
+    weights = network.state_dict() | {name: torch.zeros(1) for name in change}
+    if not change:
+        weights.pop("head.bias")
+    save_file(weights, tmp_path / "one" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"not of the ImageClassifier that its config.json describes: {named}"):
+        load_pretrained(tmp_path / "one")
+
+
+def test_a_checkpoint_whose_parts_do_not_belong_together_is_named(tmp_path: Path) -> None:
+    file = _checkpoint(tmp_path / "a.ckpt", _predictor(), LinearSchedule(20))
+    whole = torch.load(file, weights_only=True)
+    name = next(iter(whole["state_dict"]))
+    broken = [
+        whole | {"state_dict": {k: v for k, v in whole["state_dict"].items() if k != name}},
+        whole | {CHECKPOINT_KEY: {"class": "SimpleCNN"}},
+        whole | {CHECKPOINT_KEY: whole[CHECKPOINT_KEY] | {"config": {"sample_size": 8, "widths": 3}}},
+    ]
+    for content in broken:
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=r"a\.ckpt"):
+            load_pretrained(file)
