@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -65,6 +66,17 @@ class NetworkModule(LightningModule):
         # Logged when the epoch ends, by every process: one without batches would leave the others waiting.
         self.mean_loss = Mean()
 
+    @abstractmethod
+    def evaluate(self, batch: Any, batch_idx: int) -> None:
+        """Add one batch, which is not empty, to the metrics of validation and test."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if len(batch.x):  # a process may have no data
+            self.evaluate(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.mean_loss, prog_bar=True)
 
@@ -80,8 +92,18 @@ class NetworkModule(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
+    @property
+    def batches_trained(self) -> int:
+        """Training batches behind the run, those before a resume included; 0 without a trainer.
+
+        Several make one optimizer step where gradients are accumulated, so ``global_step`` does not tell them apart.
+        """
+        if self._trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.state_dict()["processed"]
+
     def generator(self, index: int) -> torch.Generator:
-        """Randomness of one batch: of step ``index`` in training, of batch ``index`` in evaluation.
+        """Randomness of one batch: the ``index``-th of the run in training, of its epoch in evaluation.
 
         In training every process draws its own, and a resumed run draws what it would have drawn. In
         evaluation, where processes take batches in turn, a batch gets the same on any number of them.
@@ -91,6 +113,13 @@ class NetworkModule(LightningModule):
             stream, index, rank = 1, index * self._world_size + rank, 0
         key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + rank
         return torch.Generator(self.device).manual_seed(key)
+
+    def blurred(self, x: Tensor, noise: float) -> Tensor:
+        """A training batch ``x [B, ...]`` with Gaussian noise of that standard deviation."""
+        if noise == 0:
+            return x
+        generator = self.generator(self.batches_trained)
+        return x + noise * torch.randn(x.shape, generator=generator, device=x.device)
 
     @property
     def _world_size(self) -> int:

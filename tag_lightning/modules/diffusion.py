@@ -40,16 +40,12 @@ class DiffusionModule(NetworkModule):
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._loss(batch, self.global_step)
+        loss = self._loss(batch, self.batches_trained)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        if len(batch.x):  # a process may have no data
-            self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def evaluate(self, batch: Any, batch_idx: int) -> None:
+        self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
 
     def sampling_resources(self) -> dict[str, Any]:
         """What this module brings to guided sampling: its own denoiser."""

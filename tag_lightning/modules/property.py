@@ -62,24 +62,16 @@ class PropertyModule(NetworkModule):
             )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = batch.x
-        if self.noise > 0:
-            generator = self.generator(self.global_step)
-            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
-        loss = F.cross_entropy(self.network(x, **batch.inputs), batch.attributes[self.attribute])
+        logits = self.network(self.blurred(batch.x, self.noise), **batch.inputs)
+        loss = F.cross_entropy(logits, batch.attributes[self.attribute])
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def evaluate(self, batch: Any, batch_idx: int) -> None:
         target = batch.attributes[self.attribute]
-        if not len(target):  # a process may have no data
-            return
         logits = self.network(batch.x, **batch.inputs)
         self.accuracy.update((logits.argmax(1) == target).float())
         self.mean_loss.update(F.cross_entropy(logits, target), len(target))
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -69,25 +69,17 @@ class RegressionModule(NetworkModule):
             self.network.spread.copy_((values - values.mean(0)).abs().mean(0).clamp(min=1e-6))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = batch.x
-        if self.noise > 0:
-            generator = self.generator(self.global_step)
-            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
+        x = self.blurred(batch.x, self.noise)
         error = self.network(x, **batch.inputs) - self._targets(batch.attributes)
         loss = (error / self.network.spread).abs().mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        if not len(batch.x):  # a process may have no data
-            return
+    def evaluate(self, batch: Any, batch_idx: int) -> None:
         error = (self.network(batch.x, **batch.inputs) - self._targets(batch.attributes)).abs()
         self.mean_loss.update((error / self.network.spread).mean(), len(error))
         for name, column in zip(self.network.properties, error.T, strict=True):
             self.mean_error(name).update(column)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

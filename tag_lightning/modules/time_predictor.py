@@ -79,17 +79,25 @@ class TimePredictorModule(NetworkModule):
             embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x_t, _, timesteps = noised(batch.x, self.schedule, self.generator(self.global_step), batch.inputs.get("mask"))
+        generator = self.generator(self.batches_trained)
+        x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
         loss = F.cross_entropy(self._logits(x_t, batch), timesteps)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def evaluate(self, batch: Any, batch_idx: int) -> None:
+        generator = self.generator(batch_idx)
+        for _ in range(self.noise_draws):
+            x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
+            logits = self._logits(x_t, batch)
+            self.mean_loss.update(F.cross_entropy(logits, timesteps), len(timesteps))
+            self.time_gap.update(logits, timesteps)
+            self.calibration.update(logits, timesteps)
+            self.typical_nll.update(logits, timesteps)
+
     def on_validation_epoch_start(self) -> None:
         self._reset()
         self._validated = not self.trainer.sanity_checking
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -98,9 +106,7 @@ class TimePredictorModule(NetworkModule):
 
     def on_test_epoch_start(self) -> None:
         self._reset()
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
+        self._validated = False  # what is measured on test data is not kept
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
@@ -118,21 +124,8 @@ class TimePredictorModule(NetworkModule):
         for metric in (self.time_gap, self.calibration, self.typical_nll):
             metric.reset()
 
-    def _evaluate(self, batch: Any, batch_idx: int, verb: str) -> None:
-        if not len(batch.x):  # a process may have no data
-            return
-        generator = self.generator(batch_idx)
-        for _ in range(self.noise_draws):
-            x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
-            logits = self._logits(x_t, batch)
-            self.mean_loss.update(F.cross_entropy(logits, timesteps), len(timesteps))
-            self.time_gap.update(logits, timesteps)
-            self.calibration.update(logits, timesteps)
-            if verb == "val":
-                self.typical_nll.update(logits, timesteps)
-
     def _store_typical_nll(self) -> None:
-        # Without a validation, as under `test`, the checkpoint's values stand.
+        # Without a validation, and under `test`, the values stand.
         if self._validated:
             self.network.typical_nll.copy_(self.typical_nll.compute())
 
