@@ -2,6 +2,7 @@
 
 from callbacks.adaptive_clipping import AdaptiveGradientClipping
 from callbacks.arms import Arm, default_arms
+from callbacks.ema import WarmedUpEMA
 from callbacks.guided_sampling import GuidedSampling
 from callbacks.progress import PlainProgress, progress_bars
 from callbacks.save_pretrained import SavePretrained
@@ -12,6 +13,7 @@ __all__ = [
     "GuidedSampling",
     "PlainProgress",
     "SavePretrained",
+    "WarmedUpEMA",
     "default_arms",
     "progress_bars",
 ]
