@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -126,8 +127,19 @@ class TimePredictorModule(NetworkModule):
 
     def _store_typical_nll(self) -> None:
         # Without a validation, and under `test`, the values stand.
-        if self._validated:
-            self.network.typical_nll.copy_(self.typical_nll.compute())
+        if not self._validated:
+            return
+        measured = self.typical_nll.compute()
+        for network in (self.network, *self._averaged()):
+            network.typical_nll.copy_(measured)
+
+    def _averaged(self) -> list[TimePredictor]:
+        # Around a validation, callbacks that average weights swap them, and then average buffers too: what only
+        # one of both networks held would be lost, or mixed with the NaN of the other.
+        averages = [
+            callback._average_model for callback in self.trainer.callbacks if isinstance(callback, WeightAveraging)
+        ]
+        return [average.module.network for average in averages if average is not None]
 
     def _log_evaluation(self, verb: str) -> None:
         values = {f"{verb}/time_gap": self.time_gap.compute()}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
@@ -112,3 +113,37 @@ def test_a_checkpoint_of_another_schedule_is_refused(fitted: Fitted) -> None:
         other.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="not made by tag_lightning"):
         other.on_load_checkpoint({})
+
+
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_weight_averaging_keeps_the_typical_likelihood(use_buffers: bool, tmp_path: Path) -> None:
+    def fit(epochs: int, checkpoint: Path | None = None) -> Fitted:
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=epochs,
+            # The last epoch goes on after the measurement, in the first run and in its continuation.
+            check_val_every_n_epoch=2,
+            limit_train_batches=2,
+            limit_val_batches=1,
+            num_sanity_val_steps=0,
+            callbacks=[EMAWeightAveraging(decay=0.5, use_buffers=use_buffers)],
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = _module()
+        trainer.fit(module, datamodule=DigitsDataModule(size=8), ckpt_path=checkpoint)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return Fitted(module, trainer, tmp_path / f"{epochs}.ckpt")
+
+    for fitted in (first := fit(3), fit(4, first.checkpoint), fit(5, tmp_path / "4.ckpt")):
+        typical, measured = fitted.module.network.typical_nll, fitted.module.typical_nll
+        assert typical.isfinite().all()
+        state = torch.load(fitted.checkpoint, weights_only=True)
+        for weights in ("state_dict", "current_model_state"):
+            assert torch.equal(state[weights]["network.typical_nll"], typical)
+        if fitted.trainer.max_epochs < 5:  # the last run had no validation
+            assert torch.allclose(typical, measured.compute().float())
