@@ -50,6 +50,7 @@ def _fit(stage: str, images: Path, runs: Path, *overrides: str) -> None:
             "--trainer.max_epochs=1",
             "--trainer.accelerator=cpu",
             "--trainer.limit_train_batches=2",
+            "--trainer.check_val_every_n_epoch=1",
             *overrides,
         ]
     )
@@ -79,3 +80,9 @@ def test_every_stage_runs_and_the_last_compares_all_arms(image_folder: Path, tmp
         assert np.isfinite(figures["fid"])
         assert 0 <= figures["accuracy"] <= 1
         assert 0 <= figures["time_gap"] <= 999
+
+
+def test_the_short_variant_stops_in_time_and_leaves_a_network(image_folder: Path, tmp_path: Path) -> None:
+    short = ["--trainer.max_time=00:00:00:02", "--trainer.max_steps=-1", "--trainer.max_epochs=1000000"]
+    _fit("guide", image_folder, tmp_path, f"--config={CONFIGS / 'short.yaml'}", *SMALL_CLASSIFIER, *short)
+    assert (tmp_path / "guide" / "pretrained" / "config.json").is_file()
