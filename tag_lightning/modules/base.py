@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule, centred
+from tag_lightning.networks.probe import require_accepts
 from tag_lightning.pretrained import describe, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
@@ -65,6 +67,25 @@ class NetworkModule(LightningModule):
         self.seed = seed
         # Logged when the epoch ends, by every process: one without batches would leave the others waiting.
         self.mean_loss = Mean()
+
+    def setup(self, stage: str) -> None:
+        """Try the network on one sample, so that a misfit shows before any step is taken.
+
+        Raises:
+            ValueError: If the network cannot take the samples of the datamodule.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None or not hasattr(datamodule, "example"):  # plain loaders, or data of another kind
+            return
+        modes = {part: part.training for part in self.network.modules()}
+        with isolate_rng():
+            self.try_network(datamodule.example)
+        for part, mode in modes.items():
+            part.training = mode
+
+    def try_network(self, example: Any) -> None:
+        """Run the network on one sample's shape; ``example`` is a batch of one."""
+        require_accepts(self.network, example.x.shape[1:], "model.network", **example.inputs)
 
     @abstractmethod
     def evaluate(self, batch: Any, batch_idx: int) -> None:

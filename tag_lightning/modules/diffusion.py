@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, LinearSchedule, NoiseSchedule
 from tag_lightning.modules.base import NetworkModule, noised
+from tag_lightning.networks.probe import require_accepts
 
 
 class DiffusionModule(NetworkModule):
@@ -38,6 +39,10 @@ class DiffusionModule(NetworkModule):
         seed: int = 0,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
+
+    def try_network(self, example: Any) -> None:
+        first = torch.zeros(1, dtype=torch.long)
+        require_accepts(self.network, example.x.shape[1:], "model.network", first, **example.inputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self._loss(batch, self.batches_trained)

@@ -50,8 +50,11 @@ class PropertyModule(NetworkModule):
         """Check the data against the network before any step is taken."""
         datamodule = getattr(self.trainer, "datamodule", None)
         available = getattr(datamodule, "num_classes", None)
-        if available is None:
-            return
+        if available is not None:
+            self._require_classes(available)
+        super().setup(stage)
+
+    def _require_classes(self, available: dict[str, int]) -> None:
         if self.attribute not in available:
             raise ValueError(f"the data have no attribute {self.attribute!r}, only {', '.join(sorted(available))}")
         classes, known = available[self.attribute], getattr(self.network, "num_classes", None)

@@ -49,8 +49,13 @@ class RegressionModule(NetworkModule):
     def setup(self, stage: str) -> None:
         """Check the data against the network and, before training, take mean and spread from them."""
         datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None or not hasattr(datamodule, "table"):
-            return
+        if hasattr(datamodule, "table"):
+            self._require_properties(datamodule)
+            if stage == "fit":
+                self._measure(datamodule)
+        super().setup(stage)
+
+    def _require_properties(self, datamodule: Any) -> None:
         available = datamodule.table("val").attributes
         missing = [name for name in self.network.properties if name not in available]
         if missing:
@@ -58,15 +63,16 @@ class RegressionModule(NetworkModule):
             raise ValueError(
                 f"the network predicts {missing[0]!r}, but the data carry {known}; add it to data.init_args.properties"
             )
-        if stage == "fit":
-            values = self._targets(datamodule.table("train").attributes).double()
-            if not bool(values.isfinite().all()):
-                raise ValueError(
-                    f"{int((~values.isfinite()).any(1).sum())} training molecules lack one of the properties "
-                    f"{', '.join(self.network.properties)}; leave them out or predict other properties"
-                )
-            self.network.mean.copy_(values.mean(0))
-            self.network.spread.copy_((values - values.mean(0)).abs().mean(0).clamp(min=1e-6))
+
+    def _measure(self, datamodule: Any) -> None:
+        values = self._targets(datamodule.table("train").attributes).double()
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"{int((~values.isfinite()).any(1).sum())} training molecules lack one of the properties "
+                f"{', '.join(self.network.properties)}; leave them out or predict other properties"
+            )
+        self.network.mean.copy_(values.mean(0))
+        self.network.spread.copy_((values - values.mean(0)).abs().mean(0).clamp(min=1e-6))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = self.blurred(batch.x, self.noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
 from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import TimePredictor
+from tag_lightning.networks.probe import require_accepts
 from tag_lightning.networks.time_predictor import Told
 
 
@@ -67,17 +68,21 @@ class TimePredictorModule(NetworkModule):
     def setup(self, stage: str) -> None:
         """Check the data against the network's conditions; before training, take their mean and spread."""
         embedding, datamodule = self.network.embedding, getattr(self.trainer, "datamodule", None)
-        if embedding is None or datamodule is None:
-            return
-        available = datamodule.example.attributes
-        missing = [name for name in embedding.names if name not in available]
-        if missing:
-            raise ValueError(
-                f"the time predictor is conditioned on {missing[0]!r}, but the data carry "
-                f"{', '.join(available) or '(none)'}; change its conditions, or what the data carry"
-            )
-        if stage == "fit":
-            embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())
+        if embedding is not None and datamodule is not None:
+            available = datamodule.example.attributes
+            missing = [name for name in embedding.names if name not in available]
+            if missing:
+                raise ValueError(
+                    f"the time predictor is conditioned on {missing[0]!r}, but the data carry "
+                    f"{', '.join(available) or '(none)'}; change its conditions, or what the data carry"
+                )
+            if stage == "fit":
+                embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())
+        super().setup(stage)
+
+    def try_network(self, example: Any) -> None:
+        told = {name: example.attributes[name] for name in self.network.conditions}
+        require_accepts(self.network, example.x.shape[1:], "model.network", **example.inputs, **told)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         generator = self.generator(self.batches_trained)
@@ -136,10 +141,9 @@ class TimePredictorModule(NetworkModule):
     def _averaged(self) -> list[TimePredictor]:
         # Around a validation, callbacks that average weights swap them, and then average buffers too: what only
         # one of both networks held would be lost, or mixed with the NaN of the other.
-        averages = [
-            callback._average_model for callback in self.trainer.callbacks if isinstance(callback, WeightAveraging)
-        ]
-        return [average.module.network for average in averages if average is not None]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        averages = [callback._average_model for callback in callbacks if isinstance(callback, WeightAveraging)]
+        return [cast(TimePredictor, average.module.network) for average in averages if average is not None]
 
     def _log_evaluation(self, verb: str) -> None:
         values = {f"{verb}/time_gap": self.time_gap.compute()}
