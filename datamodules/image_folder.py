@@ -19,7 +19,7 @@ class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/<split>/<class>/*``, the layout of torchvision's ImageFolder.
 
     Needs ``train`` and ``test``; where there is no ``val`` folder, a fixed tenth of ``train`` validates.
-    Attribute ``label`` numbers the classes of ``train`` in alphabetical order.
+    Attribute ``label`` numbers the classes of ``train`` in alphabetical order. Hidden folders are passed over.
 
     Args:
         root: The folder.
@@ -27,10 +27,14 @@ class ImageFolderDataModule(ImageDataModule):
         channels: 1 for grey, 3 for RGB.
         mirror: Train on the mirror images as well.
         in_memory: Decode all images once, at ``channels * size^2`` bytes each; else whenever one is used.
-        batch_size: See ``ImageDataModule``.
-        num_workers: See ``ImageDataModule``.
-        seed: See ``ImageDataModule``.
-        half: See ``ImageDataModule``.
+        batch_size: Images a batch and process.
+        num_workers: Processes that prepare the batches of each loader; 0 is fastest for images in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+        half: Train on one half of the training images only, so that a guide and a judge share none.
+
+    Raises:
+        ValueError: If ``size`` is below 1; a class has no images in a split, is none of ``train``, or has folders
+            of its own.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class ImageFolderDataModule(ImageDataModule):
         half: Half | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers, seed, half)
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}; set data.init_args.size")
         self.root = Path(root)
         self.size = size
         self.channels = channels
@@ -77,9 +83,17 @@ class ImageFolderDataModule(ImageDataModule):
         return MirroredTable(table) if self.mirror and split == "train" else table
 
     def _classes(self) -> list[str]:
-        classes = sorted(folder.name for folder in (self.root / "train").iterdir() if folder.is_dir())
+        classes = _folders(self.root / "train")
         if not classes:
             raise ValueError(f"{self.root / 'train'} has no class folders; put each class in a folder of its own")
+        # All splits at once: a mistake in `test` should not show only when training is over.
+        for folder in (self.root / "val", self.root / "test"):
+            unknown = sorted(set(_folders(folder)) - set(classes)) if folder.is_dir() else []
+            if unknown:
+                raise ValueError(
+                    f"the class folder {folder / unknown[0]} has none of that name in {self.root / 'train'}; "
+                    "add the class there, or remove it here"
+                )
         return classes
 
     def _files(self, split: str, classes: list[str]) -> tuple[list[Path], list[int]]:
@@ -87,9 +101,19 @@ class ImageFolderDataModule(ImageDataModule):
         labels: list[int] = []
         for label, name in enumerate(classes):
             folder = self.root / split / name
+            if folder.is_dir() and (nested := _folders(folder)):
+                raise ValueError(
+                    f"the class folder {folder} has a folder {nested[0]!r} in it, whose images would not be read; move "
+                    "them up, or the folder elsewhere"
+                )
             found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _EXTENSIONS)
             if not found:
                 raise ValueError(f"the class folder {folder} is missing or has no images; fill or remove the class")
             paths += found
             labels += [label] * len(found)
         return paths, labels
+
+
+def _folders(parent: Path) -> list[str]:
+    """Names of its folders, sorted, without hidden ones such as ``.ipynb_checkpoints``."""
+    return sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -145,9 +145,9 @@ class ImageFiles:
     def _decode(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as opened:
-                image = opened.convert("L" if self.channels == 1 else "RGB")
+                image = _in_bytes(opened).convert("L" if self.channels == 1 else "RGB")
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise ValueError(f"cannot read the image {path}: {error}; repair or remove the file") from error
+            raise ValueError(f"cannot read the image {path}: {error}; repair, convert or remove the file") from error
         scale = self.size / min(image.size)
         if image.size != (self.size, self.size):
             width, height = (max(self.size, round(side * scale)) for side in image.size)
@@ -156,6 +156,15 @@ class ImageFiles:
             image = image.crop((left, top, left + self.size, top + self.size))
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion cuts off at 255.
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels (Pillow's mode {image.mode}) have no known range, expected 8 or 16 bits each")
+    return image
 
 
 def fixed_order(length: int) -> Tensor:

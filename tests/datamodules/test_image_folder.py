@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -123,3 +124,51 @@ def test_an_unreadable_image_is_named(in_memory: bool, folder: Path) -> None:
     data = ImageFolderDataModule(str(folder), size=8, in_memory=in_memory)
     with pytest.raises(ValueError, match=r"cannot read the image .*0\.png"):
         _images(data, "test")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_scaled_to_eight(suffix: str, channels: Literal[1, 3], folder: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    (folder / "test" / "ant" / "0.png").unlink()
+    Image.fromarray(ramp).save(folder / "test" / "ant" / f"0.{suffix}")
+    x = _images(ImageFolderDataModule(str(folder), size=8, channels=channels), "test")[0]
+    expected = torch.from_numpy(ramp.astype(np.float32)) / 32767.5 - 1
+    assert x.shape == (channels, 8, 8)
+    # Half a step of 8 bits.
+    assert torch.allclose(x, expected.expand_as(x), rtol=0, atol=0.5 / 127.5 + 1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_no_known_range_are_refused(kind: type, folder: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), kind)).save(folder / "test" / "ant" / "deep.tif")
+    with pytest.raises(ValueError, match=r"cannot read the image .*deep\.tif.*no known range, expected 8 or 16 bits"):
+        ImageFolderDataModule(str(folder), size=8).table("test")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_training_lacks_is_named(split: Split, folder: Path) -> None:
+    for name in ("ant", "bee", "cat"):
+        _save(folder / split / name / "0.png", np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=rf"{split}.cat has none of that name in .*train"):
+        ImageFolderDataModule(str(folder), size=8).table("train")
+
+
+def test_hidden_folders_are_passed_over(folder: Path) -> None:
+    for place in ("train", "test", "train/ant"):
+        _save(folder / place / ".ipynb_checkpoints" / "0.png", np.zeros((8, 8, 3)))
+    data = ImageFolderDataModule(str(folder), size=8)
+    assert len(_images(data, "train")) == 18
+    assert len(_images(data, "test")) == 6
+    assert data.num_classes == {"label": 2}
+
+
+def test_folders_within_a_class_are_refused(folder: Path) -> None:
+    _save(folder / "train" / "ant" / "queens" / "0.png", np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=r"ant has a folder 'queens' in it"):
+        ImageFolderDataModule(str(folder), size=8).table("train")
+
+
+def test_images_without_a_size_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"size must be at least 1, got 0; set data\.init_args\.size"):
+        ImageFolderDataModule(str(folder), size=0)
