@@ -20,7 +20,7 @@ class TableDataModule(LightningDataModule):
 
     Args:
         batch_size: Samples a batch and process.
-        num_workers: Processes that prepare batches; 0 is fastest for data that sit in memory.
+        num_workers: Processes that prepare the batches of each loader; 0 is fastest for data that sit in memory.
         seed: Seed of the training order. The splits do not depend on it.
 
     Attributes:
@@ -65,7 +65,17 @@ class TableDataModule(LightningDataModule):
         return self._tables[split]
 
     def setup(self, stage: str) -> None:
-        """Load what the stage needs; every stage samples, so each checks itself against the validation data."""
+        """Load what the stage needs; every stage samples, so each checks itself against the validation data.
+
+        Raises:
+            ValueError: Under ``overfit_batches``.
+        """
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            # Lightning would put a sampler of single indices in the place of ours.
+            raise ValueError(
+                "trainer.overfit_batches does not go with these data, whose order it would replace; use "
+                "--trainer.limit_train_batches and --trainer.limit_val_batches"
+            )
         self.table("val")
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -77,10 +87,10 @@ class TableDataModule(LightningDataModule):
         return batch_loader(table, self._train_indices, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return batch_loader(self.table("val"), self._indices(self.table("val"), shuffle=False))
+        return self._in_order("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return batch_loader(self.table("test"), self._indices(self.table("test"), shuffle=False))
+        return self._in_order("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """One empty turn of Lightning's predict loop: what is predicted are samples, which are made from noise."""
@@ -89,7 +99,8 @@ class TableDataModule(LightningDataModule):
     def reference_dataloader(self) -> DataLoader[Any]:
         """The training data in order, all of them on every process: what samples are compared with."""
         table = self.table("train")
-        return batch_loader(table, BatchIndices(len(table), self.batch_size, shuffle=False))  # type: ignore[arg-type]
+        indices = BatchIndices(len(table), self.batch_size, shuffle=False)  # type: ignore[arg-type]
+        return batch_loader(table, indices, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that goes on, and how many of its batches are behind the run."""
@@ -106,6 +117,10 @@ class TableDataModule(LightningDataModule):
         self._resume_epoch, self._resume_at = state_dict.get("epoch", 0), state_dict["batches_done"]
         # Lightning looks for the position in the loader, and does not see that it is kept here.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+    def _in_order(self, split: Split) -> DataLoader[Any]:
+        table = self.table(split)
+        return batch_loader(table, self._indices(table, shuffle=False), self.num_workers)
 
     def _indices(self, table: Dataset, shuffle: bool) -> BatchIndices:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import Trainer
 from PIL import Image
 
 from datamodules import DigitsDataModule, ImageFolderDataModule
 from datamodules.loader import BatchIndices
+from tag_lightning.modules import PropertyModule
+from tag_lightning.networks import ImageClassifier
 
 SIZES = {"length": st.integers(1, 60), "batch_size": st.integers(1, 9), "world_size": st.integers(1, 5)}
 
@@ -50,3 +54,18 @@ def test_an_empty_batch_of_files_has_their_shape(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / split / "a" / "0.png")
     data = ImageFolderDataModule(str(tmp_path), size=8, in_memory=False, mirror=True)
     assert data.table("test")[[]].x.shape == (0, 3, 8, 8)
+
+
+def test_every_loader_of_data_has_the_workers_asked_for() -> None:
+    alone, helped = DigitsDataModule(size=8, batch_size=1000), DigitsDataModule(size=8, batch_size=1000, num_workers=2)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader", "reference_dataloader"):
+        assert getattr(helped, name)().num_workers == 2
+    for name in ("val_dataloader", "reference_dataloader"):
+        first, second = (torch.cat([batch.x for batch in getattr(data, name)()]) for data in (alone, helped))
+        assert torch.equal(first, second)
+
+
+def test_overfitting_a_few_batches_is_refused(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", overfit_batches=2, logger=False, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"overfit_batches does not go with.*--trainer\.limit_train_batches"):
+        trainer.fit(PropertyModule(ImageClassifier(widths=(8, 8))), datamodule=DigitsDataModule(size=8))
