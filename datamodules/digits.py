@@ -20,10 +20,10 @@ class DigitsDataModule(ImageDataModule):
     Args:
         size: Height and width, at least 8.
         tinted: RGB images, every digit in each of 8 hues, instead of grey ones.
-        batch_size: See ``ImageDataModule``.
-        num_workers: See ``ImageDataModule``.
-        seed: See ``ImageDataModule``.
-        half: See ``ImageDataModule``.
+        batch_size: Images a batch and process.
+        num_workers: Processes that prepare the batches of each loader; 0 is fastest for images in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+        half: Train on one half of the training images only, so that a guide and a judge share none.
     """
 
     def __init__(

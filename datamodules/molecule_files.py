@@ -37,12 +37,12 @@ class MoleculeFilesDataModule(MoleculeDataModule):
             the file has no such column; needs the package tblite.
         max_molecules: Take the first so many of the file; null takes all.
         cache: Folder for the prepared molecules; null prepares them anew in every run.
-        elements: See ``MoleculeDataModule``.
-        max_atoms: See ``MoleculeDataModule``.
-        batch_size: See ``MoleculeDataModule``.
-        num_workers: See ``MoleculeDataModule``.
-        seed: See ``MoleculeDataModule``.
-        half: See ``MoleculeDataModule``.
+        elements: Symbols, in the order of the one-hot columns; molecules with others are left out.
+        max_atoms: Larger molecules are left out; null keeps all.
+        batch_size: Molecules a batch and process.
+        num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+        half: Train on one half of the training molecules only, so that a guide and a judge share none.
     """
 
     def __init__(

@@ -24,12 +24,12 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         properties: Labels that RDKit makes: ``alpha`` (bohr^3), ``mu`` (debye), or a descriptor by its name.
         physics: Compute ``mu`` (debye), ``alpha`` (bohr^3), ``homo``, ``lumo`` and ``gap`` (eV) by GFN2-xTB; needs
             the package tblite.
-        elements: See ``MoleculeDataModule``.
-        max_atoms: See ``MoleculeDataModule``.
-        batch_size: See ``MoleculeDataModule``.
-        num_workers: See ``MoleculeDataModule``.
-        seed: See ``MoleculeDataModule``.
-        half: See ``MoleculeDataModule``.
+        elements: Symbols, in the order of the one-hot columns; molecules with others are left out.
+        max_atoms: Larger molecules are left out; null keeps all.
+        batch_size: Molecules a batch and process.
+        num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
+        seed: Seed of the training order. The splits do not depend on it.
+        half: Train on one half of the training molecules only, so that a guide and a judge share none.
     """
 
     name = "small"
