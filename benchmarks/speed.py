@@ -78,11 +78,11 @@ def accumulation(device: torch.device, repeats: int, quick: bool) -> list[Ratio]
     sampler = Sampler(Denoiser(network, schedule).to(device), DDIM(), 5 if quick else 25)
     space = ImageSpace((3, 16, 16), range(count), device)
     samples = sampler.sample(space, 0)
-    reference = features(samples.flip(-1))
+    distance = FrechetDistance(features.num_features)
+    distance.update(features(samples.flip(-1)), real=True)
 
     def measure() -> None:
-        distance = FrechetDistance(features.num_features)
-        distance.update(reference, real=True)
+        distance.reset(keep_real=True)
         distance.update(features(samples), real=False)
         distance.compute()
 

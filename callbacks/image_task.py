@@ -49,7 +49,7 @@ class ImageTask(SamplingTask):
         self.features_name = getattr(features, "name", None)
         self.judge = judge
         self.features = features
-        self._reference: Tensor | None = None
+        self._distance = None if features is None else FrechetDistance(features.num_features)
 
     @property
     def columns(self) -> dict[str, int]:
@@ -82,11 +82,13 @@ class ImageTask(SamplingTask):
         return rows
 
     def prepare(self, reference: Iterable[Any], device: torch.device) -> None:
-        if self.features is None or self._reference is not None:
+        if self.features is None or self._distance is None or self.num_reference:
             return
-        rows = [self.features(batch.x.to(device)).cpu() for batch in reference]
-        self._reference = torch.cat(rows)
-        self.num_reference = len(self._reference)
+        count = 0
+        for batch in reference:
+            self._distance.update(self.features(batch.x.to(device)).cpu(), real=True)
+            count += len(batch.x)
+        self.num_reference = count
 
     def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
         """A grid of every arm's samples, and the first of all arms side by side."""
@@ -98,11 +100,10 @@ class ImageTask(SamplingTask):
     def summarize(self, rows: dict[str, Tensor]) -> dict[str, float]:
         """``fid`` and ``accuracy`` (in [0, 1]) of all samples' rows, as far as they can be had."""
         figures: dict[str, float] = {}
-        if self._reference is not None and self.features is not None:
-            distance = FrechetDistance(self.features.num_features)
-            distance.update(self._reference, real=True)
-            distance.update(rows["features"].cpu(), real=False)
-            figures["fid"] = float(distance.compute())
+        if self._distance is not None and self.num_reference:
+            self._distance.reset(keep_real=True)
+            self._distance.update(rows["features"].cpu(), real=False)
+            figures["fid"] = float(self._distance.compute())
         if "correct" in rows:
             figures["accuracy"] = float(rows["correct"].mean())
         return figures

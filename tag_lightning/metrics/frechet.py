@@ -74,7 +74,8 @@ class FrechetDistance:
             )
         return self._engine.compute().clamp(min=0)
 
-    def reset(self) -> None:
-        """Forget all rows."""
+    def reset(self, keep_real: bool = False) -> None:
+        """Forget all rows, or those of generated samples alone."""
+        self._engine.reset_real_features = not keep_real
         self._engine.reset()
-        self._counts = {"real": 0, "generated": 0}
+        self._counts = {"real": self._counts["real"] if keep_real else 0, "generated": 0}

@@ -104,3 +104,18 @@ def test_other_widths_are_refused():
         FrechetDistance(3).update(torch.zeros(4, 2), real=True)
     with pytest.raises(ValueError, match="at least 1"):
         FrechetDistance(0)
+
+
+def test_the_real_side_can_be_kept_for_the_next_samples(generator):
+    real, first, second = (torch.randn(40, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    kept = FrechetDistance(3)
+    kept.update(real, real=True)
+    distances = []
+    for samples in (first, second):
+        kept.reset(keep_real=True)
+        kept.update(samples, real=False)
+        distances.append(float(kept.compute()))
+    alone = FrechetDistance(3)
+    alone.update(real, real=True)
+    alone.update(second, real=False)
+    assert distances[1] == float(alone.compute()) != distances[0]
