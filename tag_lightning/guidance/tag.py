@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
 from tag_lightning.guidance.base import per_sample
-from tag_lightning.guidance.strengths import ConstantStrength, Evidence, PolyakStrength, Strength, omega_of, require_strength
+from tag_lightning.guidance.strengths import (
+    ConstantStrength,
+    Evidence,
+    PolyakStrength,
+    Strength,
+    omega_of,
+    require_strength,
+)
 from tag_lightning.guidance.training_free import DPS
 
 

@@ -113,6 +113,22 @@ class NetworkModule(LightningModule):
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
 
+    def on_train_start(self) -> None:
+        """Refuse a run that outlasts its learning rate's schedule, which would end it midway.
+
+        Raises:
+            ValueError: If the schedule has fewer steps than the run, or than what a resumed run began with.
+        """
+        planned = self.trainer.estimated_stepping_batches
+        for config in self.trainer.lr_scheduler_configs:
+            total = getattr(config.scheduler, "total_steps", None)
+            if total is not None and planned > total:
+                raise ValueError(
+                    f"the schedule of the learning rate ends after {total} steps but the run takes {planned}: set "
+                    f"--model.lr_scheduler.total_steps {planned}, or shorten the run by --trainer.max_steps {total} "
+                    "(a resumed run keeps the schedule that it began with)"
+                )
+
     @property
     def batches_trained(self) -> int:
         """Training batches behind the run, those before a resume included; 0 without a trainer.

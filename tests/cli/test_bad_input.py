@@ -48,6 +48,11 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
         ("--sampling.num_steps=21", "num_steps must lie in 1 .. 20"),
         ("--sampling.num_samples=1", "num_samples must be at least 2, got 1"),
         ("--sampling.attribute=colour", "'colour', but the data have hue, label"),
+        (
+            "--model.init_args.lr_scheduler={class_path: torch.optim.lr_scheduler.OneCycleLR, "
+            "init_args: {max_lr: 0.001, total_steps: 1}}",
+            "ends after 1 steps but the run takes 2: set --model.lr_scheduler.total_steps 2",
+        ),
         ("--sampling.predict_arm=nope", "the arms are unguided, corruption"),
         ("--sampling.denoiser=digits/nope", "no network under digits/nope"),
         ("--sampling.extra_arms={a: {recurrence: 0}}", "arm a: recurrence must be at least 1, got 0"),

@@ -83,6 +83,6 @@ def test_every_stage_runs_and_the_last_compares_all_arms(image_folder: Path, tmp
 
 
 def test_the_short_variant_stops_in_time_and_leaves_a_network(image_folder: Path, tmp_path: Path) -> None:
-    short = ["--trainer.max_time=00:00:00:02", "--trainer.max_steps=-1", "--trainer.max_epochs=1000000"]
+    short = ["--trainer.max_time=00:00:00:02", "--trainer.max_steps=20000", "--trainer.max_epochs=100000"]
     _fit("guide", image_folder, tmp_path, f"--config={CONFIGS / 'short.yaml'}", *SMALL_CLASSIFIER, *short)
     assert (tmp_path / "guide" / "pretrained" / "config.json").is_file()
