@@ -146,7 +146,7 @@ class ImageFiles:
         try:
             with Image.open(path) as opened:
                 image = _in_bytes(opened).convert("L" if self.channels == 1 else "RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {error}; repair, convert or remove the file") from error
         scale = self.size / min(image.size)
         if image.size != (self.size, self.size):

@@ -43,6 +43,8 @@ _TYPES = re.compile(r"Subtypes: \[(.*)\]")
 _ABSTRACT = re.compile(r"Expected an instantiatable class, but (\S+) is abstract")
 _PART = re.compile(r"Given value: NestedArg\(key='([^'.]+)\.([^']+)', val='(.*)'\)")
 _IN_CLASS = re.compile(r".*Problem with given class_path '([^']+)': (?:the following arguments are required: (.+))?")
+# A worker sends its whole traceback along; its own message comes last.
+_FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process.*\n[\w.]+: (.*)", re.DOTALL)
 # What jsonargparse lists beside the mistake itself: the other types it tried.
 _OTHER_TYPES = ("Expected a <class", "Expected a path but", "Does not validate", "Subtypes:", "Errors:", "Not a valid")
 
@@ -99,6 +101,8 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
         message: As jsonargparse, or a constructor called by it, puts it.
         options: Full names of the options there are, to suggest one from.
     """
+    if match := _FROM_WORKER.match(message):
+        message = match[1]
     key = _KEY.match(message)
     where = f"{key[1]}: " if key else ""
     if match := _UNKNOWN_KEY.search(message):

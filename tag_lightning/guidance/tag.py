@@ -34,7 +34,8 @@ class TemporalAlignment(Guidance):
             ``(evidence, step) -> omega``. Rules that need to know the typical likelihood of real data read
             the predictor's ``typical_nll [T]``. None takes that of the run, or else ``PolyakStrength()``.
         conditions: The correction is evaluated at the sample already moved by these, in order, each at the
-            cost of a guided denoiser call.
+            cost of a guided denoiser call, as for several conditions in the paper; its gradient is taken there,
+            not through the moves. Without them it is evaluated at the sample as it comes.
 
     Raises:
         ValueError: If a constant strength is negative or not finite.

@@ -34,12 +34,11 @@ def _on_two_processes(arguments: list[str]) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_samples", "batch_size"),
     [
         pytest.param(9, 64, id="the last of three chunks incomplete"),
-        pytest.param(3, 2000, id="a process without chunk and without data"),
+        pytest.param(3, 2000, id="a process without chunk and without data", marks=pytest.mark.slow),
     ],
 )
 def test_validation_gives_the_same_figures(
@@ -65,7 +64,6 @@ def test_validation_gives_the_same_figures(
             assert shared[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.slow
 def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
     settings = ["--sampling.num_samples=9", f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"]
     main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
