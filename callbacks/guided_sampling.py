@@ -136,6 +136,7 @@ class GuidedSampling(Callback):
         # Global steps within this `fit`, None before there was any.
         self._validated_at: int | None = None
         self._sampled_at: int | None = None
+        self._failure: Exception | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the networks and try every arm's settings, so that mistakes show before the training."""
@@ -172,7 +173,7 @@ class GuidedSampling(Callback):
         self._loaded_step = checkpoint.get("global_step")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated_at = self._sampled_at = None
+        self._validated_at = self._sampled_at = self._failure = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -183,11 +184,20 @@ class GuidedSampling(Callback):
             return
         self._validated_at = trainer.global_step
         if self._due(trainer):
-            self._evaluate(trainer, pl_module, "val")
+            try:
+                self._evaluate(trainer, pl_module, "val")
+            except Exception as error:
+                if trainer.world_size > 1:
+                    raise  # the other processes wait for this one, and only its end frees them
+                self._failure = error
             self._sampled_at = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._raise_failure()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the results, if there are any, are not those of the final weights."""
+        self._raise_failure()
         if self._loaded is None or self._sampled_at == trainer.global_step:
             return
         if self._validated_at == trainer.global_step:
@@ -218,6 +228,12 @@ class GuidedSampling(Callback):
         if len(pictures) > 1:
             pictures.pop("arms", None)
         Report.of(trainer).write_samples(name, partial(runner.task.write, result), pictures)
+
+    def _raise_failure(self) -> None:
+        """Raise what failed in sampling now that the epoch's checkpoint is written, so that no training is lost."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1

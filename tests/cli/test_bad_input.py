@@ -266,6 +266,19 @@ def test_a_failed_evaluation_leaves_the_results_of_the_one_before(
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_failure_in_sampling_costs_no_training(
+    epochs: int, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    wild = "--sampling.arms={wild: {guidance: [{class_path: Corruption, init_args: {sigma: 1.0e+38}}]}}"
+    arguments = predictor_arguments("fit", tmp_path, tiny, wild, f"--trainer.max_epochs={epochs}")
+    assert "arm wild" in error_of(arguments)
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2  # of the first epoch, which was sampled
+    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / "pretrained").exists()
+
+
 @pytest.mark.parametrize("mistake", ["corrupt", "corrupt, found by a worker", "empty", "no class", "no folder"])
 def test_a_broken_image_folder(mistake: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
     images = tmp_path / "images"

@@ -23,8 +23,8 @@ TIMESTEPS = 20
 
 
 def schedule() -> LinearSchedule:
-    """Of so few timesteps that the module averages none with its neighbours."""
-    return LinearSchedule(TIMESTEPS, 1e-4, 0.4)
+    """Of so few timesteps that the module averages none with its neighbours, and the last ones hard to tell apart."""
+    return LinearSchedule(TIMESTEPS, 1e-4, 0.9)
 
 
 def trainer(folder: Path, epochs: int = 1) -> Trainer:
@@ -66,7 +66,7 @@ def test_the_typical_likelihood_of_the_exact_posterior_is_that_of_the_oracle(tmp
     expected = cost_of_each_timestep()
     # A curve that is flat, or the same from both ends, would tell no timestep from another.
     assert (expected - expected.flip(0)).abs().max() > 1
-    # Standard errors of about 0.03 on both sides; a shift by one timestep is off by 0.3 and more.
+    # Standard errors of about 0.03 on both sides; a shift by one timestep is off by 0.38.
     for measured in (module.typical_nll.compute(), module.network.typical_nll.double()):
         torch.testing.assert_close(measured, expected, rtol=0, atol=0.12)
     # Bayes: who answers with the true posterior loses its entropy, and is calibrated.
@@ -95,7 +95,7 @@ def test_a_predictor_trained_by_the_module_approaches_the_exact_posterior(tmp_pa
     with torch.no_grad():
         exact = F.cross_entropy(ExactTimePosterior(TOY, schedule())(x), timesteps)
         trained = F.cross_entropy(network.eval()(x.float()), timesteps)
-    print(exact, trained, runs.callback_metrics["val/loss"], cost_of_each_timestep())
+    print(exact, trained, runs.callback_metrics["val/loss"], (network.typical_nll - cost_of_each_timestep()))
     assert exact - 0.01 < trained < exact + 0.05
     # And the module's own figures say so.
     assert float(runs.callback_metrics["val/loss"]) == pytest.approx(float(trained), abs=0.04)
