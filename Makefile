@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/digits/time_predictor.yaml
 MOLECULES := configs/molecules/time_predictor.yaml
 
-.PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-molecules
+.PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-strengths seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -38,6 +38,10 @@ weights-%: $(VENV)/.ready
 
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
+
+seeds-strengths: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/strengths -- \
+	  --config configs/digits/strengths.yaml
 
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
