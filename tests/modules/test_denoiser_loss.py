@@ -12,6 +12,9 @@ from datamodules import Batch
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule
 
+# Modules called by hand have nowhere to log to.
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
 COUNT, TIMESTEPS = 200, 50
 CLEAN = torch.tensor([0.3, -0.7, 0.5, 0.9], dtype=torch.float64)
 
