@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from datamodules import Batch
 from tag_lightning.modules import PropertyModule
 
+# Modules called by hand have nowhere to log to.
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
 CLASSES = 4
 
 
