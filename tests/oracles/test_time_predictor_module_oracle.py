@@ -76,14 +76,18 @@ def test_the_typical_likelihood_of_the_exact_posterior_is_that_of_the_oracle(tmp
 
 
 def test_a_predictor_trained_by_the_module_approaches_the_exact_posterior(tmp_path: Path) -> None:
-    """Measured: see the printed numbers."""
+    """On the data of ``configs/toy``. Measured: exact 1.682, trained 1.690 nats; ``log 20`` is 2.996."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = MLPTimePredictor(2, TIMESTEPS, widths=(64, 64))
     data = MixtureDataModule(num_points=50_000, batch_size=512)
-    runs = trainer(tmp_path, epochs=4)
+    runs = trainer(tmp_path, epochs=3)
     module = TimePredictorModule(
-        network, schedule(), optimizer=lambda parameters: torch.optim.Adam(parameters, 5e-3), noise_draws=4
+        network,
+        schedule(),
+        optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=291),
+        noise_draws=4,
     )
     runs.fit(module, datamodule=data)
 
@@ -95,8 +99,7 @@ def test_a_predictor_trained_by_the_module_approaches_the_exact_posterior(tmp_pa
     with torch.no_grad():
         exact = F.cross_entropy(ExactTimePosterior(TOY, schedule())(x), timesteps)
         trained = F.cross_entropy(network.eval()(x.float()), timesteps)
-    print(exact, trained, runs.callback_metrics["val/loss"], (network.typical_nll - cost_of_each_timestep()))
-    assert exact - 0.01 < trained < exact + 0.05
+    assert exact - 0.01 < trained < exact + 0.03
     # And the module's own figures say so.
     assert float(runs.callback_metrics["val/loss"]) == pytest.approx(float(trained), abs=0.04)
-    torch.testing.assert_close(network.typical_nll.double(), cost_of_each_timestep(), rtol=0, atol=0.4)
+    torch.testing.assert_close(network.typical_nll.double(), cost_of_each_timestep(), rtol=0, atol=0.2)
