@@ -1,0 +1,101 @@
+"""The Time-Gap of an arm, held to a gauge whose answer is known and to what the denoiser was shown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from callbacks import Arm
+from callbacks.arm_runner import ArmRunner
+from callbacks.image_task import ImageTask
+from callbacks.task import ArmResult
+from tag_lightning.diffusion import DDIM, Denoiser, LinearSchedule
+from tag_lightning.guidance import Corruption
+
+TIMESTEPS, STEPS, SHAPE = 20, 5, (1, 4, 4)
+
+
+class WatchedNetwork(nn.Module):
+    """Predicts some noise, and remembers what it was shown at which timestep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, Tensor]] = []
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        (timestep,) = timesteps.unique().tolist()
+        self.seen.append((timestep, x.detach().clone()))
+        return 0.5 * x
+
+
+class StubbornGauge(nn.Module):
+    """Says the same of every sample of a chunk but the first: of that, the timestep before."""
+
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.answer = answer
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach().clone())
+        logits = torch.zeros(len(x), TIMESTEPS)
+        logits[:, self.answer] = 1
+        logits[0, self.answer - 1] = 2
+        return logits
+
+
+def draw(answer: int, arm: Arm) -> tuple[ArmResult, WatchedNetwork, StubbornGauge]:
+    """Four samples in chunks of two."""
+    network, gauge = WatchedNetwork(), StubbornGauge(answer)
+    runner = ArmRunner(
+        denoiser=Denoiser(network, LinearSchedule(TIMESTEPS)),
+        solver=DDIM(),
+        task=ImageTask(SHAPE, [0], "label", None, None, None),
+        predictor=None,
+        gauge=gauge,
+        strength=None,
+        num_steps=STEPS,
+        num_samples=4,
+        chunk_size=2,
+        seed=0,
+        num_kept=4,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        show_progress=False,
+    )
+    return runner.run("the arm", arm, "1 of 1"), network, gauge
+
+
+@pytest.mark.parametrize("answer", [1, 10, TIMESTEPS - 1])
+@pytest.mark.parametrize("arm", [Arm(), Arm(num_steps=7), Arm(num_steps=TIMESTEPS)], ids=lambda arm: str(arm.num_steps))
+def test_the_time_gap_is_the_distance_from_the_timestep_the_denoiser_was_told(answer: int, arm: Arm) -> None:
+    result, network, _ = draw(answer, arm)
+    told = [timestep for timestep, _ in network.seen]
+    steps = arm.num_steps or STEPS
+    assert told[:steps] == told[steps:]  # of both chunks
+    # One of two samples is said to be at `answer`, the other one timestep before.
+    expected = [(abs(answer - t) + abs(answer - 1 - t)) / 2 for t in told[:steps]]
+    assert result.timesteps == told[:steps]
+    assert result.gaps is not None
+    assert result.gaps.tolist() == expected
+    assert result.figures["time_gap"] == pytest.approx(sum(expected) / steps)
+
+
+def test_steps_taken_again_count_once() -> None:
+    once, _, _ = draw(3, Arm())
+    again, network, _ = draw(3, Arm(recurrence=3))
+    assert len(network.seen) == 2 * 3 * STEPS
+    assert once.gaps is not None
+    assert again.gaps is not None
+    assert again.gaps.tolist() == once.gaps.tolist()
+    assert again.figures["time_gap"] == once.figures["time_gap"]
+
+
+def test_the_gauge_sees_what_the_denoiser_sees() -> None:
+    """Corruption included."""
+    _, network, gauge = draw(3, Arm([Corruption(0.5)]))
+    assert len(gauge.seen) == len(network.seen) == 2 * STEPS
+    for measured, (_, shown) in zip(gauge.seen, network.seen, strict=True):
+        assert torch.equal(measured, shown)
