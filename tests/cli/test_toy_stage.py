@@ -91,7 +91,6 @@ def test_every_arm_has_the_distance_of_an_exact_assignment(run: Run) -> None:
     assert results["arms"]["drift"]["w1"] > results["arms"]["unguided"]["w1"]
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="predict asks for w1 without having read the data")
 def test_predict_writes_the_points_of_one_arm(run: Run, tmp_path: Path) -> None:
     last = f"--ckpt_path={run.folder / 'checkpoints' / 'last.ckpt'}"
     main(arguments("predict", tmp_path, last, "--sampling.predict_arm=drift+tag"))
