@@ -12,7 +12,6 @@ from tiny_runs import TinyNetworks, predictor_arguments, write_networks
 
 from tag_lightning.cli import main
 
-
 _THREADS = torch.get_num_threads()
 
 
