@@ -119,7 +119,7 @@ def test_strengths_that_would_move_backwards_are_refused(rule: type[Strength], v
 
 
 def test_a_negative_number_as_strength_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"omega must be a finite number of at least 0, got -0\.5"):
+    with pytest.raises(ValueError, match=r"strength must be a finite number of at least 0, got -0\.5"):
         TemporalAlignment(nn.Linear(2, 100), -0.5)
 
 
