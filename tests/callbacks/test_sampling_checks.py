@@ -65,12 +65,15 @@ def test_a_strength_that_compares_needs_something_to_compare_with(
 
 
 def test_other_strengths_compare_with_nothing(tiny: TinyNetworks, tmp_path: Path) -> None:
-    for sampling in (
-        tiny_sampling(tiny, strength=0.1),
-        tiny_sampling(tiny, arms={"unguided": Arm(), "tag": Arm([TemporalAlignment(strength=0.1)])}),
-        tiny_sampling(tiny, predict_arm="dps"),
+    for k, sampling in enumerate(
+        (
+            tiny_sampling(tiny, strength=0.1),
+            tiny_sampling(tiny, arms={"unguided": Arm(), "tag": Arm([TemporalAlignment(strength=0.1)])}),
+            tiny_sampling(tiny, predict_arm="dps"),
+        )
     ):
-        tiny_trainer(tmp_path, sampling).predict(tiny_module(), datamodule=tiny_data())
+        tiny_trainer(tmp_path / str(k), sampling).predict(tiny_module(), datamodule=tiny_data())
+        assert len(list((tmp_path / str(k)).rglob("*.npz"))) == 1
 
 
 def test_a_predictor_that_was_never_measured_shows_before_the_training(tiny: TinyNetworks, tmp_path: Path) -> None:

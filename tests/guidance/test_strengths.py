@@ -123,11 +123,13 @@ def test_a_negative_number_as_strength_is_refused() -> None:
         TemporalAlignment(nn.Linear(2, 100), -0.5)
 
 
-def _sample_with(rule: Callable[[Evidence, Step], Any]) -> None:
-    """Five steps from timestep 99 on, of three samples with two coordinates."""
-    guidance = TemporalAlignment(MLPTimePredictor(2, num_timesteps=100), rule)
+def _sample_with(rule: Callable[[Evidence, Step], Any]) -> Tensor:
+    """Five steps from timestep 99 on, of three samples with two coordinates, ``[3, 2]``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        guidance = TemporalAlignment(MLPTimePredictor(2, num_timesteps=100), rule)
     sampler = Sampler(Denoiser(Silent(), SCHEDULE), DDIM(), 5, [guidance])
-    sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
+    return sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
 
 
 class Silent(nn.Module):
@@ -169,4 +171,8 @@ def test_what_a_rule_of_ones_own_must_not_answer_names_it_and_the_timestep(
 
 @pytest.mark.parametrize("omega", [0, 0.5, torch.tensor(0.5), torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0, 1, 2])])
 def test_what_a_rule_of_ones_own_may_answer(omega: Any) -> None:
-    _sample_with(lambda evidence, step: omega)
+    each = torch.as_tensor(omega).float().expand(3)
+    samples = _sample_with(lambda evidence, step: omega)
+    assert torch.equal(samples, _sample_with(lambda evidence, step: each))
+    still = _sample_with(ConstantStrength(0.0))
+    assert (samples != still).any(1).tolist() == (each > 0).tolist()
