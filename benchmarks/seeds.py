@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-
-from callbacks.report import REAL_DATA
-from callbacks.results import ABSENT, write_results
+from tag_lightning.callbacks.report import REAL_DATA
+from tag_lightning.callbacks.results import ABSENT, write_results
 
 Arms = Mapping[str, Mapping[str, float]]
 

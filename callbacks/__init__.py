@@ -1,11 +1,11 @@
 """Lightning callbacks: guided sampling at validation, what it writes, and the habits of a run."""
 
-from callbacks.adaptive_clipping import AdaptiveGradientClipping
-from callbacks.arms import Arm, default_arms
-from callbacks.ema import WarmedUpEMA
-from callbacks.guided_sampling import GuidedSampling
-from callbacks.progress import PlainProgress, progress_bars
-from callbacks.save_pretrained import SavePretrained
+from tag_lightning.callbacks.adaptive_clipping import AdaptiveGradientClipping
+from tag_lightning.callbacks.arms import Arm, default_arms
+from tag_lightning.callbacks.ema import WarmedUpEMA
+from tag_lightning.callbacks.guided_sampling import GuidedSampling
+from tag_lightning.callbacks.progress import PlainProgress, progress_bars
+from tag_lightning.callbacks.save_pretrained import SavePretrained
 
 __all__ = [
     "AdaptiveGradientClipping",

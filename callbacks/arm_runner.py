@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from tag_lightning.callbacks.arms import Arm
+from tag_lightning.callbacks.task import ArmResult, SamplingTask
 from torch import Tensor, nn
 
-from callbacks.arms import Arm
-from callbacks.progress import LongProgress
-from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import Denoiser, NonFiniteError, Observer, Sampler, Solver, Step, require_finite
 from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import Told
+from tag_lightning.progress import Progress
 
 
 @dataclass
@@ -124,7 +124,7 @@ class ArmRunner:
         measured = RowsByIndex(columns).to(self.device)
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32).to(self.device)
         share = sum(len(kept) for kept, _ in self._chunks())
-        progress = LongProgress(f"sampling {name} (arm {position})", share, "sample", self.show_progress)
+        progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.show_progress)
         for kept, padded in self._chunks():
             try:
                 x, rows = self._chunk(arm, padded, partial(progress.advance, len(kept) / steps))

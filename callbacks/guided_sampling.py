@@ -13,18 +13,18 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
+from tag_lightning.callbacks.arm_runner import ArmRunner
+from tag_lightning.callbacks.arms import Arm, default_arms, require_names
+from tag_lightning.callbacks.load_task import FeatureChoice, TaskSettings, load_task
+from tag_lightning.callbacks.report import Report
+from tag_lightning.callbacks.results import require_writable
+from tag_lightning.callbacks.sampling_networks import SamplingNetworks, load_denoiser, load_predictors
+from tag_lightning.callbacks.task import ArmResult
 
-from callbacks.arm_runner import ArmRunner
-from callbacks.arms import Arm, default_arms, require_names
-from callbacks.load_task import FeatureChoice, TaskSettings, load_task
-from callbacks.progress import tracked
-from callbacks.report import Report
-from callbacks.results import require_writable
-from callbacks.sampling_networks import SamplingNetworks, load_denoiser, load_predictors
-from callbacks.task import ArmResult
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.networks.probe import require_accepts
+from tag_lightning.progress import tracked
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
 # Most samples an arm with `trainer.fast_dev_run`.
@@ -352,7 +352,7 @@ class GuidedSampling(Callback):
         if self._trial:
             # As many batches as samples, since a batch may be of one.
             return list(islice(batches, _TRIAL))
-        return tracked(batches, "measuring the real data", _shows_progress(trainer))
+        return tracked(batches, "measuring the real data", visible=_shows_progress(trainer))
 
 
 def _shows_progress(trainer: Trainer) -> bool:

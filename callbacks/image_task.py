@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from tag_lightning.callbacks.figures import comparison_strip, figure_pixels, sample_grid
+from tag_lightning.callbacks.task import ArmResult, SamplingTask
 from torch import Tensor, nn
 
-from callbacks.figures import comparison_strip, figure_pixels, sample_grid
-from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import FeatureExtractor, FrechetDistance

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from tag_lightning.callbacks.image_task import ImageTask
+from tag_lightning.callbacks.molecule_task import MoleculeTask
+from tag_lightning.callbacks.point_task import PointTask
+from tag_lightning.callbacks.task import SamplingTask
 from torch import nn
 
-from callbacks.image_task import ImageTask
-from callbacks.molecule_task import MoleculeTask
-from callbacks.point_task import PointTask
-from callbacks.task import SamplingTask
 from tag_lightning.metrics import FeatureExtractor, InceptionFeatures, JudgeFeatures, find_inception_weights
 from tag_lightning.networks import EGNNPropertyPredictor
 from tag_lightning.networks.probe import require_accepts

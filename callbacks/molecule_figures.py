@@ -14,9 +14,9 @@ from PIL import Image
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
+from tag_lightning.callbacks.figures import COLOURS
 from torch import Tensor
 
-from callbacks.figures import COLOURS
 from tag_lightning.chemistry import molecule, perceived
 
 _CELL = (220, 200)

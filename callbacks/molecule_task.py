@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tag_lightning.callbacks.figures import figure_pixels
+from tag_lightning.callbacks.molecule_figures import molecule_grid, property_histograms
+from tag_lightning.callbacks.molecule_files import write_molecules
+from tag_lightning.callbacks.task import ArmResult, SamplingTask
+from tag_lightning.datamodules.tables import fixed_order
 from torch import Tensor, nn
 
-from callbacks.figures import figure_pixels
-from callbacks.molecule_figures import molecule_grid, property_histograms
-from callbacks.molecule_files import write_molecules
-from callbacks.task import ArmResult, SamplingTask
-from datamodules.tables import fixed_order
 from tag_lightning.chemistry import PROPERTIES, stable_atoms
 from tag_lightning.diffusion import PointCloudSpace, SampleNoise
 from tag_lightning.guidance import Condition, SquaredError

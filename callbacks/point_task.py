@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from tag_lightning.callbacks.figures import figure_pixels, quiver_2d, scatter_2d
+from tag_lightning.callbacks.task import ArmResult, SamplingTask
 from torch import Tensor, nn
 
-from callbacks.figures import figure_pixels, quiver_2d, scatter_2d
-from callbacks.task import ArmResult, SamplingTask
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.guidance import TemporalAlignment
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from tag_lightning.callbacks.figures import figure_pixels, save_png, time_gap_curves
+from tag_lightning.callbacks.results import print_results, results_payload, write_results
+from tag_lightning.callbacks.task import ArmResult
 from torch import Tensor
-
-from callbacks.figures import figure_pixels, save_png, time_gap_curves
-from callbacks.results import print_results, results_payload, write_results
-from callbacks.task import ArmResult
 
 REAL_DATA = "(real data)"
 

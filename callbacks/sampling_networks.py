@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tag_lightning.callbacks.task import SamplingTask
+from tag_lightning.datamodules import Batch
 from torch import nn
 
-from callbacks.task import SamplingTask
-from datamodules import Batch
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
 from tag_lightning.networks.probe import require_accepts
 from tag_lightning.pretrained import load_pretrained

@@ -1,15 +1,15 @@
 """Data: every source yields the same ``Batch``. Nothing here knows of diffusion."""
 
-from datamodules.batch import Batch
-from datamodules.cifar10 import CIFAR10DataModule
-from datamodules.digits import DigitsDataModule
-from datamodules.image_folder import ImageFolderDataModule
-from datamodules.images import ImageDataModule
-from datamodules.mixture import MixtureDataModule
-from datamodules.molecule_files import MoleculeFilesDataModule
-from datamodules.molecules import MoleculeDataModule
-from datamodules.qm9 import QM9DataModule
-from datamodules.small_molecules import SmallMoleculesDataModule
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.cifar10 import CIFAR10DataModule
+from tag_lightning.datamodules.digits import DigitsDataModule
+from tag_lightning.datamodules.image_folder import ImageFolderDataModule
+from tag_lightning.datamodules.images import ImageDataModule
+from tag_lightning.datamodules.mixture import MixtureDataModule
+from tag_lightning.datamodules.molecule_files import MoleculeFilesDataModule
+from tag_lightning.datamodules.molecules import MoleculeDataModule
+from tag_lightning.datamodules.qm9 import QM9DataModule
+from tag_lightning.datamodules.small_molecules import SmallMoleculesDataModule
 
 __all__ = [
     "Batch",

@@ -7,10 +7,9 @@ from abc import abstractmethod
 from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.loader import BatchIndices, batch_loader
 from torch.utils.data import DataLoader, Dataset
-
-from datamodules.batch import Batch
-from datamodules.loader import BatchIndices, batch_loader
 
 Split = Literal["train", "val", "test"]
 

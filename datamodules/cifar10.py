@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.images import Half, ImageDataModule
+from tag_lightning.datamodules.tables import ImageTable, MirroredTable, fixed_order, select
 from torch.utils.data import Dataset
-
-from datamodules.base import Split
-from datamodules.images import Half, ImageDataModule
-from datamodules.tables import ImageTable, MirroredTable, fixed_order, select
 
 
 class CIFAR10DataModule(ImageDataModule):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.images import Half, ImageDataModule
+from tag_lightning.datamodules.tables import ImageTable, TintedTable, fixed_order, select
 from torch.utils.data import Dataset
-
-from datamodules.base import Split
-from datamodules.images import Half, ImageDataModule
-from datamodules.tables import ImageTable, TintedTable, fixed_order, select
 
 
 class DigitsDataModule(ImageDataModule):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import rdkit
 from rdkit import Chem
+from tag_lightning.datamodules.molecule_store import Molecules, content_key
 
-from datamodules.molecule_store import Molecules, content_key
 from tag_lightning.chemistry import embedding, labels, rdkit_labels, xtb_many
 from tag_lightning.chemistry.embedding import EmbeddingError, embed, in_parallel, parse_smiles
 from tag_lightning.chemistry.xtb import check_request

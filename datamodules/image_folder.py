@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.images import Half, ImageDataModule
+from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
 from torch.utils.data import Dataset
-
-from datamodules.base import Split
-from datamodules.images import Half, ImageDataModule
-from datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
 
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Literal
 
+from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.tables import ImageTable, fixed_order, select
 from torch.utils.data import Dataset
-
-from datamodules.base import Split, TableDataModule
-from datamodules.tables import ImageTable, fixed_order, select
 
 Half = Literal["first", "second"]
 

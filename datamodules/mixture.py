@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-
-from datamodules.base import Split, TableDataModule
-from datamodules.tables import PointTable
+from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.tables import PointTable
 
 
 class MixtureDataModule(TableDataModule):

@@ -12,10 +12,10 @@ from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 from rdkit import Chem
+from tag_lightning.datamodules.geometries import Source, geometry_key, prepared_molecules
+from tag_lightning.datamodules.molecule_store import Molecules, cached
+from tag_lightning.datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
 
-from datamodules.geometries import Source, geometry_key, prepared_molecules
-from datamodules.molecule_store import Molecules, cached
-from datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
 from tag_lightning.chemistry import read_sdf
 
 _MISSING = {"", "nan", "na", "n/a", "none", "null"}

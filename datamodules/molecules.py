@@ -14,14 +14,13 @@ from typing import Literal
 
 import torch
 from rdkit import Chem, rdBase
+from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.molecule_store import Molecules, replacing
+from tag_lightning.datamodules.reference_smiles import reference_smiles
+from tag_lightning.datamodules.tables import fixed_order
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from datamodules.base import Split, TableDataModule
-from datamodules.batch import Batch
-from datamodules.molecule_store import Molecules, replacing
-from datamodules.reference_smiles import reference_smiles
-from datamodules.tables import fixed_order
 
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
 

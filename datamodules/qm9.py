@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import Progress
+from tag_lightning.datamodules import qm9_files
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.molecule_store import Molecules, cached, content_key
+from tag_lightning.datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
+from tag_lightning.datamodules.qm9_files import ARCHIVE, MOLECULES, UNCHARACTERIZED, UNCHARACTERIZED_FILE
 from torch import Tensor
 
-from datamodules import qm9_files
-from datamodules.base import Split
-from datamodules.molecule_store import Molecules, cached, content_key
-from datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
-from datamodules.qm9_files import ARCHIVE, MOLECULES, UNCHARACTERIZED, UNCHARACTERIZED_FILE
 from tag_lightning.chemistry import units
 
 

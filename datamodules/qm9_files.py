@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.progress import track
+from tag_lightning.datamodules.molecule_store import Molecules
+from tag_lightning.datamodules.molecules import atomic_number
 
-from datamodules.molecule_store import Molecules
-from datamodules.molecules import atomic_number
 from tag_lightning.chemistry.units import HARTREE_IN_EV, HARTREE_IN_MEV
 
 MOLECULES = 133_885

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import rdkit
+from tag_lightning.datamodules.molecule_store import Molecules, content_key, replacing
 from torch import Tensor
 
-from datamodules.molecule_store import Molecules, content_key, replacing
 from tag_lightning.chemistry import bonds, canonical_smiles, molecule, perception
 from tag_lightning.chemistry.embedding import in_parallel
 

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Sequence
 from typing import Literal
 
-from datamodules import enumeration
-from datamodules.geometries import Source, geometry_key, prepared_molecules
-from datamodules.molecule_store import Molecules, cached
-from datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
+from tag_lightning.datamodules import enumeration
+from tag_lightning.datamodules.geometries import Source, geometry_key, prepared_molecules
+from tag_lightning.datamodules.molecule_store import Molecules, cached
+from tag_lightning.datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
 
 
 class SmallMoleculesDataModule(MoleculeDataModule):

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from rich.progress import track
+from tag_lightning.datamodules.batch import Batch
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from datamodules.batch import Batch
 
 _WORKERS = 8
 _SHOW_PROGRESS_ABOVE = 2000

@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import datamodules  # noqa: F401  (makes short class names work in configs)
+import tag_lightning.datamodules
 import tag_lightning.modules  # noqa: F401
-from callbacks import GuidedSampling, SavePretrained, progress_bars
-from callbacks.exact_resume import ExactResume
-from callbacks.results import require_writable
-from callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
+from tag_lightning.callbacks.exact_resume import ExactResume
+from tag_lightning.callbacks.results import require_writable
+from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, print_error, readable, wants_traceback
 from tag_lightning.guidance.strengths import require_strength

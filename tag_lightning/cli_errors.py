@@ -15,16 +15,16 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
-import callbacks
-import datamodules
+import tag_lightning.callbacks
+import tag_lightning.datamodules
 import tag_lightning.diffusion
 import tag_lightning.guidance
 import tag_lightning.modules
 import tag_lightning.networks
 
 _PACKAGES = (
-    datamodules,
-    callbacks,
+    tag_lightning.datamodules,
+    tag_lightning.callbacks,
     tag_lightning.modules,
     tag_lightning.networks,
     tag_lightning.diffusion,
@@ -116,7 +116,7 @@ def readable(message: str, options: Iterable[str] = ()) -> str:
         return f"{where}{match[1]} can only be given as a whole, as in {whole}"
     if match := _UNKNOWN_CLASS.search(message):
         close = _closest(match[1], _classes())
-        return f"{where}there is no class {match[1]}{close}; give its full name, as in datamodules.DigitsDataModule"
+        return f"{where}there is no class {match[1]}{close}; --help lists the classes"
     if match := _UNKNOWN_MEMBER.search(message):
         name = f"{match[1]}.{match[2]}" if match[1] else match[3]
         close = _closest(name, [f"{package}.{c}" for c, package in _classes().items()])

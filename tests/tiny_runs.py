@@ -68,7 +68,7 @@ def base_arguments(verb: str, run: Path) -> list[str]:
     """A verb on small digits in the folder ``run``; ``fit`` takes two steps, others need no checkpoint."""
     arguments = [
         verb,
-        "--data=datamodules.DigitsDataModule",
+        "--data=DigitsDataModule",
         f"--data.init_args.size={SIZE}",
         "--data.init_args.batch_size=64",
         f"--trainer.default_root_dir={run}",

@@ -163,7 +163,7 @@ class NetworkModule(LightningModule):
         return 1 if self._trainer is None else self.trainer.world_size
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[()]:
-        """Nothing: ``callbacks.GuidedSampling`` makes the samples."""
+        """Nothing: ``GuidedSampling`` makes the samples."""
         return ()  # Lightning would warn of None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from tag_lightning.callbacks import WarmedUpEMA
 from tiny_runs import denoiser_arguments
 from torch import Tensor, nn
 
-from callbacks import WarmedUpEMA
 from tag_lightning.cli import main
 
 
@@ -77,7 +77,7 @@ def test_an_impossible_decay_is_refused(decay: float) -> None:
 
 def test_a_resumed_run_averages_as_an_uninterrupted_one(tmp_path: Path) -> None:
     every_step = "{class_path: ModelCheckpoint, init_args: {save_last: true, every_n_train_steps: 1}}"
-    average = "{class_path: callbacks.WarmedUpEMA, init_args: {decay: 0.5}}"
+    average = "{class_path: WarmedUpEMA, init_args: {decay: 0.5}}"
     runs = [tmp_path / "whole", tmp_path / "parted"]
     arguments = [
         [

@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
+from tag_lightning.callbacks import Arm, GuidedSampling
+from tag_lightning.callbacks.image_task import ImageTask
+from tag_lightning.callbacks.load_task import TaskSettings, load_task
+from tag_lightning.callbacks.molecule_task import MoleculeTask
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import TinyNetworks, seeded
 from torch import nn
 
-from callbacks import Arm, GuidedSampling
-from callbacks.image_task import ImageTask
-from callbacks.load_task import TaskSettings, load_task
-from callbacks.molecule_task import MoleculeTask
-from datamodules import SmallMoleculesDataModule
 from tag_lightning.guidance import DPS, Condition
 from tag_lightning.networks import EGNNPropertyPredictor, ImageClassifier
 from tag_lightning.pretrained import load_pretrained, save_pretrained

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
+from tag_lightning.callbacks import Arm, GuidedSampling, default_arms
 from tiny_runs import TinyNetworks, predictor_arguments
 
-from callbacks import Arm, GuidedSampling, default_arms
 from tag_lightning.cli import main
 from tag_lightning.guidance import DPS, Corruption, TemporalAlignment
 
@@ -136,7 +136,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_figures(
     def fail(*_: object) -> None:
         raise RuntimeError("no picture today")
 
-    monkeypatch.setattr("callbacks.image_task.ImageTask.pictures", fail)
+    monkeypatch.setattr("tag_lightning.callbacks.image_task.ImageTask.pictures", fail)
     with pytest.raises(RuntimeError, match="no picture today"):
         main(predictor_arguments("validate", tmp_path, tiny))
     assert "unguided" in json.loads((tmp_path / "results.json").read_text())["arms"]

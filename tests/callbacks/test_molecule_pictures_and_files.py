@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from tag_lightning.callbacks import molecule_figures
+from tag_lightning.callbacks.figures import figure_pixels
+from tag_lightning.callbacks.molecule_figures import molecule_grid, property_histograms
+from tag_lightning.callbacks.molecule_files import write_molecules
 from torch import Tensor
 
-from callbacks import molecule_figures
-from callbacks.figures import figure_pixels
-from callbacks.molecule_figures import molecule_grid, property_histograms
-from callbacks.molecule_files import write_molecules
 from tag_lightning.chemistry import read_sdf
 from tag_lightning.chemistry.embedding import embed, parse_smiles
 

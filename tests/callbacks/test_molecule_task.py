@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tag_lightning.callbacks import molecule_task
+from tag_lightning.callbacks.molecule_task import MoleculeTask
+from tag_lightning.callbacks.task import ArmResult
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import seeded
 from torch import Tensor
 
-from callbacks import molecule_task
-from callbacks.molecule_task import MoleculeTask
-from callbacks.task import ArmResult
-from datamodules import SmallMoleculesDataModule
 from tag_lightning.chemistry import read_sdf
 from tag_lightning.metrics import decode, molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor

@@ -6,10 +6,9 @@ from itertools import permutations
 
 import pytest
 import torch
+from tag_lightning.callbacks.point_task import PointTask
+from tag_lightning.datamodules import Batch
 from torch import Tensor
-
-from callbacks.point_task import PointTask
-from datamodules import Batch
 
 CPU = torch.device("cpu")
 

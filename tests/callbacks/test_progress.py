@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from tag_lightning.callbacks.progress import PlainProgress, progress_bars
 
-from callbacks.progress import LongProgress, PlainProgress, progress_bars, tracked
+from tag_lightning.progress import Progress, tracked
 
 
 def _trainer(step: int, rank: int = 0) -> Any:
@@ -37,7 +38,7 @@ def test_a_resumed_run_estimates_from_its_own_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr("callbacks.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("tag_lightning.progress.time.monotonic", lambda: next(clock))
     _lines(PlainProgress(), 80, range(90, 91))
     assert "about 10 s left" in capsys.readouterr().out
 
@@ -50,15 +51,15 @@ def test_lines_are_seconds_apart_and_of_one_process(capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The seconds that ``callbacks.progress`` sees."""
+    """The seconds that progress lines sees."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("callbacks.progress.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("tag_lightning.progress.time.monotonic", lambda: clock.now)
     return clock
 
 
 @pytest.mark.parametrize("visible", [True, False])
 def test_sampling_ends_in_one_line(visible: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = LongProgress("sampling dps (arm 1 of 2)", 6, "sample", visible)
+    progress = Progress("sampling dps (arm 1 of 2)", 6, "sample", visible)
     progress.advance(4)
     progress.advance(2)
     progress.close()
@@ -69,7 +70,7 @@ def test_sampling_ends_in_one_line(visible: bool, capsys: pytest.CaptureFixture[
 def test_a_long_job_says_every_few_seconds_how_long_it_will_take(
     clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    progress = LongProgress("sampling dps (arm 1 of 2)", 8, "sample", visible=True)
+    progress = Progress("sampling dps (arm 1 of 2)", 8, "sample", visible=True)
     for _ in range(40):  # a fifth of a sample a second
         clock.now += 1
         progress.advance(0.2)
@@ -85,7 +86,7 @@ def test_a_long_job_says_every_few_seconds_how_long_it_will_take(
 
 def test_a_bar_shows_whole_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    progress = LongProgress("sampling", 4, "sample", visible=True)
+    progress = Progress("sampling", 4, "sample", visible=True)
     seen = []
     for _ in range(28):
         progress.advance(1 / 7)
@@ -97,10 +98,10 @@ def test_a_bar_shows_whole_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_are_tracked_only_while_somebody_takes_them(
     clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracked([1, 2], "looking", True)
-    assert list(tracked([1, 2], "looking", True)) == [1, 2]
+    tracked([1, 2], "looking")
+    assert list(tracked([1, 2], "looking")) == [1, 2]
     assert capsys.readouterr().out == ""
-    for _ in tracked(range(3), "looking", True):
+    for _ in tracked(range(3), "looking"):
         clock.now += 8
     lines = ["looking: 2 of 3 batches, about 8 s left", "looking: 3 batches in 24.0 s"]
     assert capsys.readouterr().out.splitlines() == lines

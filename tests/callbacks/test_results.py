@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from callbacks import results
-from callbacks.results import (
+from tag_lightning.callbacks import results
+from tag_lightning.callbacks.results import (
     print_results,
     require_writable,
     results_payload,

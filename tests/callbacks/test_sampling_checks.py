@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from lightning import Trainer
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
+from tag_lightning.callbacks import Arm, GuidedSampling
+from tag_lightning.callbacks.arm_runner import ArmRunner
+from tag_lightning.datamodules import MixtureDataModule
 from tiny_runs import TIMESTEPS, TinyNetworks, seeded
 
-from callbacks import Arm, GuidedSampling
-from callbacks.arm_runner import ArmRunner
-from datamodules import MixtureDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.guidance import TemporalAlignment, TemporalAlignmentAfterStep
 from tag_lightning.modules import TimePredictorModule

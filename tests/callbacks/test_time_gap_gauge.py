@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tag_lightning.callbacks import Arm
+from tag_lightning.callbacks.arm_runner import ArmRunner
+from tag_lightning.callbacks.image_task import ImageTask
+from tag_lightning.callbacks.task import ArmResult
 from torch import Tensor, nn
 
-from callbacks import Arm
-from callbacks.arm_runner import ArmRunner
-from callbacks.image_task import ImageTask
-from callbacks.task import ArmResult
 from tag_lightning.diffusion import DDIM, Denoiser, LinearSchedule
 from tag_lightning.guidance import Corruption
 

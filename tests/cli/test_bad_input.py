@@ -301,7 +301,7 @@ def test_a_broken_image_folder(mistake: str, error_of: Failing, tiny: TinyNetwor
         if mistake == "no folder":
             culprit.rmdir()
     arguments = [a for a in predictor_arguments("fit", tmp_path / "run", tiny) if not a.startswith("--data")]
-    data = ["--data=datamodules.ImageFolderDataModule", f"--data.init_args.root={images}", "--data.init_args.size=8"]
+    data = ["--data=ImageFolderDataModule", f"--data.init_args.root={images}", "--data.init_args.size=8"]
     data += ["--sampling.guide=null", "--sampling.judge=null", "--sampling.features=auto"]
     if mistake.endswith("worker"):
         data += ["--data.init_args.in_memory=false", "--data.init_args.num_workers=1"]
@@ -313,7 +313,7 @@ def test_a_broken_image_folder(mistake: str, error_of: Failing, tiny: TinyNetwor
 
 def test_absent_data_set(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
     arguments = [a for a in predictor_arguments("fit", tmp_path / "run", tiny) if not a.startswith("--data")]
-    data = ["--data=datamodules.CIFAR10DataModule", f"--data.init_args.root={tmp_path}"]
+    data = ["--data=CIFAR10DataModule", f"--data.init_args.root={tmp_path}"]
     assert "set data.init_args.download=true" in error_of([*arguments, *data])
 
 

@@ -54,7 +54,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_arguments(verb: str, run: Path) -> list[str]:
     return [
         verb,
-        "--data=datamodules.SmallMoleculesDataModule",
+        "--data=SmallMoleculesDataModule",
         "--data.init_args.max_heavy_atoms=3",
         "--data.init_args.batch_size=8",
         f"--data.init_args.cache={run.parent / 'cache'}",

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tiny_runs import TinyNetworks, predictor_arguments
 
-from callbacks import progress
+from tag_lightning import progress
 from tag_lightning.cli import main
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prints a line at every opportunity."""
-    monkeypatch.setattr(progress.LongProgress.__init__, "__defaults__", (True, 0.0))
+    monkeypatch.setattr(progress.Progress.__init__, "__defaults__", (True, 0.0))
 
 
 @pytest.mark.usefixtures("impatient")

@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+from tag_lightning.callbacks.point_task import PointTask
+from tag_lightning.callbacks.task import ArmResult
+from tag_lightning.datamodules import MixtureDataModule
 from torch import Tensor
 
-from callbacks.point_task import PointTask
-from callbacks.task import ArmResult
-from datamodules import MixtureDataModule
 from tag_lightning.cli import main
 
 CONFIG = Path("configs/toy/time_predictor.yaml")

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from datamodules.loader import BatchIndices
+from tag_lightning.datamodules.loader import BatchIndices
 
 sizes = st.integers(1, 60)
 batch_sizes = st.integers(1, 9)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from datamodules import ImageFolderDataModule
-from datamodules.base import Split
+from tag_lightning.datamodules import ImageFolderDataModule
+from tag_lightning.datamodules.base import Split
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
 from PIL import Image
+from tag_lightning.datamodules import DigitsDataModule, ImageFolderDataModule
+from tag_lightning.datamodules.loader import BatchIndices
 
-from datamodules import DigitsDataModule, ImageFolderDataModule
-from datamodules.loader import BatchIndices
 from tag_lightning.modules import PropertyModule
 from tag_lightning.networks import ImageClassifier
 

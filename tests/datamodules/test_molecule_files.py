@@ -10,8 +10,8 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolLogP, MolWt
+from tag_lightning.datamodules import MoleculeFilesDataModule, molecule_files
 
-from datamodules import MoleculeFilesDataModule, molecule_files
 from tag_lightning.chemistry import is_available, rdkit_labels, write_sdf, xtb, xtb_properties
 from tag_lightning.chemistry.embedding import embed
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from datamodules.molecule_store import Molecules, cached, content_key
+from tag_lightning.datamodules.molecule_store import Molecules, cached, content_key
 
 
 @st.composite

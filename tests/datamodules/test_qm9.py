@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from qm9_layouts import NAMES, Molecule, module, molecules, write_sdf, write_xyz
-
-from datamodules import qm9, qm9_files
-from datamodules.base import Split
+from tag_lightning.datamodules import qm9, qm9_files
+from tag_lightning.datamodules.base import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "qm9_xtb.zip"

@@ -7,8 +7,7 @@ from itertools import chain
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from datamodules.loader import BatchIndices
+from tag_lightning.datamodules.loader import BatchIndices
 
 CASES = {"length": st.integers(1, 200), "batch_size": st.integers(1, 9), "seed": st.integers(0, 9)}
 

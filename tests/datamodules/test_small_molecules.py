@@ -11,12 +11,12 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolWt
+from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules import reference_smiles as reference
+from tag_lightning.datamodules import small_molecules as module
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.enumeration import VALENCE, small_molecules
 
-from datamodules import SmallMoleculesDataModule
-from datamodules import reference_smiles as reference
-from datamodules import small_molecules as module
-from datamodules.base import Split
-from datamodules.enumeration import VALENCE, small_molecules
 from tag_lightning.chemistry import canonical_smiles, is_available, stable_atoms, xtb, xtb_properties
 
 # Written down once, so that a change of the rules is seen.

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tag_lightning.datamodules import Batch, CIFAR10DataModule, DigitsDataModule, MixtureDataModule
+from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.tables import TintedTable
 from torch import Tensor
-
-from datamodules import Batch, CIFAR10DataModule, DigitsDataModule, MixtureDataModule
-from datamodules.base import Split, TableDataModule
-from datamodules.tables import TintedTable
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

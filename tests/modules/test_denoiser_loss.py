@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tag_lightning.datamodules import Batch
 from torch import Tensor, nn
 
-from datamodules import Batch
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule
 

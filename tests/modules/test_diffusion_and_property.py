@@ -10,10 +10,10 @@ import torch
 from diffusers import UNet2DModel
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from tag_lightning.callbacks import SavePretrained
+from tag_lightning.datamodules import DigitsDataModule
 from tiny_runs import UNET
 
-from callbacks import SavePretrained
-from datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule
 from tag_lightning.networks import ImageClassifier

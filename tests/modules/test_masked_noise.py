@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Trainer
+from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.batch import Batch
 from tiny_runs import seeded
 from torch import Tensor, nn
 
-from datamodules import SmallMoleculesDataModule
-from datamodules.batch import Batch
 from tag_lightning.diffusion import LinearSchedule, PolynomialSchedule
 from tag_lightning.modules import DiffusionModule, TimePredictorModule
 from tag_lightning.modules import diffusion as diffusion_module

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import UNet2DModel
+from tag_lightning.datamodules import DigitsDataModule
+from tag_lightning.datamodules.batch import Batch
 from tiny_runs import UNET
 from torch import nn
 
-from datamodules import DigitsDataModule
-from datamodules.batch import Batch
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule, RegressionModule, TimePredictorModule
 from tag_lightning.modules.base import NetworkModule

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tag_lightning.datamodules import Batch
 from torch import Tensor, nn
 
-from datamodules import Batch
 from tag_lightning.modules import PropertyModule
 
 # Modules called by hand have nowhere to log to.

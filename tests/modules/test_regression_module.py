@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
+from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.molecule_store import Molecules
 from tiny_runs import seeded
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datamodules import SmallMoleculesDataModule
-from datamodules.batch import Batch
-from datamodules.molecule_store import Molecules
 from tag_lightning.modules import RegressionModule
 from tag_lightning.networks import EGNNPropertyPredictor
 

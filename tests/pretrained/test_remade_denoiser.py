@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tag_lightning.callbacks.image_task import ImageTask
+from tag_lightning.datamodules import DigitsDataModule
 
-from callbacks.image_task import ImageTask
-from datamodules import DigitsDataModule
 from tag_lightning.cli import main
 from tag_lightning.diffusion import DDIM, Denoiser, Sampler
 from tag_lightning.metrics import JudgeFeatures

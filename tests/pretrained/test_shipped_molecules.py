@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tag_lightning.datamodules import SmallMoleculesDataModule
 
-from datamodules import SmallMoleculesDataModule
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, Sampler
 from tag_lightning.metrics import decode, molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor, EGNNTimePredictor

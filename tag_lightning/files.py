@@ -1,0 +1,71 @@
+"""Files and folders that are complete or unchanged, whatever interrupts their writing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+_REMEDY = "choose another folder, or free space and check the permissions of this one"
+
+
+@contextmanager
+def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; it replaces ``path`` when the block ends without an error.
+
+    The temporary path does not exist yet: the block creates it, as a file or as a folder. Files reach the disk
+    before they are renamed, so even a power cut leaves the old file or the new one. A temporary file beside its
+    target can always be renamed, which one in the system's temporary folder cannot if that is another disk.
+
+    Args:
+        path: The target; missing parent folders are created.
+        remedy: The way out that the error names.
+
+    Raises:
+        OSError: If the folder cannot be written; names the folder and the remedy.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, path)
+        else:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(path.parent, error, remedy) from error
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path, remedy: str = _REMEDY) -> None:
+    """Check, before long work, that files can be written into ``folder``, which is created if it does not exist.
+
+    Raises:
+        OSError: If not; names the folder and the remedy.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error, remedy) from error
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(temporary, path)
+
+
+def _unwritable(folder: Path, error: Exception, remedy: str) -> OSError:
+    reason = getattr(error, "strerror", None) or error
+    return OSError(f"cannot write into {folder} ({reason}); {remedy}")
