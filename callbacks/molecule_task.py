@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tag_lightning.chemistry import PROPERTIES, stable_atoms
 from tag_lightning.diffusion import PointCloudSpace, SampleNoise
 from tag_lightning.guidance import Condition, SquaredError
-from tag_lightning.metrics import PhysicsJudge, decode, molecule_quality
+from tag_lightning.metrics import PhysicsJudge, molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor
 
 # Apart from the streams of the reverse loop.
@@ -58,7 +58,7 @@ class MoleculeTask(SamplingTask):
         self.guided = guide is not None
         self.seed = seed
         # An element without bond lengths shows now, not after the training.
-        stable_atoms(torch.tensor([data.atomic_numbers]), torch.zeros(1, len(data.atomic_numbers), 3))
+        stable_atoms(torch.tensor([data.encoding.elements]), torch.zeros(1, len(data.encoding.elements), 3))
         names = [*(guide.properties if guide else ()), *(judge.properties if judge else ())]
         self.properties = tuple(dict.fromkeys(names))
         self.physics = PhysicsJudge(self.properties) if physics else None
@@ -123,7 +123,7 @@ class MoleculeTask(SamplingTask):
             # As a discrete molecule, which is what a user gets: elements decided, not as continuous features.
             rows["judged"] = self.judge(self._decided(x, mask), mask)
         if self.physics is not None:
-            rows["physics"] = self.physics.measure(*decode(x.cpu(), mask.cpu(), self.data.atomic_numbers))
+            rows["physics"] = self.physics.measure(*self.data.encoding.decode(x.cpu(), mask.cpu()))
         return rows
 
     def prepare(self, reference: Iterable[Any], device: torch.device) -> None:
@@ -135,7 +135,7 @@ class MoleculeTask(SamplingTask):
         held_out = self.data.table("test")
         figures = {} if self.judge is None else self._judge_error(self.judge, held_out, device)
         batch = held_out[list(range(len(held_out)))]
-        figures |= molecule_quality(*decode(batch.x, batch.inputs["mask"], self.data.atomic_numbers))
+        figures |= molecule_quality(*self.data.encoding.decode(batch.x, batch.inputs["mask"]))
         if self.physics is not None:
             figures |= self._calibrate(self.physics)
         self.reference = figures
@@ -149,7 +149,7 @@ class MoleculeTask(SamplingTask):
             targets = rows["targets"][:, [self.properties.index(name) for name in self.judge.properties]]
             for name, errors in zip(self.judge.properties, (rows["judged"] - targets).abs().T, strict=True):
                 figures[f"mae_{name}"] = float(errors[errors.isfinite()].mean())
-        figures |= molecule_quality(*decode(samples, mask, self.data.atomic_numbers), self._known)
+        figures |= molecule_quality(*self.data.encoding.decode(samples, mask), self._known)
         if self.physics is not None:
             figures |= self.physics.summarize(rows["physics"].cpu(), self.targets(range(len(samples))))
         return figures
@@ -160,7 +160,7 @@ class MoleculeTask(SamplingTask):
         for name, result in results.items():
             count = min(_DRAWN, len(result.samples))
             mask = self._mask(range(count))
-            numbers, positions = decode(result.samples[:count], mask, self.data.atomic_numbers)
+            numbers, positions = self.data.encoding.decode(result.samples[:count], mask)
             pictures[f"samples/{name}"] = molecule_grid(numbers, positions, self._legends(result, count))
         if self.judge is not None:
             units = {name: _unit(name) for name in self.judge.properties}
@@ -173,7 +173,7 @@ class MoleculeTask(SamplingTask):
     def write(self, result: ArmResult, folder: Path, name: str) -> list[Path]:
         """SD files with what was judged as fields, with bonds from distances and with those RDKit perceives."""
         mask = self._mask(range(len(result.samples)))
-        numbers, positions = decode(result.samples, mask, self.data.atomic_numbers)
+        numbers, positions = self.data.encoding.decode(result.samples, mask)
         return write_molecules(numbers, positions, self._fields(result), folder, name)
 
     def _judge_error(self, judge: EGNNPropertyPredictor, table: Any, device: torch.device) -> dict[str, float]:
@@ -195,7 +195,7 @@ class MoleculeTask(SamplingTask):
             # Not the first ones, which are the smallest where a source is in order of size.
             batch = table[fixed_order(len(table))[:_CALIBRATION].tolist()]
             labels = _stacked([batch.attributes[name] for name in self.properties], len(batch.x))
-            decoded = decode(batch.x, batch.inputs["mask"], self.data.atomic_numbers)
+            decoded = self.data.encoding.decode(batch.x, batch.inputs["mask"])
             measured[split] = physics.measure(*decoded), labels
         physics.calibrate(*measured["val"])
         return physics.summarize(*measured["test"])
@@ -224,8 +224,7 @@ class MoleculeTask(SamplingTask):
         return [legend.strip() for legend in legends]
 
     def _decided(self, x: Tensor, mask: Tensor) -> Tensor:
-        numbers, positions = decode(x, mask, self.data.atomic_numbers)
-        return torch.cat((positions, self.data.features(numbers).to(positions)), -1)
+        return self.data.encoding.encode(*self.data.encoding.decode(x, mask))
 
     def _mask(self, indices: Sequence[int]) -> Tensor:
         return torch.arange(self.sample_shape[0]) < self.sizes(indices)[:, None]

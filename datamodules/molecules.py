@@ -22,6 +22,8 @@ from tag_lightning.datamodules.tables import fixed_order
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tag_lightning.chemistry import MoleculeEncoding
+
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
 
 
@@ -30,14 +32,12 @@ class MoleculeTable(Dataset):
 
     Args:
         molecules: Made of ``elements`` alone.
-        elements: Atomic numbers, in the order of the one-hot columns.
-        feature_scale: What one-hot columns are divided by.
+        encoding: Turns them into samples.
     """
 
-    def __init__(self, molecules: Molecules, elements: Sequence[int], feature_scale: float) -> None:
-        self.feature_scale = feature_scale
+    def __init__(self, molecules: Molecules, encoding: MoleculeEncoding) -> None:
+        self.encoding = encoding
         self.molecules = molecules
-        self.elements = torch.tensor(elements, dtype=torch.uint8)
         self.sizes = molecules.sizes
         self.attributes = {name: values.float() for name, values in molecules.properties.items()}
 
@@ -48,8 +48,7 @@ class MoleculeTable(Dataset):
         rows = torch.tensor(indices, dtype=torch.long)
         width = int(self.sizes[rows].max()) if indices else 1
         numbers = self.molecules.numbers[rows, :width]
-        features = features_of(numbers, self.elements, self.feature_scale)
-        x = torch.cat((self.molecules.positions[rows, :width], features), -1)
+        x = self.encoding.encode(numbers, self.molecules.positions[rows, :width])
         return Batch(x, {name: values[rows] for name, values in self.attributes.items()}, {"mask": numbers > 0})
 
 
@@ -72,7 +71,7 @@ class MoleculeDataModule(TableDataModule):
     Attributes:
         name: Start of the names of files in the cache.
         num_classes: Empty: molecules have quantities.
-        feature_scale: What one-hot columns are divided by, so that noise hides elements later than positions.
+        encoding: Molecules as samples, and back.
     """
 
     name = "molecules"
@@ -98,13 +97,10 @@ class MoleculeDataModule(TableDataModule):
         self.half = half
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
-        self.atomic_numbers = tuple(atomic_number(symbol) for symbol in self.elements)
+        numbers = tuple(atomic_number(symbol) for symbol in self.elements)
+        self.encoding = MoleculeEncoding(numbers, self.feature_scale)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
         self._known: dict[Split, frozenset[str]] = {}
-
-    def features(self, numbers: Tensor) -> Tensor:
-        """Feature columns ``[..., F]`` of atomic numbers ``[...]``, zero where there is no atom."""
-        return features_of(numbers, torch.tensor(self.atomic_numbers, device=numbers.device), self.feature_scale)
 
     @abstractmethod
     def load(self) -> Molecules:
@@ -167,13 +163,13 @@ class MoleculeDataModule(TableDataModule):
                 f"none of the {len(molecules)} molecules that can be used fell into the {split} split; give more of "
                 "them, or raise data.init_args.max_atoms"
             )
-        return MoleculeTable(molecules.select(row), self.atomic_numbers, self.feature_scale)
+        return MoleculeTable(molecules.select(row), self.encoding)
 
     def _usable(self) -> tuple[Molecules, Tensor, int]:
         """What can be used, which rows of the source that is, and how many the source has."""
         if self._loaded is None:
             source = self._with_properties(self.load())
-            usable, rows = source.restricted(self.atomic_numbers, self.max_atoms)
+            usable, rows = source.restricted(self.encoding.elements, self.max_atoms)
             _require_enough(usable)
             self._loaded = usable, rows, len(source)
         return self._loaded
@@ -201,11 +197,6 @@ def _require_enough(molecules: Molecules) -> None:
         )
     if len(molecules) < 10:
         raise ValueError(f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits")
-
-
-def features_of(numbers: Tensor, elements: Tensor, scale: float) -> Tensor:
-    """One-hot columns over ``scale``, ``[..., F]``, of atomic numbers ``[...]`` among ``elements [F]``."""
-    return (numbers[..., None] == elements).float() / scale
 
 
 @lru_cache

@@ -1,6 +1,7 @@
 """Molecules as chemists judge them: bonds, validity, labels, quantum chemistry and files."""
 
 from tag_lightning.chemistry.bonds import bond_orders, stable_atoms
+from tag_lightning.chemistry.encoding import MoleculeEncoding
 from tag_lightning.chemistry.labels import rdkit_label, rdkit_labels
 from tag_lightning.chemistry.perception import canonical_smiles, molecule, perceived
 from tag_lightning.chemistry.sdf import read_sdf, write_sdf
@@ -11,6 +12,7 @@ from tag_lightning.chemistry.xtb_pool import xtb_many
 __all__ = [
     "PROPERTIES",
     "XTB_PROPERTIES",
+    "MoleculeEncoding",
     "Property",
     "XTBError",
     "bond_orders",

@@ -9,7 +9,7 @@ from tag_lightning.metrics.features import (
 )
 from tag_lightning.metrics.frechet import FrechetDistance
 from tag_lightning.metrics.gather import RowsByIndex
-from tag_lightning.metrics.molecules import decode, molecule_quality
+from tag_lightning.metrics.molecules import molecule_quality
 from tag_lightning.metrics.physics import PhysicsJudge
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
 
@@ -23,7 +23,6 @@ __all__ = [
     "TimeCalibration",
     "TimeGap",
     "TypicalNLL",
-    "decode",
     "find_inception_weights",
     "molecule_quality",
     "time_gap",

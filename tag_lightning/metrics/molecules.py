@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-import torch
 from torch import Tensor
 
 from tag_lightning.chemistry import canonical_smiles, molecule, stable_atoms
-
-_FARTHEST = 1e6
-
-
-def decode(x: Tensor, mask: Tensor, elements: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Elements and positions of molecules as networks see them.
-
-    Args:
-        x: ``[B, N, 3 + F]``: positions in angstrom, then one column an element.
-        mask: True at atoms, ``[B, N]``.
-        elements: Atomic number of each column, F of them.
-
-    Returns:
-        Atomic numbers ``[B, N]``, 0 where there is no atom, and positions ``[B, N, 3]``; the element is the
-        largest of its columns, whatever their scale. A molecule of which anything is NaN, infinite or
-        beyond 1e6 has no position that is not NaN, so that whoever looks at positions sees that it is lost.
-    """
-    table = torch.tensor(elements, device=x.device)
-    # Squares of what is far larger overflow, and a judge's NaN would go uncounted.
-    lost = ~(x.abs() < _FARTHEST).flatten(1).all(1)[:, None, None] & mask[..., None]
-    return torch.where(mask, table[x[..., 3:].argmax(-1)], 0), x[..., :3].masked_fill(lost, torch.nan)
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:

@@ -17,7 +17,7 @@ from tiny_runs import seeded
 from torch import Tensor
 
 from tag_lightning.chemistry import read_sdf
-from tag_lightning.metrics import decode, molecule_quality
+from tag_lightning.metrics import molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor
 
 CPU = torch.device("cpu")
@@ -293,6 +293,6 @@ def test_written_molecules_carry_targets_and_what_was_judged(data: Any, task: Mo
         assert fields["sample"] == index
     assert index == count - 1
     with np.load(paths[2]) as archive:
-        numbers, _ = decode(x, mask, data.atomic_numbers)
+        numbers, _ = data.encoding.decode(x, mask)
         assert np.array_equal(archive["numbers"], numbers.numpy())
         assert np.array_equal(archive["positions"], x[..., :3].numpy())

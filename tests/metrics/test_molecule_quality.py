@@ -5,9 +5,9 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from tag_lightning.chemistry import canonical_smiles, molecule
+from tag_lightning.chemistry import MoleculeEncoding, canonical_smiles, molecule
 from tag_lightning.chemistry.embedding import embed, parse_smiles
-from tag_lightning.metrics import PhysicsJudge, decode, molecule_quality
+from tag_lightning.metrics import PhysicsJudge, molecule_quality
 
 ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -68,7 +68,7 @@ def test_decoding_takes_the_largest_column(scale: float) -> None:
     x = torch.zeros(1, 6, 8)
     x[0, torch.arange(5), 3 + torch.arange(5)] = scale
     mask = torch.tensor([[True] * 5 + [False]])
-    numbers, positions = decode(x, mask, ELEMENTS)
+    numbers, positions = MoleculeEncoding(tuple(ELEMENTS)).decode(x, mask)
     assert numbers.tolist() == [[1, 6, 7, 8, 9, 0]]  # fluorine, the last, included
     assert positions.shape == (1, 6, 3)
 

@@ -7,7 +7,7 @@ import torch
 from tag_lightning.datamodules import SmallMoleculesDataModule
 
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, Sampler
-from tag_lightning.metrics import decode, molecule_quality
+from tag_lightning.metrics import molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor, EGNNTimePredictor
 from tag_lightning.pretrained import load_pretrained
 
@@ -53,6 +53,6 @@ def test_nine_of_ten_atoms_are_stable(data: SmallMoleculesDataModule) -> None:
     sizes = train.sizes[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]
     space = PointCloudSpace(sizes.tolist(), 5, range(256))
     x = Sampler(Denoiser(network, schedule), DDIM(), 50).sample(space, 0)
-    figures = molecule_quality(*decode(x, space.mask, data.atomic_numbers))
+    figures = molecule_quality(*data.encoding.decode(x, space.mask))
     assert figures["atom_stability"] >= 0.9
     assert figures["nan"] == 0
