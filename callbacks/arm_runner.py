@@ -13,7 +13,7 @@ from tag_lightning.callbacks.arms import Arm
 from tag_lightning.callbacks.task import ArmResult, SamplingTask
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Denoiser, NonFiniteError, Observer, Sampler, Solver, Step, require_finite
+from tag_lightning.diffusion import Denoiser, NonFiniteError, Observer, Run, Sampler, Solver, Step
 from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
@@ -74,14 +74,8 @@ class ArmRunner:
         Raises:
             ValueError: If the arm's settings are impossible.
         """
-        resources = {
-            "predictor": self._told(self.predictor, indices),
-            "strength": self.strength,
-            "conditions": self.task.conditions(indices, self.device),
-        }
-        guidance = [entry.bind(**resources) for entry in arm.guidance]
-        for entry in guidance:
-            entry.require_complete()
+        run = Run(self._told(self.predictor, indices), self.task.conditions(indices, self.device), self.strength)
+        guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
 
@@ -187,7 +181,7 @@ class _Gauge:
     def observe(self, x: Tensor, step: Step) -> None:
         assert self.predictor is not None
         started = _now(self.device)
-        logits = require_finite(self.predictor(x, **step.space.inputs), "the Time-Gap's predictor", step.timestep)
+        logits = step.require_finite(self.predictor(x, **step.space.inputs), "the Time-Gap's predictor")
         # A sample that is lost is at no timestep; where such are kept, the mean is over the others.
         lost = ~logits.isfinite().all(1)
         gaps = time_gap(torch.where(lost[:, None], 0, logits), step.timestep).double()

@@ -1,17 +1,21 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
-from tag_lightning.diffusion.denoiser import Denoiser, Prediction
-from tag_lightning.diffusion.finite import NonFiniteError, require_finite
-from tag_lightning.diffusion.hooks import Guidance, Predict
+from tag_lightning.diffusion.denoiser import Denoiser, Prediction, PredictionType
+from tag_lightning.diffusion.finiteness import DeferredChecks, NonFiniteError, require_finite
+from tag_lightning.diffusion.guidance import Guidance, Predict, Run
+from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, per_sample
 from tag_lightning.diffusion.sampler import Observer, Sampler
 from tag_lightning.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, PolynomialSchedule
-from tag_lightning.diffusion.solvers import DDIM, Solver
-from tag_lightning.diffusion.spaces import ImageSpace, PointCloudSpace, SampleNoise, Space, centred
-from tag_lightning.diffusion.steps import Step, Transition
+from tag_lightning.diffusion.solvers import DDIM, DPMSolverPlusPlus, DPMSolverPlusPlusSDE, Solver
+from tag_lightning.diffusion.spaces import BoxSpace, ImageSpace, PointCloudSpace, SampleNoise, Space, centred
 
 __all__ = [
     "DDIM",
+    "BoxSpace",
     "CosineSchedule",
+    "DPMSolverPlusPlus",
+    "DPMSolverPlusPlusSDE",
+    "DeferredChecks",
     "Denoiser",
     "Guidance",
     "ImageSpace",
@@ -23,12 +27,16 @@ __all__ = [
     "PolynomialSchedule",
     "Predict",
     "Prediction",
+    "PredictionType",
+    "Proposal",
+    "Recurrence",
+    "Run",
     "SampleNoise",
     "Sampler",
     "Solver",
     "Space",
     "Step",
-    "Transition",
     "centred",
+    "per_sample",
     "require_finite",
 ]

@@ -1,49 +1,82 @@
-"""A noise-predicting network together with the schedule it was trained on."""
+"""A denoising network together with the schedule it was trained on."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion.schedules import NoiseSchedule
 
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+"""The quantity a network predicts, in the words of diffusers: the noise, ``x0``, or the velocity."""
+
 
 class Prediction(NamedTuple):
-    """What is believed about a noisy sample ``x_t``.
+    """The denoiser's belief about noisy samples ``x_t``.
 
     Attributes:
-        epsilon: The noise in it, ``[B, ...]``.
-        x0: The clean sample behind it (Tweedie), ``[B, ...]``.
+        epsilon: The noise in them, ``[B, ...]``.
+        x0: The clean samples behind them (Tweedie), ``[B, ...]``.
+        alpha_bar: ``alphas_cumprod`` of the noise level that ``epsilon`` belongs to, if that is another than the
+            step's: a float, or ``[B]`` for one per sample.
     """
 
     epsilon: Tensor
     x0: Tensor
+    alpha_bar: Tensor | float | None = None
+
+    def detach(self) -> Prediction:
+        """The same values without their graph."""
+        return self._replace(epsilon=self.epsilon.detach(), x0=self.x0.detach())
 
 
 class Denoiser(nn.Module):
-    """Turns a network that predicts noise into predictions of noise and clean sample.
+    """Turns a network into predictions of noise and clean sample.
 
     Args:
-        network: Called as ``network(x_t, timesteps, **inputs)`` with ``timesteps [B]``; returns epsilon of the
-            shape of ``x_t``, as a tensor or as the ``.sample`` of a diffusers output.
+        network: Called as ``network(x_t, timesteps, **inputs)`` with ``timesteps [B]``; returns a tensor of the shape
+            of ``x_t``, or a diffusers output with one as ``.sample``.
         schedule: The noise schedule the network was trained on.
+        prediction_type: The quantity the network predicts: ``epsilon``, ``sample`` (x0), or ``v_prediction``,
+            ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0`` (Salimans and Ho 2022, App. D).
+
+    Raises:
+        ValueError: If ``prediction_type`` is another.
     """
 
-    def __init__(self, network: nn.Module, schedule: NoiseSchedule) -> None:
+    def __init__(
+        self, network: nn.Module, schedule: NoiseSchedule, prediction_type: PredictionType = "epsilon"
+    ) -> None:
         super().__init__()
+        if prediction_type not in get_args(PredictionType):
+            raise ValueError(
+                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, got {prediction_type!r}"
+            )
         self.network = network
         self.schedule = schedule
+        self.prediction_type = prediction_type
 
     def forward(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
-        """Predict for noisy samples ``x [B, ...]`` at ``timestep``, one integer or ``[B]`` of them."""
-        timesteps = torch.as_tensor(timestep, device=x.device).expand(len(x))
-        output = self.network(x, timesteps, **inputs)
-        epsilon = output if isinstance(output, Tensor) else output.sample
-        if epsilon.shape != x.shape:
+        """Predict for noisy samples ``x [B, ...]`` at ``timestep``, one integer or ``[B]`` of them.
+
+        Raises:
+            ValueError: If the network returns another shape than that of ``x``.
+        """
+        if isinstance(timestep, int):
+            timestep = torch.full((len(x),), timestep, device=x.device)
+        timestep = timestep.to(x.device).expand(len(x))
+        output = self.network(x, timestep, **inputs)
+        output = output if isinstance(output, Tensor) else output.sample
+        if output.shape != x.shape:
             raise ValueError(
-                f"the denoiser returned shape {list(epsilon.shape)} for samples of shape {list(x.shape)}; "
-                "its out_channels must equal its in_channels (it predicts the noise alone, no variance)"
+                f"the denoiser returned shape {list(output.shape)} for samples of shape {list(x.shape)}; "
+                "its out_channels must equal its in_channels (without a predicted variance)"
             )
-        return Prediction(epsilon, self.schedule.x0_from_epsilon(x, epsilon, timesteps))
+        if self.prediction_type == "epsilon":
+            return Prediction(output, self.schedule.x0_from_epsilon(x, output, timestep))
+        if self.prediction_type == "sample":
+            return Prediction(self.schedule.epsilon_from_x0(x, output, timestep), output)
+        signal, noise = self.schedule.signal_and_noise(x, timestep)
+        return Prediction(noise * x + signal * output, signal * x - noise * output)

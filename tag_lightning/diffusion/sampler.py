@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
-from tag_lightning.diffusion.finite import keeping_nonfinite, require_finite
-from tag_lightning.diffusion.hooks import Guidance, Predict
+from tag_lightning.diffusion.finiteness import DeferredChecks
+from tag_lightning.diffusion.guidance import Guidance, Predict
+from tag_lightning.diffusion.reverse_process import Recurrence, Step, per_sample
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import SampleNoise, Space
-from tag_lightning.diffusion.steps import Step
 
 Observer = Callable[[Tensor, Step], None]
 """Called as ``observer(x, step)`` with the samples the denoiser is about to see."""
 
-_SOLVER_STREAM, _GUIDANCE_STREAM = 0, 1
+_SOLVER_STREAM = 0
+# Steps between two looks at the checks: rare enough to cost a GPU nothing, often enough to end a lost run early.
+_STEPS_BETWEEN_CHECKS = 10
 
 
 class Sampler:
     """Turns noise into samples with a denoiser, a solver and any number of guidances.
 
-    Samples are projected onto their space after every change. A step without gradient guidance costs one
-    forward pass of the denoiser, one with it one forward and one backward pass.
+    Samples are projected onto their space after every change. A step without gradient guidance costs one forward pass
+    of the denoiser, one with it one forward and one backward pass.
 
     Args:
-        denoiser: Frozen denoiser.
+        denoiser: Frozen denoiser, called in evaluation mode.
         solver: Proposes the next sample, for example ``DDIM()``.
-        num_steps: Reverse steps, spaced evenly over the T training timesteps, starting at T-1.
-        guidance: Hooks, run in this order at every step.
-        recurrence: Times each step is taken, with re-noising in between (Bansal et al. 2024).
+        num_steps: Number of reverse steps, spaced evenly over the T training timesteps, starting at T-1.
+        guidance: Guidances, run in this order at every step.
+        recurrence: Number of times each step is taken, or a ``Recurrence`` for a range of timesteps. None takes the
+            largest that a guidance is published with, or else 1.
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
-        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or two guidances replace the draw.
+        ValueError: If ``num_steps`` or ``recurrence`` is out of range.
     """
 
     def __init__(
@@ -47,31 +53,31 @@ class Sampler:
         solver: Solver,
         num_steps: int,
         guidance: Sequence[Guidance] = (),
-        recurrence: int = 1,
+        recurrence: int | Recurrence | None = None,
         keep_nonfinite: bool = False,
     ) -> None:
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"num_steps must lie in 1 .. {total} (the schedule's T), got {num_steps}")
-        if recurrence < 1:
-            raise ValueError(f"recurrence must be at least 1, got {recurrence}")
-        drawing = [type(g).__name__ for g in guidance if type(g).draw is not Guidance.draw]
-        if len(drawing) > 1:
-            raise ValueError(f"only one guidance may replace the draw, got {' and '.join(drawing)}")
         self.denoiser = denoiser
         self.solver = solver
         self.num_steps = num_steps
         self.guidance = tuple(guidance)
-        self.recurrence = recurrence
+        self.recurrence = Recurrence(recurrence) if isinstance(recurrence, int) else recurrence
         self.keep_nonfinite = keep_nonfinite
-        self._draw = next((g.draw for g in guidance if type(g).draw is not Guidance.draw), Guidance().draw)
-        self._needs_grad = any(g.needs_grad for g in guidance)
 
     @property
     def timesteps(self) -> list[int]:
         """The training timesteps visited, decreasing from T-1, ``num_steps`` of them."""
         total = self.denoiser.schedule.num_timesteps
         return [round(total * (self.num_steps - i) / self.num_steps) - 1 for i in range(self.num_steps)]
+
+    @property
+    def passes(self) -> list[int]:
+        """The number of times the step at each of ``timesteps`` is taken."""
+        asked = [self.recurrence] if self.recurrence else [g.recurrence for g in self.guidance]
+        known = [recurrence for recurrence in asked if recurrence is not None]
+        return [max((r.passes_at(timestep) for r in known), default=1) for timestep in self.timesteps]
 
     def sample(self, space: Space, seed: int, observers: Sequence[Observer] = ()) -> Tensor:
         """Draw the batch of samples that ``space`` describes.
@@ -81,65 +87,145 @@ class Sampler:
         Args:
             space: Shape, global indices and device of the batch.
             seed: Non-negative; a sample depends on it and on its global index alone.
-            observers: Called at every step with the samples the denoiser is about to see.
+            observers: Called at every pass of every step with the samples the denoiser is about to see.
 
         Returns:
             Clean samples ``[B, ...]``, inside the range of the space.
 
         Raises:
-            NonFiniteError: If the denoiser, or a guidance's network, returns NaN or infinity; names the timestep.
-                Not with ``keep_nonfinite``.
+            NonFiniteError: If the denoiser, or the network of a guidance, returns NaN or infinity; names the
+                timestep. Not with ``keep_nonfinite``.
         """
-        with torch.inference_mode(False), torch.no_grad(), keeping_nonfinite(self.keep_nonfinite):
-            source = SampleNoise(seed, space.indices, _SOLVER_STREAM)
-            x = space.noise(source)
-            for step in self._steps(space, SampleNoise(seed, space.indices, _GUIDANCE_STREAM)):
-                x_next = self._reverse(x, step, source, observers)
-                for _ in range(self.recurrence - 1):
-                    ratio = step.alpha_cumprod / step.next_alpha_cumprod
-                    x = math.sqrt(ratio) * x_next + math.sqrt(1 - ratio) * space.noise(source)
-                    x_next = self._reverse(x, step, source, observers)
-                x = x_next
-            return space.clip(require_finite(x, "the last reverse step", step.timestep))
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._run(space, seed, observers)
+        finally:
+            self.denoiser.train(was_training)
 
-    def _steps(self, space: Space, source: SampleNoise) -> Iterator[Step]:
-        powers = self.denoiser.schedule.alphas_cumprod.tolist()
-        nexts = [*self.timesteps[1:], None]
-        for index, (timestep, after) in enumerate(zip(self.timesteps, nexts, strict=True)):
-            next_power = 1.0 if after is None else powers[after]
-            yield Step(index, timestep, after, powers[timestep], next_power, space, source)
+    def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
+        noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
+        members = list(_members(self.guidance, seed, space.indices))
+        x = space.noise(noise)
+        for first, passes in zip(self._steps(space, noise, checks), self.passes, strict=True):
+            for step in (replace(first, pass_index=k) for k in range(passes)):
+                if step.pass_index > 0:
+                    ratio = step.alpha_bar / step.next_alpha_bar
+                    x = math.sqrt(ratio) * x + math.sqrt(1 - ratio) * step.noise()
+                x = self._reverse(x, step, members, observers)
+            if first.index % _STEPS_BETWEEN_CHECKS == 0:
+                checks.settle()
+        first.require_finite(x, "the last reverse step")
+        checks.settle()
+        return space.clip(x)
 
-    def _reverse(self, x: Tensor, step: Step, source: SampleNoise, observers: Sequence[Observer]) -> Tensor:
-        predict: Predict = partial(self._predict, step)
-        for guidance in self.guidance:
-            x = step.space.project(guidance.correct(x, step, predict))
-            predict = partial(self._wrapped, guidance, step, predict)
+    def _steps(self, space: Space, noise: SampleNoise, checks: DeferredChecks) -> Iterator[Step]:
+        """The steps as the solver sees them, whose memory and noise they carry."""
+        alpha_bars = [*self._alpha_bars, 1.0]
+        timesteps, state = self.timesteps, dict[str, Any]()
+        for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
+            levels = alpha_bars[timestep], alpha_bars[-1 if after is None else after]
+            yield Step(index, timestep, after, *levels, len(alpha_bars) - 1, space, noise, state=state, checks=checks)
+
+    def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
+        acting = [(m.guidance, m.view(step)) for m in members if m.guidance.acts(step)]
+        own = _OwnPrediction(self.denoiser, step, self._alpha_bars)
+        predict: Predict = own
+        for guidance, view in acting:
+            x = step.space.project(guidance.correct(x, view, predict))
+            predict = partial(self._wrapped, guidance, view, predict)
         for observe in observers:
             observe(x, step)
-        x = x.detach().requires_grad_(self._needs_grad)
-        with torch.set_grad_enabled(self._needs_grad):
+        own.first = None
+        needs_grad = any(guidance.needs_grad for guidance, _ in acting)
+        x = x.detach().requires_grad_(needs_grad)
+        with torch.set_grad_enabled(needs_grad):
             prediction = predict(x, step.timestep)
-        require_finite(prediction.epsilon, "the denoiser", step.timestep)
-        transition = self.solver.transition(self._clipped(x, prediction, step), step)
-        noise = step.space.noise(source) if transition.std > 0 else torch.zeros_like(transition.mean)
-        x_next = self._draw(transition, noise, step)
-        for guidance in self.guidance:
-            x_next = guidance.advance(x_next, x, prediction, step)
+        step.require_finite(prediction.epsilon, "the denoiser")
+        proposal = self.solver.propose(x.detach(), _clipped(prediction.detach(), step), step, predict)
+        for guidance, view in acting:
+            proposal = guidance.propose(proposal, x, own.of(x), view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
-        return step.space.project(x_next.detach())
+        return step.space.project(proposal.sample.detach())
 
-    def _predict(self, step: Step, x: Tensor, timestep: int) -> Prediction:
-        return self.denoiser(x, timestep, **step.space.inputs)
+    def _wrapped(
+        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor
+    ) -> Prediction:
+        if isinstance(timestep, Tensor):
+            step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))
+        elif timestep != step.timestep:
+            step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
+        return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
 
-    def _wrapped(self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: int) -> Prediction:
-        if timestep != step.timestep:
-            power = float(self.denoiser.schedule.alphas_cumprod[timestep])
-            step = replace(step, timestep=timestep, alpha_cumprod=power)
-        return guidance.denoise(x, step, inner)
+    @cached_property
+    def _alpha_bars(self) -> list[float]:
+        return self.denoiser.schedule.alphas_cumprod.tolist()
 
-    def _clipped(self, x: Tensor, prediction: Prediction, step: Step) -> Prediction:
-        proposed = prediction.x0.detach()
-        x0 = step.space.clip(proposed)
-        if x0 is proposed:
-            return Prediction(prediction.epsilon.detach(), x0)
-        return Prediction(self.denoiser.schedule.epsilon_from_x0(x.detach(), x0, step.timestep), x0)
+
+@dataclass
+class _Member:
+    """A guidance during one run, with its own noise and memory."""
+
+    guidance: Guidance
+    noise: SampleNoise
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def view(self, step: Step) -> Step:
+        """The step as this guidance sees it."""
+        return replace(step, noise_source=self.noise, state=self.state)
+
+
+def _members(guidances: Sequence[Guidance], seed: int, indices: Sequence[int]) -> Iterator[_Member]:
+    """Each guidance with a noise stream that depends on its class and its place among its class alone."""
+    places: Counter[str] = Counter()
+    for guidance in guidances:
+        name = type(guidance).__qualname__
+        stream = 1 + zlib.crc32(f"{name} {places[name]}".encode())
+        places[name] += 1
+        yield _Member(guidance, SampleNoise(seed, indices, stream))
+
+
+class _OwnPrediction:
+    """The denoiser itself, innermost of all wrappers, which keeps the first prediction it makes."""
+
+    def __init__(self, denoiser: Denoiser, step: Step, alpha_bars: Sequence[float]) -> None:
+        self.denoiser = denoiser
+        self.step = step
+        self.alpha_bars = alpha_bars
+        self.first: Prediction | None = None
+
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+        prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
+        if isinstance(timestep, Tensor):
+            prediction = prediction._replace(alpha_bar=_at(self.denoiser, timestep))
+        elif timestep != self.step.timestep:
+            prediction = prediction._replace(alpha_bar=self.alpha_bars[timestep])
+        if self.first is None:
+            self.first = prediction
+        return prediction
+
+    def of(self, x: Tensor) -> Prediction:
+        """The first prediction, or a new one if guidance asked for none that leads back to ``x``."""
+        if self.first is None or (x.requires_grad and not self.first.x0.requires_grad):
+            with torch.set_grad_enabled(x.requires_grad):
+                self.first = self.denoiser(x, self.step.timestep, **self.step.space.inputs)
+        return self.first
+
+
+def _clipped(prediction: Prediction, step: Step) -> Prediction:
+    """The prediction with ``x0`` inside the range of the space and ``epsilon`` moved along.
+
+    ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``, so that a
+    prediction made at another level than the step's keeps its epsilon.
+    """
+    x0 = step.space.clip(prediction.x0)
+    if x0 is prediction.x0:
+        return prediction
+    a = step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
+    epsilon = prediction.epsilon + per_sample((a / (1 - a)) ** 0.5, x0) * (prediction.x0 - x0)
+    return prediction._replace(epsilon=epsilon, x0=x0)
+
+
+def _at(denoiser: Denoiser, timesteps: Tensor) -> Tensor:
+    return denoiser.schedule.alphas_cumprod[timesteps.to(denoiser.schedule.alphas_cumprod.device)]

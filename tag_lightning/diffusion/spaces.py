@@ -1,9 +1,10 @@
-"""Where a batch of samples lives: its shape, its noise, its admissible directions."""
+"""Spaces of samples: shape, noise, admissible directions, range of clean samples."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,18 +14,24 @@ from torch import Tensor
 class SampleNoise:
     """Standard normal noise from one generator per sample.
 
-    A sample's noise depends on the seed, the stream and the sample's global index alone, so it is the
-    same in whatever batch or process the sample is drawn, and the same for every way of sampling.
+    The noise of a sample depends on the seed, the stream and the sample's global index alone. It is the same in every
+    batch, on every process and for every sampler.
 
     Args:
-        seed: Non-negative seed of the whole run.
+        seed: Non-negative seed of the run.
         indices: Global index of each sample of the batch.
-        stream: Separates independent uses of noise under one seed: adding a consumer to one stream
-            leaves the others as they were.
+        stream: Separates independent uses of noise under one seed: a new consumer with its own stream leaves the
+            others as they were.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], stream: int = 0) -> None:
-        self._generators = [np.random.Generator(np.random.Philox(key=_key(seed, stream, i))) for i in indices]
+        self._seed, self._indices, self._stream = seed, indices, stream
+
+    @cached_property
+    def _generators(self) -> list[np.random.Generator]:
+        # Built at the first draw: constructing them for guidance that never draws would cost more than a small step.
+        keys = (np.random.SeedSequence((self._seed, self._stream, i)) for i in self._indices)
+        return [np.random.Generator(np.random.Philox(key=key.generate_state(2, np.uint64))) for key in keys]
 
     def normal(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """One float32 CPU tensor per sample, row ``i`` of shape ``shapes[i]``."""
@@ -38,16 +45,12 @@ class SampleNoise:
         return [int(generator.integers(high)) for generator in self._generators]
 
 
-def _key(seed: int, stream: int, index: int) -> np.ndarray:
-    return np.random.SeedSequence((seed, stream, index)).generate_state(2, np.uint64)
-
-
 class Space(ABC):
     """The space of one batch of samples.
 
     Attributes:
         indices: Global index of each sample, which seeds its noise.
-        inputs: What networks need beside the sample and its timestep, as keyword arguments.
+        inputs: Keyword arguments of networks beside the sample and its timestep.
     """
 
     indices: Sequence[int]
@@ -71,15 +74,15 @@ class Space(ABC):
         """Independent coordinates of each sample, ``[B]``."""
 
 
-class ImageSpace(Space):
-    """Images ``[B, C, H, W]`` with values in [-1, 1].
+class BoxSpace(Space):
+    """Samples of one fixed shape without structure, such as vectors or waveforms; values may be bounded.
 
     Args:
-        shape: ``(C, H, W)`` of one image. Any other shape works as well, without its meaning.
-        indices: Global index of each image of the batch.
-        device: Where the samples are made.
-        dtype: Their floating point type.
-        clip_range: Bounds of a clean image; None leaves it as it is.
+        shape: Shape of one sample.
+        indices: Global index of each sample of the batch.
+        device: Device of the samples.
+        dtype: Floating point type of the samples.
+        clip_range: Bounds of a clean sample; None leaves it unbounded.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class ImageSpace(Space):
         indices: Sequence[int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        clip_range: tuple[float, float] | None = (-1.0, 1.0),
+        clip_range: tuple[float, float] | None = None,
     ) -> None:
         self.shape = tuple(shape)
         self.indices = indices
@@ -112,6 +115,28 @@ class ImageSpace(Space):
         return torch.full((len(self.indices),), float(np.prod(self.shape)), device=self.device, dtype=self.dtype)
 
 
+class ImageSpace(BoxSpace):
+    """Images ``[B, C, H, W]`` with values in [-1, 1].
+
+    Args:
+        shape: ``(C, H, W)`` of one image.
+        indices: Global index of each image of the batch.
+        device: Device of the samples.
+        dtype: Floating point type of the samples.
+        clip_range: Bounds of a clean image; None leaves it unbounded.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        clip_range: tuple[float, float] | None = (-1.0, 1.0),
+    ) -> None:
+        super().__init__(shape, indices, device, dtype, clip_range)
+
+
 class PointCloudSpace(Space):
     """Centred, masked point clouds with features, ``[B, N, 3 + F]``: molecules.
 
@@ -120,15 +145,15 @@ class PointCloudSpace(Space):
     samples have no range to be clipped to.
 
     Args:
-        sizes: Points of each sample.
-        num_features: F, columns beside the three of the position.
+        sizes: Number of points of each sample.
+        num_features: F, number of columns beside the three of the position.
         indices: Global index of each sample of the batch.
-        device: Where the samples are made.
-        dtype: Their floating point type.
+        device: Device of the samples.
+        dtype: Floating point type of the samples.
         width: N; None is the largest of ``sizes``.
 
     Raises:
-        ValueError: If there is not one size for every index, or a size is outside 1 .. N.
+        ValueError: If the numbers of sizes and indices differ, or a size is outside 1 .. N.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Guidance of the reverse process, one idea a file, without data sets or Lightning."""
+"""Guidance of the reverse process, one idea per file, without data sets or Lightning."""
 
 from tag_lightning.guidance.base import ConditionedGuidance, Guidance
 from tag_lightning.guidance.conditions import Condition, JointCondition, SquaredError, residual_norm

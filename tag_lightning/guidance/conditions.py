@@ -1,4 +1,4 @@
-"""What guided samples should satisfy, as a log-likelihood of clean samples."""
+"""Conditions on clean samples, as log-likelihoods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SquaredError:
     """Squared error of quantities in units of their spread, summed: the loss of property guidance (Ye et al. 2024).
 
     Args:
-        spread: What counts as one, in the unit of each quantity, ``[K]`` or one number above 0.
+        spread: Unit of the error, in the unit of each quantity, ``[K]`` or one number above 0.
     """
 
     def __init__(self, spread: Tensor | float) -> None:
@@ -83,15 +83,15 @@ class JointCondition:
         return total
 
 
-def named_condition(names: Sequence[str], available: Mapping[str, Condition]) -> Condition | JointCondition:
-    """The condition of that name, or several at once.
+def joined(names: Sequence[str], available: Mapping[str, Condition]) -> Condition | JointCondition:
+    """The condition of that name, or the joint one of several names.
 
     Raises:
-        ValueError: If there is none of such a name.
+        ValueError: If ``available`` lacks one of them.
     """
     unknown = [name for name in names if name not in available]
     if unknown:
-        known = ", ".join(available) or "(none: set sampling.guide)"
+        known = ", ".join(available) or "none at all"
         raise ValueError(f"there is no condition {unknown[0]!r}; the guide of this run offers {known}")
     chosen = [available[name] for name in names]
     return chosen[0] if len(chosen) == 1 else JointCondition(chosen)

@@ -1,12 +1,13 @@
-"""Disturbances that push samples off their manifold, to study what repairs them."""
+"""Disturbances that push samples off their manifold, to study methods that bring them back."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Step
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step
 
 
 class Corruption(Guidance):
@@ -14,12 +15,14 @@ class Corruption(Guidance):
 
     Args:
         sigma: Standard deviation, at least 0.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
         ValueError: If ``sigma`` is negative or not finite.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, sigma: float, **interval: Any) -> None:
+        super().__init__(**interval)
         if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma must be a finite number of at least 0, got {sigma}")
         self.sigma = sigma
@@ -33,12 +36,18 @@ class Drift(Guidance):
 
     Args:
         rate: Negative values pull towards the origin.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If ``rate`` is not finite.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, **interval: Any) -> None:
+        super().__init__(**interval)
         if not math.isfinite(rate):
             raise ValueError(f"rate must be finite, got {rate}")
         self.rate = rate
 
-    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return (1 + self.rate) * x_next
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        factor = 1 + self.rate
+        return Proposal(factor * proposal.mean, factor * proposal.std, proposal.noise)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import NonFiniteError, Step
+from tag_lightning.diffusion import NonFiniteError, Step, per_sample
 
 
 class Evidence(NamedTuple):
-    """What the time predictor says about a batch of noisy samples.
+    """The time predictor's judgement of a batch of noisy samples.
 
     Attributes:
         nll: ``-log p(t | x)`` of the timestep the samples should be at, ``[B]``, in nats.
@@ -25,6 +25,10 @@ class Evidence(NamedTuple):
     nll: Tensor
     score: Tensor
     typical_nll: Tensor | None
+
+
+StrengthRule: TypeAlias = Callable[[Evidence, Step], Tensor | float]
+"""Anything that answers ``omega`` for the evidence of a step."""
 
 
 class Strength(ABC):
@@ -66,7 +70,7 @@ class NoiseProportionalStrength(Strength):
         self.omega_0 = require_strength("omega_0", omega_0)
 
     def __call__(self, evidence: Evidence, step: Step) -> float:
-        return self.omega_0 * (1 - step.alpha_cumprod)
+        return self.omega_0 * (1 - step.alpha_bar)
 
 
 class PolyakStrength(Strength):
@@ -95,7 +99,7 @@ class PolyakStrength(Strength):
         excess = (evidence.nll - evidence.typical_nll).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
-        longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_cumprod)).sqrt()
+        longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
 
 
@@ -110,28 +114,44 @@ def require_strength(name: str, value: float) -> float:
     return value
 
 
-def omega_of(rule: Callable[[Evidence, Step], Tensor | float], evidence: Evidence, step: Step) -> Tensor:
-    """What a rule, which may be anybody's, answers: ``omega`` as a scalar or ``[B]``.
+def as_rule(strength: float | StrengthRule) -> StrengthRule:
+    """A constant number as a rule; rules stay as they are.
 
     Raises:
-        ValueError: If it is no number, negative, or of another shape; names the rule and the timestep.
-        NonFiniteError: If it is NaN or infinite.
+        ValueError: If the number is negative or not finite.
+    """
+    return strength if callable(strength) else ConstantStrength(require_strength("strength", strength))
+
+
+def omega(rule: StrengthRule, evidence: Evidence, step: Step) -> Tensor | float:
+    """The answer of any rule, checked and shaped to multiply ``evidence.score``.
+
+    Raises:
+        ValueError: If it is not a number, negative, or of another shape; names the rule and the timestep. Negative
+            entries of a tensor are reported with the step's other checks.
+        NonFiniteError: If it is NaN or infinite, reported likewise.
     """
     where = f"the strength {getattr(rule, '__name__', type(rule).__name__)} returned {{}} at timestep {step.timestep}"
     answer, count = rule(evidence, step), len(evidence.nll)
-    try:
-        omega = torch.as_tensor(answer, dtype=evidence.nll.dtype, device=evidence.nll.device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{where.format(type(answer).__name__)}; return a number, or a tensor [{count}]") from error
-    if omega.shape not in ((), (count,)):
-        shape = f"a tensor {list(omega.shape)}"
+    if not isinstance(answer, Tensor):
+        try:
+            number = float(answer)
+        except (TypeError, ValueError) as error:
+            kind = type(answer).__name__
+            raise ValueError(f"{where.format(kind)}; return a number, or a tensor [{count}]") from error
+        if not 0 <= number < math.inf:
+            raise _refused(where, number)
+        return number
+    if answer.shape not in ((), (count,)):
+        shape = f"a tensor {list(answer.shape)}"
         raise ValueError(f"{where.format(shape)}; return one number, or one per sample [{count}]")
-    good = (omega >= 0) & omega.isfinite()
-    if omega.ndim:  # of a sample that is lost already nothing can be asked
-        good |= ~evidence.nll.isfinite()
-    wrong = omega[~good]
-    if wrong.numel():
-        value = wrong.flatten()[0].item()
-        kind = ValueError if math.isfinite(value) else NonFiniteError
-        raise kind(f"{where.format(value)}; return finite numbers of at least 0: TAG never moves backwards")
-    return omega
+    values = answer.to(evidence.nll).expand(count)
+    # Nothing can be asked of a sample that is lost already.
+    good = ((values >= 0) & values.isfinite()) | ~evidence.nll.isfinite()
+    step.checks.require(good, lambda: _refused(where, values[~good][0].item()))
+    return per_sample(values, evidence.score)
+
+
+def _refused(where: str, value: float) -> Exception:
+    kind = ValueError if math.isfinite(value) else NonFiniteError
+    return kind(f"{where.format(value)}; return finite numbers of at least 0: TAG never moves backwards")

@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, require_finite
-from tag_lightning.guidance.base import per_sample
-from tag_lightning.guidance.strengths import (
-    ConstantStrength,
-    Evidence,
-    PolyakStrength,
-    Strength,
-    omega_of,
-    require_strength,
-)
-from tag_lightning.guidance.training_free import DPS
+from tag_lightning.diffusion import DeferredChecks, Guidance, Predict, Prediction, Proposal, Run, Step
+from tag_lightning.guidance.base import ConditionedGuidance
+from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
 
 
 class TemporalAlignment(Guidance):
     """Moves each sample towards the marginal of its own timestep before it is denoised (Algorithm 1).
 
-    ``x_t <- x_t + omega * grad_x log p(t | x_t)``. Costs one forward and one backward pass of the
-    predictor a step.
+    ``x_t <- x_t + omega * grad_x log p(t | x_t)``. Costs one forward and one backward pass of the predictor per step.
 
     Args:
-        predictor: ``[B, ...] -> logits [B, T]`` over the training timesteps, called with the inputs of the
-            space as keyword arguments. None takes the time predictor of the run (see ``bind``).
+        predictor: ``[B, ...] -> logits [B, T]`` over the training timesteps, called with the inputs of the space as
+            keyword arguments. None takes the time predictor of the run (see ``for_run``).
         strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
-            ``(evidence, step) -> omega``. Rules that need to know the typical likelihood of real data read
-            the predictor's ``typical_nll [T]``. None takes that of the run, or else ``PolyakStrength()``.
-        conditions: The correction is evaluated at the sample already moved by these, in order, each at the
-            cost of a guided denoiser call, as for several conditions in the paper; its gradient is taken there,
-            not through the moves. Without them it is evaluated at the sample as it comes.
+            ``(evidence, step) -> omega``. Rules that compare with real data read the predictor's ``typical_nll [T]``.
+            None is the strength of the run, ``PolyakStrength()`` unless it states another.
+        conditions: The correction is evaluated at the sample already moved by these, in order, each at the cost of a
+            guided denoiser call, as for several conditions in the paper; its gradient is taken there, not through
+            the moves. Empty evaluates it at the sample itself.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
         ValueError: If a constant strength is negative or not finite.
     """
 
-    resources = ("predictor",)
-
     def __init__(
         self,
         predictor: nn.Module | None = None,
         strength: float | Strength | None = None,
-        conditions: Sequence[DPS] = (),
+        conditions: Sequence[ConditionedGuidance] = (),
+        **interval: Any,
     ) -> None:
+        super().__init__(**interval)
         self.predictor = predictor
-        self.strength = _as_rule(strength)
+        self.strength: StrengthRule = PolyakStrength() if strength is None else as_rule(strength)
         self.conditions = tuple(conditions)
+        self._strength_is_open = strength is None
 
-    def bind(self, **resources: Any) -> Self:
-        bound = super().bind(**resources)
-        bound.strength = _as_rule(bound.strength)
-        bound.conditions = tuple(c.bind(**resources) for c in self.conditions)
-        return bound
-
-    def require_complete(self) -> None:
-        super().require_complete()
-        for condition in self.conditions:
-            condition.require_complete()
+    def for_run(self, run: Run) -> Self:
+        ready = copy.copy(self)
+        if ready.predictor is None:
+            ready.predictor = run.predictor
+        if self._strength_is_open and run.strength is not None:
+            ready.strength = as_rule(run.strength)
+        ready.conditions = tuple(condition.for_run(run) for condition in self.conditions)
+        ready._required_predictor()
+        return ready
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
@@ -78,74 +71,79 @@ class TemporalAlignment(Guidance):
         Raises:
             NonFiniteError: If the predictor returns NaN or infinity.
         """
-        with torch.inference_mode(False):  # where tensors made under it, which autograd refuses, can be cloned
+        with torch.inference_mode(False):  # inference tensors, which autograd refuses, can be cloned outside it
             given = {name: value.clone() for name, value in (inputs or {}).items()}
-            return self._evidence(x.clone(), timestep, given).score
+            checks = DeferredChecks()
+            _, score = self._nll_and_score(x.clone(), timestep, given, checks)
+            checks.settle()
+            return score
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         moved = x
         for condition in self.conditions:
             moved = moved + condition.look_ahead(moved, step, predict)
-        return x + self._correction(moved, step)
+        evidence = self.evidence(moved, step)
+        return x + omega(self.strength, evidence, step) * evidence.score
 
-    def _correction(self, x: Tensor, step: Step) -> Tensor:
-        evidence = self._evidence(x, step.timestep, step.space.inputs)
-        evidence = evidence._replace(score=step.space.project(evidence.score))
-        rule = self.strength or PolyakStrength()
-        return per_sample(omega_of(rule, evidence, step), x) * evidence.score
+    def evidence(self, x: Tensor, step: Step) -> Evidence:
+        """What the predictor says about noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
+        nll, score = self._nll_and_score(x, step.timestep, step.space.inputs, step.checks, step.num_timesteps)
+        return Evidence(nll, step.space.project(score), self._typical_nll(step))
 
-    def _evidence(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor]) -> Evidence:
-        self.require_complete()
+    def _nll_and_score(
+        self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor], checks: DeferredChecks, total: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            assert self.predictor is not None
-            logits = require_finite(self.predictor(x, **inputs), "the time predictor", timestep)
-            if timestep >= logits.shape[1]:
+            logits = checks.require_finite(self._required_predictor()(x, **inputs), "the time predictor", timestep)
+            known = logits.shape[1]
+            if timestep >= known or known != (total or known):
+                where = f"the denoiser has {total}" if total else f"the sample is at {timestep}"
                 raise ValueError(
-                    f"the time predictor knows {logits.shape[1]} timesteps but the sample is at {timestep}; "
-                    "it must be trained with the schedule of the denoiser"
+                    f"the time predictor knows {known} timesteps but {where}; it must be trained with the schedule of "
+                    "the denoiser"
                 )
             log_likelihood = logits.log_softmax(1)[:, timestep]
             (score,) = torch.autograd.grad(log_likelihood.sum(), x)
-        require_finite(score, "the gradient of the time predictor", timestep)
-        return Evidence(-log_likelihood.detach(), score, self._typical_nll(timestep))
+        return -log_likelihood.detach(), checks.require_finite(score, "the gradient of the time predictor", timestep)
 
-    def _typical_nll(self, timestep: int) -> Tensor | None:
+    def _typical_nll(self, step: Step) -> Tensor | None:
         typical = getattr(self.predictor, "typical_nll", None)
-        if typical is None or bool(torch.isnan(typical[timestep])):
+        if typical is None:
             return None
-        return typical[timestep]
+        if "measured" not in step.state:  # read once per run, since it waits for the device
+            step.state["measured"] = (~typical.isnan()).tolist()
+        return typical[step.timestep] if step.state["measured"][step.timestep] else None
+
+    def _required_predictor(self) -> nn.Module:
+        if self.predictor is None:
+            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        return self.predictor
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):
     """TAG applied to the result of each reverse step, at the timestep reached (Algorithm 2).
 
-    The last step reaches the data, which has no timestep, and is left alone. Applying TAG before the
-    denoiser repaired samples slightly better in our trials.
+    The last step reaches the data, which has no timestep, and is left alone. Applying TAG before the denoiser repaired
+    samples slightly better in our trials.
 
-    Raises:
-        ValueError: If ``conditions`` are given, which need the denoiser before the step.
+    Args:
+        predictor: See ``TemporalAlignment``.
+        strength: See ``TemporalAlignment``.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
     def __init__(
-        self,
-        predictor: nn.Module | None = None,
-        strength: float | Strength | None = None,
+        self, predictor: nn.Module | None = None, strength: float | Strength | None = None, **interval: Any
     ) -> None:
-        super().__init__(predictor, strength)
+        super().__init__(predictor, strength, **interval)
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         return x
 
-    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if step.next_timestep is None:
-            return x_next
-        return x_next + self._correction(x_next, step.reached())
-
-
-def _as_rule(
-    strength: float | Callable[[Evidence, Step], Tensor | float] | None,
-) -> Callable[[Evidence, Step], Tensor | float] | None:
-    if strength is None or callable(strength):
-        return strength
-    return ConstantStrength(require_strength("strength", strength))
+            return proposal
+        reached = step.reached()
+        evidence = self.evidence(proposal.sample, reached)
+        return proposal.moved(omega(self.strength, evidence, reached) * evidence.score)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Prediction, Step, require_finite
-from tag_lightning.guidance.base import ConditionedGuidance, per_sample
+from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.guidance.base import ConditionedGuidance
 from tag_lightning.guidance.conditions import Condition, JointCondition
 
 
@@ -23,21 +23,21 @@ class DPS(ConditionedGuidance):
         condition: See ``ConditionedGuidance``.
         scale: Guidance scale, at least 0.
         clip: Longest gradient, as a root mean square over the sample's degrees of freedom, above 0. Near pure
-            noise Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None is none.
+            noise Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None does not clip.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
         ValueError: If ``scale`` is negative or ``clip`` not positive, or one is not finite.
     """
-
-    needs_grad = True
 
     def __init__(
         self,
         condition: Condition | JointCondition | str | Sequence[str] | None = None,
         scale: float = 1.0,
         clip: float | None = None,
+        **interval: Any,
     ) -> None:
-        super().__init__(condition)
+        super().__init__(condition, **interval)
         if not 0 <= scale < math.inf:
             raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
         if clip is not None and not 0 < clip < math.inf:
@@ -45,25 +45,12 @@ class DPS(ConditionedGuidance):
         self.scale = scale
         self.clip = clip
 
-    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return x_next + math.sqrt(step.next_alpha_cumprod / step.alpha_cumprod) * self._shift(x, prediction, step)
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
+        return proposal.moved(factor * self.displacement(x, prediction, step))
 
-    def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        """How this guidance would move ``x [B, ...]`` itself, at the cost of a guided denoiser call."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            prediction = predict(x, step.timestep)
-            require_finite(prediction.epsilon, "the denoiser", step.timestep)
-            return self._shift(x, prediction, step)
-
-    def _shift(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        with torch.enable_grad():
-            log_likelihood = self.log_likelihood(prediction.x0, **step.space.inputs)
-            require_finite(log_likelihood, "the guide", step.timestep)
-            # Other guidances of the same step may still differentiate this prediction.
-            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
-        require_finite(gradient, "the gradient of the guide", step.timestep)
-        return self.scale * self._clipped(step.space.project(gradient), step)
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.scale * self._clipped(self.gradient(x, prediction, step), step)
 
     def _clipped(self, gradient: Tensor, step: Step) -> Tensor:
         if self.clip is None:

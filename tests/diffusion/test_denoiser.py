@@ -56,3 +56,27 @@ def test_a_network_that_also_predicts_the_variance_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"shape \[4, 6, 8, 8\] for samples of shape \[4, 3, 8, 8\]; its out_channels"):
         Denoiser(TwoHeads(), LinearSchedule(100))(torch.randn(4, 3, 8, 8), 3)
+
+
+@pytest.mark.parametrize("timestep", [0, 50, torch.tensor([3, 20, 60, 99])], ids=["0", "50", "each"])
+def test_all_prediction_types_mean_the_same(timestep: Tensor | int) -> None:
+    """A network of each type that knows the clean sample and the noise, held to both."""
+    schedule = LinearSchedule(100)
+    x0, epsilon = torch.randn(2, 4, 3, dtype=torch.float64).unbind()
+    signal, noise = schedule.signal_and_noise(x0, timestep)
+    x = signal * x0 + noise * epsilon
+    outputs = {"epsilon": epsilon, "sample": x0, "v_prediction": signal * epsilon - noise * x0}
+    for prediction_type, output in outputs.items():
+
+        class Knows(nn.Module):
+            def forward(self, x: Tensor, timesteps: Tensor, output: Tensor = output) -> Tensor:
+                return output
+
+        prediction = Denoiser(Knows(), schedule, prediction_type)(x, timestep)
+        torch.testing.assert_close(prediction.x0, x0)
+        torch.testing.assert_close(prediction.epsilon, epsilon)
+
+
+def test_an_unknown_prediction_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of epsilon, sample, v_prediction, got 'score'"):
+        Denoiser(nn.Identity(), LinearSchedule(100), "score")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import torch
 from problems import random_vectors, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Sampler, Step
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Proposal, Sampler, Step
 from tag_lightning.guidance import DPS, Condition, ConstantStrength, TemporalAlignment, TemporalAlignmentAfterStep
 
 MODES = [nullcontext, torch.no_grad, torch.enable_grad, torch.inference_mode]
@@ -78,9 +78,9 @@ def test_no_graph_is_recorded_where_no_guidance_asks_for_one() -> None:
             recorded.append(torch.is_grad_enabled())
             return x
 
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
             recorded.extend([torch.is_grad_enabled(), prediction.x0.requires_grad])
-            return x_next
+            return proposal
 
     with torch.enable_grad():
         sampler = Sampler(Denoiser(Trainable(), LinearSchedule(20)), DDIM(), 5, [Look()])

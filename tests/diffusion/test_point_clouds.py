@@ -14,6 +14,7 @@ from tag_lightning.diffusion import (
     PolynomialSchedule,
     Predict,
     Prediction,
+    Proposal,
     SampleNoise,
     Sampler,
     Step,
@@ -89,8 +90,8 @@ class Pull(Guidance):
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         return x + 0.1
 
-    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return x_next + torch.arange(x.shape[1], dtype=x.dtype)[:, None] + 1
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        return proposal.moved(torch.arange(x.shape[1], dtype=x.dtype)[:, None] + 1)
 
 
 def networks() -> tuple[Denoiser, nn.Module, nn.Module]:

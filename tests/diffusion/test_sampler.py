@@ -15,21 +15,12 @@ from tag_lightning.diffusion import (
     ImageSpace,
     LinearSchedule,
     Prediction,
+    Proposal,
     Sampler,
     Step,
-    Transition,
 )
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
-
-
-class Redraw(Guidance):
-    def draw(self, transition: Transition, noise: Tensor, step: Step) -> Tensor:
-        return transition.mean - transition.std * noise
-
-
-class RedrawToo(Redraw):
-    pass
 
 
 class Nudge(Guidance):
@@ -63,14 +54,13 @@ def test_recurrence_below_one_is_refused() -> None:
         Sampler(exact_denoiser(UNEVEN, SCHEDULE), DDIM(), 10, recurrence=0)
 
 
-def test_two_guidances_cannot_both_replace_the_draw() -> None:
-    denoiser = exact_denoiser(UNEVEN, SCHEDULE)
-    with pytest.raises(ValueError, match="only one guidance may replace the draw, got Redraw and RedrawToo"):
-        Sampler(denoiser, DDIM(), 10, [Redraw(), Guidance(), RedrawToo()])
+def test_guidance_may_replace_the_noise_of_a_proposal() -> None:
+    """Noise of the opposite sign is a script of the opposite sign, except for the initial noise."""
 
+    class Redraw(Guidance):
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            return proposal._replace(noise=-proposal.noise)
 
-def test_one_guidance_may_replace_the_draw() -> None:
-    """A draw of the opposite sign is a script of the opposite sign, except for the initial noise."""
     denoiser, script = exact_denoiser(UNEVEN, SCHEDULE), random_vectors(10, 4, 2)
     replaced = Sampler(denoiser, DDIM(), 10, [Guidance(), Redraw()]).sample(ScriptedSpace(script), 0)
     script[1:] *= -1
@@ -123,10 +113,10 @@ def test_steps_describe_themselves() -> None:
         (2, 49, 24),
         (3, 24, None),
     ]
-    assert [s.alpha_cumprod for s in steps] == [powers[s.timestep] for s in steps]
-    assert [s.next_alpha_cumprod for s in steps] == [powers[74], powers[49], powers[24], 1.0]
+    assert [s.alpha_bar for s in steps] == [powers[s.timestep] for s in steps]
+    assert [s.next_alpha_bar for s in steps] == [powers[74], powers[49], powers[24], 1.0]
     assert all(s.space is space for s in steps)
-    assert (steps[0].reached().timestep, steps[0].reached().alpha_cumprod) == (74, powers[74])
+    assert (steps[0].reached().timestep, steps[0].reached().alpha_bar) == (74, powers[74])
     with pytest.raises(ValueError, match="no timestep"):
         steps[-1].reached()
 
@@ -161,8 +151,8 @@ def test_recurrence_denoises_that_many_times_a_step() -> None:
 
 def test_samples_stay_in_the_range_of_the_space_even_when_pushed() -> None:
     class Push(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: object, step: Step) -> Tensor:
-            return x_next + 10
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            return proposal.moved(torch.tensor(10.0))
 
     denoiser = exact_denoiser(UNEVEN, SCHEDULE)
     samples = Sampler(denoiser, DDIM(), 5, [Push()]).sample(ImageSpace((2,), range(4), clip_range=(-1, 0.5)), 0)
@@ -174,9 +164,9 @@ def test_samples_carry_no_graph_even_if_guidance_leaves_one() -> None:
     class Attached(Guidance):
         needs_grad = True
 
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
             with torch.enable_grad():
-                return x_next + 0.1 * prediction.x0
+                return proposal.moved(0.1 * prediction.x0)
 
     for guidance in ([], [Attached()]):
         samples = Sampler(exact_denoiser(UNEVEN, SCHEDULE), DDIM(), 3, guidance).sample(vector_space(range(2)), 0)

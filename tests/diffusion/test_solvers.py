@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import random_vectors, step_at, vector_space
+from problems import proposed, random_vectors, step_at, vector_space
 
 from tag_lightning.diffusion import DDIM, LinearSchedule, Prediction
 
@@ -27,7 +27,7 @@ def test_signal_and_noise_of_the_next_sample_are_those_of_its_timestep(
     """Whatever eta: sqrt(a') of x0, and noise of variance 1 - a' in epsilon and draw together."""
     reached = data.draw(st.integers(0, timestep - 1))
     step = step_at(SCHEDULE, SPACE, timestep, reached)
-    transition = DDIM(eta).transition(PREDICTION, step)
+    transition = proposed(DDIM(eta), PREDICTION, step)
     a_next = float(SCHEDULE.alphas_cumprod[reached])
     direction = transition.mean - math.sqrt(a_next) * PREDICTION.x0
     weight = float((direction / PREDICTION.epsilon).mean())
@@ -37,13 +37,13 @@ def test_signal_and_noise_of_the_next_sample_are_those_of_its_timestep(
 
 def test_the_last_step_is_the_clean_sample() -> None:
     for eta in (0.0, 1.0):
-        transition = DDIM(eta).transition(PREDICTION, step_at(SCHEDULE, SPACE, 0, None))
+        transition = proposed(DDIM(eta), PREDICTION, step_at(SCHEDULE, SPACE, 0, None))
         torch.testing.assert_close(transition.mean, PREDICTION.x0, rtol=0, atol=0)
         assert transition.std == 0
 
 
 def test_eta_zero_draws_no_noise_and_eta_scales_it() -> None:
     step = step_at(SCHEDULE, SPACE, 50, 40)
-    stds = [DDIM(eta).transition(PREDICTION, step).std for eta in (0.0, 0.5, 1.0)]
+    stds = [proposed(DDIM(eta), PREDICTION, step).std for eta in (0.0, 0.5, 1.0)]
     assert stds[0] == 0
     assert stds[1] == pytest.approx(stds[2] / 2)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, proposed, random_vectors, step_at, vector_space
 
 from tag_lightning.diffusion import DDIM, LinearSchedule, Sampler
 from tag_lightning.guidance import Corruption, Drift
@@ -23,7 +23,7 @@ def test_corruption_happens_before_every_denoising() -> None:
     script, denoiser = random_vectors(5, 4, 2), exact_denoiser(UNEVEN, SCHEDULE)
     measured = Sampler(denoiser, DDIM(), 2, [Corruption(0.3)]).sample(ScriptedSpace(script), 0)
     first = step_at(SCHEDULE, vector_space(range(4)), 99, 49)
-    transition = DDIM().transition(denoiser(script[0] + 0.3 * script[1], 99), first)
+    transition = proposed(DDIM(), denoiser(script[0] + 0.3 * script[1], 99), first)
     x = transition.mean + transition.std * script[2]
     torch.testing.assert_close(measured, denoiser(x + 0.3 * script[3], 49).x0)
 
@@ -39,7 +39,7 @@ def test_every_step_is_corrupted_afresh() -> None:
 def test_drift_scales_the_result_of_every_step() -> None:
     script, denoiser = random_vectors(2, 4, 2), exact_denoiser(UNEVEN, SCHEDULE)
     measured = Sampler(denoiser, DDIM(), 2, [Drift(-0.1)]).sample(ScriptedSpace(script), 0)
-    transition = DDIM().transition(denoiser(script[0], 99), step_at(SCHEDULE, vector_space(range(4)), 99, 49))
+    transition = proposed(DDIM(), denoiser(script[0], 99), step_at(SCHEDULE, vector_space(range(4)), 99, 49))
     x = 0.9 * (transition.mean + transition.std * script[1])
     torch.testing.assert_close(measured, 0.9 * denoiser(x, 49).x0)
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from gaussian_mixture import GaussianMixture
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, proposed, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, ImageSpace, LinearSchedule, Sampler, Step
+from tag_lightning.diffusion import DDIM, ImageSpace, LinearSchedule, Proposal, Sampler, Step
 from tag_lightning.guidance import DPS, Condition, JointCondition, residual_norm
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
@@ -39,16 +39,17 @@ def closed_form_gradient(x: Tensor, timestep: int) -> Tensor:
 
 
 def shift_of(guidance: DPS, x: Tensor, step: Step) -> Tensor:
-    """What ``advance`` adds, computed as the sampler does."""
+    """What ``propose`` adds, computed as the sampler does."""
     leaf = x.detach().requires_grad_(True)
     prediction = exact_denoiser(DATA, SCHEDULE)(leaf, step.timestep)
-    return guidance.advance(torch.zeros_like(x), leaf, prediction, step)
+    nothing = Proposal(torch.zeros_like(x), 0.0, torch.zeros_like(x))
+    return guidance.propose(nothing, leaf, prediction, step).sample
 
 
 @pytest.mark.parametrize("timestep", [10, 50, 99])
 def test_shift_is_the_closed_form(timestep: int) -> None:
     x, step = random_vectors(6, 3), step_at(SCHEDULE, vector_space(range(6), 3), timestep, timestep - 10)
-    ratio = step.next_alpha_cumprod / step.alpha_cumprod
+    ratio = step.next_alpha_bar / step.alpha_bar
     expected = SCALE * math.sqrt(ratio) * closed_form_gradient(x, timestep)
     torch.testing.assert_close(shift_of(DPS(CONDITION, SCALE), x, step), expected, rtol=1e-9, atol=1e-9)
 
@@ -76,7 +77,7 @@ def test_two_whole_steps_by_hand() -> None:
     x, powers = script[0], [*SCHEDULE.alphas_cumprod[[99, 49]].tolist(), 1.0]
     for k, timestep in enumerate((99, 49)):
         step = step_at(SCHEDULE, vector_space(range(6), 3), timestep, (49, None)[k])
-        transition = DDIM(eta=1.0).transition(exact_denoiser(DATA, SCHEDULE)(x, timestep), step)
+        transition = proposed(DDIM(eta=1.0), exact_denoiser(DATA, SCHEDULE)(x, timestep), step)
         noise = script[1] if k == 0 else torch.zeros_like(x)
         shift = SCALE * math.sqrt(powers[k + 1] / powers[k]) * closed_form_gradient(x, timestep)
         x = transition.mean + transition.std * noise + shift

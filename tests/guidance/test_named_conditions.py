@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.diffusion import Run
 from tag_lightning.guidance import DPS, Condition, JointCondition, SquaredError, TemporalAlignment
 
 X0 = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
@@ -30,41 +31,43 @@ def test_squared_error_counts_in_spreads() -> None:
 
 
 def test_a_name_takes_that_condition() -> None:
-    assert DPS("mu").bind(conditions=OFFERED).condition is MU
+    assert DPS("mu").for_run(Run(conditions=OFFERED)).condition is MU
 
 
 @pytest.mark.parametrize("names", [["alpha", "mu"], None])
 def test_several_names_or_none_sum_the_log_likelihoods(names: list[str] | None) -> None:
-    bound = DPS(names).bind(conditions=OFFERED)
+    bound = DPS(names).for_run(Run(conditions=OFFERED))
     assert isinstance(bound.condition, JointCondition)
     torch.testing.assert_close(bound.log_likelihood(X0), ALPHA.log_likelihood(X0) + MU.log_likelihood(X0))
 
 
 def test_a_condition_that_was_given_stays() -> None:
-    assert DPS(MU).bind(conditions={"alpha": ALPHA}).condition is MU
+    assert DPS(MU).for_run(Run(conditions={"alpha": ALPHA})).condition is MU
 
 
-def test_binding_again_takes_the_targets_of_the_next_chunk() -> None:
+def test_another_run_takes_the_targets_of_the_next_chunk() -> None:
     template = DPS("alpha")
-    template.bind(conditions=OFFERED)
+    template.for_run(Run(conditions=OFFERED))
     other = Condition(Column(0), torch.zeros(3), SquaredError(2.0))
-    assert template.bind(conditions={"alpha": other}).condition is other
+    assert template.for_run(Run(conditions={"alpha": other})).condition is other
     assert template.condition == "alpha"
 
 
-@pytest.mark.parametrize(("offered", "message"), [(OFFERED, "offers alpha, mu"), ({}, r"none: set sampling\.guide")])
+@pytest.mark.parametrize(("offered", "message"), [(OFFERED, "offers alpha, mu"), ({}, "offers none at all")])
 def test_an_unknown_name_is_refused(offered: dict[str, Condition], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DPS("gap").bind(conditions=offered)
+        DPS("gap").for_run(Run(conditions=offered))
 
 
 def test_names_are_found_where_tag_looks_ahead() -> None:
-    bound = TemporalAlignment(nn.Identity(), conditions=[DPS("mu")]).bind(conditions=OFFERED)
+    bound = TemporalAlignment(nn.Identity(), conditions=[DPS("mu")]).for_run(Run(conditions=OFFERED))
     assert bound.conditions[0].condition is MU
 
 
 def test_a_name_alone_guides_nothing() -> None:
-    with pytest.raises(ValueError, match="knows only the name of its condition, 'mu'"):
+    with pytest.raises(ValueError, match="has only the name of its condition, 'mu'"):
         DPS("mu").log_likelihood(X0)
     with pytest.raises(ValueError, match="has no condition"):
-        DPS().bind(conditions={}).log_likelihood(X0)
+        DPS().log_likelihood(X0)
+    with pytest.raises(ValueError, match=r"DPS has no condition: pass condition=\.\.\., or give the run a guide"):
+        DPS().for_run(Run())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from gaussian_mixture import ExactTimePosterior, GaussianMixture, time_linked_score
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, proposed, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, ImageSpace, LinearSchedule, Prediction, Sampler, Step
@@ -46,8 +46,8 @@ def test_two_whole_steps_by_hand() -> None:
         omega = 0.5 * (1 - SCHEDULE.alphas_cumprod[timestep])
         return x + omega * time_linked_score(UNEVEN, SCHEDULE, x, timestep)
 
-    transition = DDIM().transition(
-        DENOISER(corrected(script[0], 99), 99), step_at(SCHEDULE, vector_space(range(6)), 99, 49)
+    transition = proposed(
+        DDIM(), DENOISER(corrected(script[0], 99), 99), step_at(SCHEDULE, vector_space(range(6)), 99, 49)
     )
     x = transition.mean + transition.std * script[1]
     torch.testing.assert_close(measured, DENOISER(corrected(x, 49), 49).x0, rtol=1e-8, atol=1e-8)
@@ -58,7 +58,7 @@ def test_after_the_step_it_corrects_at_the_timestep_reached_and_not_at_the_data(
     script = random_vectors(2, 6, 2)
     alignment = TemporalAlignmentAfterStep(POSTERIOR, NoiseProportionalStrength(0.5))
     measured = Sampler(DENOISER, DDIM(), 2, [alignment]).sample(ScriptedSpace(script), 0)
-    transition = DDIM().transition(DENOISER(script[0], 99), step_at(SCHEDULE, vector_space(range(6)), 99, 49))
+    transition = proposed(DDIM(), DENOISER(script[0], 99), step_at(SCHEDULE, vector_space(range(6)), 99, 49))
     x = transition.mean + transition.std * script[1]
     x = x + 0.5 * (1 - SCHEDULE.alphas_cumprod[49]) * time_linked_score(UNEVEN, SCHEDULE, x, 49)
     torch.testing.assert_close(measured, DENOISER(x, 49).x0, rtol=1e-8, atol=1e-8)

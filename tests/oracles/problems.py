@@ -8,7 +8,18 @@ import torch
 from gaussian_mixture import ExactDenoiser, GaussianMixture
 from torch import Tensor
 
-from tag_lightning.diffusion import Denoiser, ImageSpace, LinearSchedule, NoiseSchedule, SampleNoise, Space, Step
+from tag_lightning.diffusion import (
+    Denoiser,
+    ImageSpace,
+    LinearSchedule,
+    NoiseSchedule,
+    Prediction,
+    Proposal,
+    SampleNoise,
+    Solver,
+    Space,
+    Step,
+)
 
 TOY = GaussianMixture([1, 1], [[10, 10], [-10, -10]], [1, 1])
 """The data of the toy experiment of arXiv 2510.11057."""
@@ -53,7 +64,16 @@ def step_at(schedule: NoiseSchedule, space: Space, timestep: int, next_timestep:
     powers = schedule.alphas_cumprod.tolist()
     next_power = 1.0 if next_timestep is None else powers[next_timestep]
     source = SampleNoise(0, space.indices, stream=1)
-    return Step(index, timestep, next_timestep, powers[timestep], next_power, space, source)
+    return Step(index, timestep, next_timestep, powers[timestep], next_power, len(powers), space, source)
+
+
+def proposed(solver: Solver, prediction: Prediction, step: Step) -> Proposal:
+    """The proposal of a solver that asks neither for the sample nor for further predictions."""
+
+    def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+        raise AssertionError("one prediction is enough")
+
+    return solver.propose(torch.full_like(prediction.x0, torch.nan), prediction, step, predict)
 
 
 def random_vectors(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:

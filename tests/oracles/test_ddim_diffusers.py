@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, proposed, random_vectors, step_at, vector_space
 from torch import Tensor
 
 from tag_lightning.diffusion import DDIM, CosineSchedule, Denoiser, LinearSchedule, NoiseSchedule, Sampler
@@ -72,6 +72,6 @@ def test_eta_one_is_the_posterior_of_ddpm(timestep: int) -> None:
     prediction = denoiser(x, timestep)
     mean = math.sqrt(a_next) * (1 - alpha) / (1 - a) * prediction.x0 + math.sqrt(alpha) * (1 - a_next) / (1 - a) * x
     step = step_at(schedule, vector_space(range(8)), timestep, timestep - 1)
-    transition = DDIM(1.0).transition(prediction, step)
+    transition = proposed(DDIM(1.0), prediction, step)
     torch.testing.assert_close(transition.mean, mean, rtol=1e-9, atol=1e-9)
     assert transition.std == pytest.approx(math.sqrt((1 - a_next) / (1 - a) * (1 - alpha)))

@@ -11,9 +11,10 @@ from tag_lightning.diffusion import (
     LinearSchedule,
     Predict,
     Prediction,
+    Proposal,
+    SampleNoise,
     Sampler,
     Step,
-    Transition,
 )
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
@@ -35,9 +36,33 @@ class Diary(Guidance):
         self.pages.append(f"denoise {self.name}")
         return prediction._replace(epsilon=self.factor * prediction.epsilon + self.shift)
 
-    def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        self.pages.append(f"advance {self.name}")
-        return x_next
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        self.pages.append(f"propose {self.name}")
+        return proposal
+
+
+class Recorder(DDIM):
+    """Keeps the predictions that reach the solver."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predictions: list[Prediction] = []
+
+    def propose(self, x: Tensor, prediction: Prediction, step: Step, predict: Predict) -> Proposal:
+        self.predictions.append(prediction)
+        return super().propose(x, prediction, step, predict)
+
+
+def recorded(*guidance: Guidance) -> Prediction:
+    """The prediction that reaches the solver in the first step."""
+    solver = Recorder()
+    Sampler(exact_denoiser(UNEVEN, SCHEDULE), solver, 1, guidance).sample(vector_space(range(3)), seed=0)
+    return solver.predictions[0]
+
+
+def first_noise() -> Tensor:
+    """The samples that the first step denoises."""
+    return vector_space(range(3)).noise(SampleNoise(0, range(3)))
 
 
 def sample_once(*guidance: Guidance, num_steps: int = 1) -> Tensor:
@@ -48,20 +73,12 @@ def sample_once(*guidance: Guidance, num_steps: int = 1) -> Tensor:
 def test_hooks_run_in_list_order() -> None:
     pages: list[str] = []
     sample_once(Diary("a", pages), Diary("b", pages))
-    assert pages == ["correct a", "correct b", "denoise a", "denoise b", "advance a", "advance b"]
+    assert pages == ["correct a", "correct b", "denoise a", "denoise b", "propose a", "propose b"]
 
 
-def test_later_guidance_acts_on_what_earlier_guidance_predicts() -> None:
-    seen: list[Prediction] = []
-
-    class Look(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            seen.append(prediction)
-            return x_next
-
-    sample_once(Look())
-    sample_once(Diary("a", [], factor=2.0), Diary("b", [], shift=1.0), Look())
-    torch.testing.assert_close(seen[1].epsilon, 2 * seen[0].epsilon + 1)
+def test_the_solver_gets_what_later_guidance_makes_of_earlier_predictions() -> None:
+    plain, marked = (recorded(*guidance) for guidance in ([], [Diary("a", [], factor=2.0), Diary("b", [], shift=1.0)]))
+    torch.testing.assert_close(marked.epsilon, 2 * plain.epsilon + 1)
 
 
 def test_corrections_see_the_denoiser_as_wrapped_by_the_guidance_before() -> None:
@@ -84,40 +101,30 @@ def test_a_prediction_at_another_timestep_reaches_the_guidance_before_as_such() 
 
     class Inner(Guidance):
         def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-            seen.append((step.timestep, step.alpha_cumprod))
+            seen.append((step.timestep, step.alpha_bar))
             return predict(x, step.timestep)
 
     class Elsewhere(Guidance):
         def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
             return predict(x, 12)
 
-    found: list[Prediction] = []
-
-    class Compare(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            found.extend([prediction, exact_denoiser(UNEVEN, SCHEDULE)(x, 12)])
-            return x_next
-
-    sample_once(Inner(), Elsewhere(), Compare())
+    prediction = recorded(Inner(), Elsewhere())
     assert seen == [(12, float(SCHEDULE.alphas_cumprod[12]))]
-    torch.testing.assert_close(found[0].epsilon, found[1].epsilon)
+    x = first_noise()
+    torch.testing.assert_close(prediction.epsilon, exact_denoiser(UNEVEN, SCHEDULE)(x, 12).epsilon)
 
 
-def test_advance_is_chained_and_draw_comes_before_it() -> None:
-    class Constant(Guidance):
-        def draw(self, transition: Transition, noise: Tensor, step: Step) -> Tensor:
-            return torch.full_like(transition.mean, 4.0)
-
+def test_proposals_are_chained() -> None:
     class Add(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            return x_next + 1
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            return proposal.moved(torch.ones_like(x))
 
-    class Double(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            return 2 * x_next
+    class Fixed(Guidance):
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            return Proposal(torch.full_like(x, 4.0), 0.5, torch.full_like(x, 2.0))
 
-    assert sample_once(Add(), Double(), Constant()).unique().tolist() == [10]
-    assert sample_once(Double(), Add(), Constant()).unique().tolist() == [9]
+    assert sample_once(Fixed(), Add()).unique().tolist() == [6]
+    assert sample_once(Add(), Fixed()).unique().tolist() == [5]
 
 
 @pytest.mark.parametrize("needs_grad", [False, True])
@@ -125,9 +132,9 @@ def test_the_graph_of_the_prediction_is_recorded_only_when_asked_for(needs_grad:
     seen: list[tuple[bool, bool, bool]] = []
 
     class Look(Guidance):
-        def advance(self, x_next: Tensor, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            seen.append((x.is_leaf and x.requires_grad, prediction.x0.requires_grad, x_next.requires_grad))
-            return x_next
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            seen.append((x.is_leaf and x.requires_grad, prediction.x0.requires_grad, proposal.mean.requires_grad))
+            return proposal
 
     look = Look()
     look.needs_grad = needs_grad

@@ -1,0 +1,98 @@
+"""The contract between the reverse loop and guidance: three hooks, in the order in which a step runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+from tag_lightning.diffusion.denoiser import Prediction
+from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, inside_interval, require_interval
+
+
+class Predict(Protocol):
+    """The denoiser as wrapped by the guidance earlier in the list; may be called under grad."""
+
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+        """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that guidance may leave open until it knows the run.
+
+    Attributes:
+        predictor: Time predictor of noisy samples.
+        conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
+        strength: Strength of TAG for those that state none (``tag_lightning.guidance.Strength`` or a number).
+    """
+
+    predictor: nn.Module | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    strength: Any = None
+
+
+class Guidance:
+    """A change to the reverse process; each hook leaves it alone unless a subclass overrides it.
+
+    Hooks run in list order. Guidance objects are not changed by sampling: memory from step to step goes into
+    ``step.state``, which is empty at the start of every run.
+
+    Args:
+        start: Noisiest timestep at which this guidance acts; None is T-1.
+        stop: Cleanest timestep at which it acts; None is 0.
+
+    Attributes:
+        needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
+            in the steps in which such a guidance acts, and only there.
+        recurrence: Recurrence that the method is published with; a sampler told nothing else uses it.
+
+    Raises:
+        ValueError: If ``start`` is below ``stop``, or one is negative.
+    """
+
+    needs_grad: bool = False
+    recurrence: Recurrence | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    def __init__(self, start: int | None = None, stop: int | None = None) -> None:
+        require_interval(start, stop)
+        self.start = start
+        self.stop = stop
+
+    def acts(self, step: Step) -> bool:
+        """Whether the hooks run at this step."""
+        return inside_interval(step.timestep, self.start, self.stop)
+
+    def for_run(self, run: Run) -> Self:
+        """This guidance with everything it left open taken from the run.
+
+        Raises:
+            ValueError: If the run lacks something; names it.
+        """
+        return self
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        """Move the noisy samples ``x [B, ...]`` before they are denoised."""
+        return x
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        """Predict for ``x [B, ...]`` at ``step.timestep``, usually by calling ``predict``."""
+        return predict(x, step.timestep)
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        """Change the proposed next samples.
+
+        Args:
+            proposal: The solver's proposal for ``step.next_timestep``, changed by the guidance earlier in the list.
+            x: The samples that were denoised, ``[B, ...]``; a leaf that requires grad if a guidance of this step has
+                ``needs_grad``.
+            prediction: The denoiser's own prediction for ``x``, unclipped, with its graph if a guidance of this step
+                has ``needs_grad``, even if another guidance replaced it for the solver.
+            step: The step taken.
+        """
+        return proposal
