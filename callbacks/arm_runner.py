@@ -181,7 +181,8 @@ class _Gauge:
     def observe(self, x: Tensor, step: Step) -> None:
         assert self.predictor is not None
         started = _now(self.device)
-        logits = step.require_finite(self.predictor(x, **step.space.inputs), "the Time-Gap's predictor")
+        logits = self.predictor(x, **step.space.inputs)
+        step.checks.require_finite(step.timestep, **{"the_time-gap_predictor": logits})
         # A sample that is lost is at no timestep; where such are kept, the mean is over the others.
         lost = ~logits.isfinite().all(1)
         gaps = time_gap(torch.where(lost[:, None], 0, logits), step.timestep).double()

@@ -1,9 +1,15 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction, PredictionType
-from tag_lightning.diffusion.finiteness import DeferredChecks, NonFiniteError, require_finite
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
-from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, per_sample
+from tag_lightning.diffusion.reverse_process import (
+    DeferredChecks,
+    NonFiniteError,
+    Proposal,
+    Recurrence,
+    Step,
+    per_sample,
+)
 from tag_lightning.diffusion.sampler import Observer, Sampler
 from tag_lightning.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, PolynomialSchedule
 from tag_lightning.diffusion.solvers import DDIM, DPMSolverPlusPlus, DPMSolverPlusPlusSDE, Solver
@@ -38,5 +44,4 @@ __all__ = [
     "Step",
     "centred",
     "per_sample",
-    "require_finite",
 ]

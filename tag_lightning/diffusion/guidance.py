@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor, nn
 
 from tag_lightning.diffusion.denoiser import Prediction
-from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, inside_interval, require_interval
+from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, require_interval
 
 
 class Predict(Protocol):
@@ -64,9 +64,9 @@ class Guidance:
         self.start = start
         self.stop = stop
 
-    def acts(self, step: Step) -> bool:
-        """Whether the hooks run at this step."""
-        return inside_interval(step.timestep, self.start, self.stop)
+    def acts(self, timestep: int) -> bool:
+        """Whether the hooks run at this training timestep: ``stop <= timestep <= start``."""
+        return (self.start is None or timestep <= self.start) and (self.stop is None or timestep >= self.stop)
 
     def for_run(self, run: Run) -> Self:
         """This guidance with everything it left open taken from the run.

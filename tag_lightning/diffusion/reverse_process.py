@@ -1,14 +1,66 @@
-"""The reverse process: one step, the sample proposed for its end, and how often it is repeated."""
+"""The reverse process: one step, the checks on the way, the sample proposed for its end, and its repetition."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from tag_lightning.diffusion.finiteness import DeferredChecks
 from tag_lightning.diffusion.spaces import SampleNoise, Space
+
+
+class NonFiniteError(FloatingPointError):
+    """A network returned NaN or infinity while sampling."""
+
+
+class DeferredChecks:
+    """Checks whose outcome stays on the device until ``settle`` reads all of them in one transfer.
+
+    Reading a flag from a GPU waits for everything queued before it, so a check per network call would cost more
+    than the call's own overhead.
+
+    Args:
+        keep_nonfinite: Let samples become NaN or infinite. Samples of a batch do not interact, so the others are
+            unaffected.
+    """
+
+    def __init__(self, keep_nonfinite: bool = False) -> None:
+        self.keep_nonfinite = keep_nonfinite
+        self._open: list[tuple[Tensor, Callable[[], Exception]]] = []
+
+    def require(self, good: Tensor, error: Callable[[], Exception]) -> None:
+        """Raise ``error()`` at the next ``settle`` unless every entry of ``good`` is True."""
+        self._open.append((good.logical_not().any(), error))
+
+    def require_finite(self, timestep: int, **values: Tensor) -> None:
+        """Raise at the next ``settle`` if NaN or infinity is among ``values``, unless those are kept.
+
+        Args:
+            timestep: Training timestep of the samples.
+            **values: Tensors ``[B, ...]`` by their origin as the error names it, underscores for spaces.
+        """
+        for name, tensor in values.items() if not self.keep_nonfinite else ():
+            finite = torch.isfinite(tensor.detach()).reshape(len(tensor), -1).all(1)
+            error = partial(_nonfinite, finite, name.replace("_", " "), timestep)
+            self._open.append((finite.logical_not().any(), error))
+
+    def settle(self) -> None:
+        """Raise the error of the first check that failed.
+
+        Raises:
+            NonFiniteError: Names the origin, the number of samples and the timestep.
+        """
+        checks, self._open = self._open, []
+        if not checks:
+            return
+        failed = torch.stack([flag for flag, _ in checks]).tolist()
+        for (_, error), bad in zip(checks, failed, strict=True):
+            if bad:
+                raise error()
 
 
 @dataclass(frozen=True)
@@ -27,7 +79,7 @@ class Step:
         noise_source: Noise stream that no other guidance draws from.
         pass_index: Number of times this step was already taken (recurrence), 0 at first.
         state: Memory of this guidance or solver alone, empty at the first step of every run.
-        checks: Checks that are read together, see ``require_finite``.
+        checks: Checks that are read together at some later step.
     """
 
     index: int
@@ -45,10 +97,6 @@ class Step:
     def noise(self) -> Tensor:
         """Fresh standard normal noise of the space, ``[B, ...]``."""
         return self.space.noise(self.noise_source)
-
-    def require_finite(self, values: Tensor, what: str) -> Tensor:
-        """Return ``values [B, ...]`` and note for later whether one is NaN or infinite, see ``DeferredChecks``."""
-        return self.checks.require_finite(values, what, self.timestep)
 
     def reached(self) -> Step:
         """The step as seen from its end, for corrections made after it.
@@ -108,7 +156,8 @@ class Recurrence:
 
     def passes_at(self, timestep: int) -> int:
         """The number of times the step at ``timestep`` is taken."""
-        return self.passes if inside_interval(timestep, self.start, self.stop) else 1
+        inside = (self.start is None or timestep <= self.start) and (self.stop is None or timestep >= self.stop)
+        return self.passes if inside else 1
 
 
 def require_interval(start: int | None, stop: int | None) -> None:
@@ -126,13 +175,15 @@ def require_interval(start: int | None, stop: int | None) -> None:
         )
 
 
-def inside_interval(timestep: int, start: int | None, stop: int | None) -> bool:
-    """Whether ``stop <= timestep <= start``; None leaves a side open."""
-    return (start is None or timestep <= start) and (stop is None or timestep >= stop)
-
-
 def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
     """``values [B]`` shaped to multiply ``like [B, ...]``; a number stays as it is."""
     if isinstance(values, Tensor) and values.ndim == 1:
         return values.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
     return values
+
+
+def _nonfinite(finite: Tensor, what: str, timestep: int) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} returned NaN or infinity at timestep {timestep} for {int((~finite).sum())} of {len(finite)} samples; "
+        "check the weights or, if guidance moves the samples, lower its scale or strength"
+    )

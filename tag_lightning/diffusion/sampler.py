@@ -6,17 +6,16 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
-from tag_lightning.diffusion.finiteness import DeferredChecks
 from tag_lightning.diffusion.guidance import Guidance, Predict
-from tag_lightning.diffusion.reverse_process import Recurrence, Step, per_sample
+from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step, per_sample
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import SampleNoise, Space
 
@@ -106,7 +105,7 @@ class Sampler:
 
     def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
         noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
-        members = list(_members(self.guidance, seed, space.indices))
+        members = list(_members(self.guidance, self.timesteps, seed, space.indices))
         x = space.noise(noise)
         for first, passes in zip(self._steps(space, noise, checks), self.passes, strict=True):
             for step in (replace(first, pass_index=k) for k in range(passes)):
@@ -116,7 +115,7 @@ class Sampler:
                 x = self._reverse(x, step, members, observers)
             if first.index % _STEPS_BETWEEN_CHECKS == 0:
                 checks.settle()
-        first.require_finite(x, "the last reverse step")
+        checks.require_finite(first.timestep, the_last_reverse_step=x)
         checks.settle()
         return space.clip(x)
 
@@ -129,23 +128,27 @@ class Sampler:
             yield Step(index, timestep, after, *levels, len(alpha_bars) - 1, space, noise, state=state, checks=checks)
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
-        acting = [(m.guidance, m.view(step)) for m in members if m.guidance.acts(step)]
-        own = _OwnPrediction(self.denoiser, step, self._alpha_bars)
-        predict: Predict = own
-        for guidance, view in acting:
-            x = step.space.project(guidance.correct(x, view, predict))
-            predict = partial(self._wrapped, guidance, view, predict)
+        acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
+        predict: Predict = (own := _OwnPrediction(self.denoiser, step, self._alpha_bars))
+        for member, view in acting:
+            if "correct" in member.hooks:
+                x = step.space.project(member.guidance.correct(x, view, predict))
+            if "denoise" in member.hooks:
+                predict = partial(self._wrapped, member.guidance, view, predict)
         for observe in observers:
             observe(x, step)
         own.first = None
-        needs_grad = any(guidance.needs_grad for guidance, _ in acting)
+        needs_grad = any(member.guidance.needs_grad for member, _ in acting)
         x = x.detach().requires_grad_(needs_grad)
         with torch.set_grad_enabled(needs_grad):
             prediction = predict(x, step.timestep)
-        step.require_finite(prediction.epsilon, "the denoiser")
-        proposal = self.solver.propose(x.detach(), _clipped(prediction.detach(), step), step, predict)
-        for guidance, view in acting:
-            proposal = guidance.propose(proposal, x, own.of(x), view)
+        step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
+        proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
+        if own.first is None or (needs_grad and not own.first.x0.requires_grad):
+            own.renew(x)
+        for member, view in acting:
+            if "propose" in member.hooks:
+                proposal = member.guidance.propose(proposal, x, own.first, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
@@ -163,27 +166,28 @@ class Sampler:
         return self.denoiser.schedule.alphas_cumprod.tolist()
 
 
-@dataclass
-class _Member:
-    """A guidance during one run, with its own noise and memory."""
+class _Member(NamedTuple):
+    """A guidance during one run: the hooks it overrides, the timesteps at which it acts, its noise and memory."""
 
     guidance: Guidance
+    hooks: frozenset[str]
+    acts: frozenset[int]
     noise: SampleNoise
-    state: dict[str, Any] = field(default_factory=dict)
-
-    def view(self, step: Step) -> Step:
-        """The step as this guidance sees it."""
-        return replace(step, noise_source=self.noise, state=self.state)
+    state: dict[str, Any]
 
 
-def _members(guidances: Sequence[Guidance], seed: int, indices: Sequence[int]) -> Iterator[_Member]:
+def _members(
+    guidances: Sequence[Guidance], timesteps: Sequence[int], seed: int, indices: Sequence[int]
+) -> Iterator[_Member]:
     """Each guidance with a noise stream that depends on its class and its place among its class alone."""
     places: Counter[str] = Counter()
     for guidance in guidances:
-        name = type(guidance).__qualname__
-        stream = 1 + zlib.crc32(f"{name} {places[name]}".encode())
-        places[name] += 1
-        yield _Member(guidance, SampleNoise(seed, indices, stream))
+        kind = type(guidance)
+        stream = 1 + zlib.crc32(f"{kind.__qualname__} {places[kind.__qualname__]}".encode())
+        places[kind.__qualname__] += 1
+        hooks = frozenset(n for n in ("correct", "denoise", "propose") if getattr(kind, n) is not getattr(Guidance, n))
+        acts = frozenset(timestep for timestep in timesteps if guidance.acts(timestep))
+        yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
 
 
 class _OwnPrediction:
@@ -205,25 +209,27 @@ class _OwnPrediction:
             self.first = prediction
         return prediction
 
-    def of(self, x: Tensor) -> Prediction:
-        """The first prediction, or a new one if guidance asked for none that leads back to ``x``."""
-        if self.first is None or (x.requires_grad and not self.first.x0.requires_grad):
-            with torch.set_grad_enabled(x.requires_grad):
-                self.first = self.denoiser(x, self.step.timestep, **self.step.space.inputs)
-        return self.first
+    def renew(self, x: Tensor) -> None:
+        """Predict for ``x`` anew: guidance asked for no prediction, or for none that leads back to ``x``."""
+        with torch.set_grad_enabled(x.requires_grad):
+            self.first = self.denoiser(x, self.step.timestep, **self.step.space.inputs)
 
 
 def _clipped(prediction: Prediction, step: Step) -> Prediction:
-    """The prediction with ``x0`` inside the range of the space and ``epsilon`` moved along.
+    """The prediction without its graph, ``x0`` inside the range of the space and ``epsilon`` moved along.
 
     ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``, so that a
     prediction made at another level than the step's keeps its epsilon.
     """
+    prediction = prediction._replace(epsilon=prediction.epsilon.detach(), x0=prediction.x0.detach())
     x0 = step.space.clip(prediction.x0)
     if x0 is prediction.x0:
         return prediction
     a = step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
-    epsilon = prediction.epsilon + per_sample((a / (1 - a)) ** 0.5, x0) * (prediction.x0 - x0)
+    ratio = (a / (1 - a)) ** 0.5
+    if isinstance(ratio, Tensor):
+        ratio = per_sample(ratio, x0)
+    epsilon = prediction.epsilon + ratio * (prediction.x0 - x0)
     return prediction._replace(epsilon=epsilon, x0=x0)
 
 

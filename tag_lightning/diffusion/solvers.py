@@ -47,7 +47,8 @@ class DDIM(Solver):
         a, a_next = step.alpha_bar, step.next_alpha_bar
         std = self.eta * math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
         direction = math.sqrt(max(0.0, 1 - a_next - std**2))
-        return _proposal(math.sqrt(a_next) * prediction.x0 + direction * prediction.epsilon, std, step)
+        mean = math.sqrt(a_next) * prediction.x0 + direction * prediction.epsilon
+        return Proposal(mean, std, step.noise() if std > 0 else torch.zeros_like(mean))
 
 
 class DPMSolverPlusPlus(Solver):
@@ -61,7 +62,8 @@ class DPMSolverPlusPlus(Solver):
         x0, std = self._extrapolated(prediction.x0, step), self._std(step)
         decay = math.sqrt(max(0.0, 1 - step.next_alpha_bar - std**2)) / math.sqrt(1 - step.alpha_bar)
         weight = math.sqrt(step.next_alpha_bar) - decay * math.sqrt(step.alpha_bar)
-        return _proposal(decay * x + weight * x0, std, step)
+        mean = decay * x + weight * x0
+        return Proposal(mean, std, step.noise() if std > 0 else torch.zeros_like(mean))
 
     def _std(self, step: Step) -> float:
         return 0.0
@@ -89,7 +91,3 @@ class DPMSolverPlusPlusSDE(DPMSolverPlusPlus):
 
 def _half_log_snr(alpha_bar: float) -> float:
     return math.inf if alpha_bar >= 1 else 0.5 * math.log(alpha_bar / (1 - alpha_bar))
-
-
-def _proposal(mean: Tensor, std: float, step: Step) -> Proposal:
-    return Proposal(mean, std, step.noise() if std > 0 else torch.zeros_like(mean))

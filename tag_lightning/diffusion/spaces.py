@@ -51,10 +51,12 @@ class Space(ABC):
     Attributes:
         indices: Global index of each sample, which seeds its noise.
         inputs: Keyword arguments of networks beside the sample and its timestep.
+        degrees_of_freedom: Number of independent coordinates of each sample, ``[B]``.
     """
 
     indices: Sequence[int]
     inputs: Mapping[str, Tensor]
+    degrees_of_freedom: Tensor
 
     @abstractmethod
     def noise(self, source: SampleNoise) -> Tensor:
@@ -67,11 +69,6 @@ class Space(ABC):
     @abstractmethod
     def clip(self, x0: Tensor) -> Tensor:
         """The clean sample ``x0 [B, ...]`` inside the range of the data."""
-
-    @property
-    @abstractmethod
-    def degrees_of_freedom(self) -> Tensor:
-        """Independent coordinates of each sample, ``[B]``."""
 
 
 class BoxSpace(Space):
@@ -99,6 +96,7 @@ class BoxSpace(Space):
         self.device = torch.device(device)
         self.dtype = dtype
         self.clip_range = clip_range
+        self.degrees_of_freedom = torch.full((len(indices),), float(np.prod(shape)), device=device, dtype=dtype)
 
     def noise(self, source: SampleNoise) -> Tensor:
         rows = source.normal([self.shape] * len(self.indices))
@@ -109,10 +107,6 @@ class BoxSpace(Space):
 
     def clip(self, x0: Tensor) -> Tensor:
         return x0 if self.clip_range is None else x0.clamp(*self.clip_range)
-
-    @property
-    def degrees_of_freedom(self) -> Tensor:
-        return torch.full((len(self.indices),), float(np.prod(self.shape)), device=self.device, dtype=self.dtype)
 
 
 class ImageSpace(BoxSpace):
@@ -176,6 +170,7 @@ class PointCloudSpace(Space):
         counts = torch.tensor(self.sizes, device=device)
         self.mask = torch.arange(width, device=device) < counts[:, None]
         self.inputs = {"mask": self.mask}
+        self.degrees_of_freedom = (3 * (counts - 1) + num_features * counts).to(dtype)
 
     def noise(self, source: SampleNoise) -> Tensor:
         # Drawn point by point, so that a sample's noise does not depend on the padding.
@@ -190,11 +185,6 @@ class PointCloudSpace(Space):
 
     def clip(self, x0: Tensor) -> Tensor:
         return x0
-
-    @property
-    def degrees_of_freedom(self) -> Tensor:
-        counts = self.mask.sum(1).to(self.dtype)
-        return 3 * (counts - 1) + self.num_features * counts
 
 
 def centred(x: Tensor, mask: Tensor) -> Tensor:

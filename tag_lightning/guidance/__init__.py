@@ -1,7 +1,13 @@
 """Guidance of the reverse process, one idea per file, without data sets or Lightning."""
 
-from tag_lightning.guidance.base import ConditionedGuidance, Guidance
-from tag_lightning.guidance.conditions import Condition, JointCondition, SquaredError, residual_norm
+from tag_lightning.diffusion import Guidance
+from tag_lightning.guidance.conditions import (
+    Condition,
+    ConditionedGuidance,
+    JointCondition,
+    SquaredError,
+    residual_norm,
+)
 from tag_lightning.guidance.corruption import Corruption, Drift
 from tag_lightning.guidance.strengths import (
     ConstantStrength,

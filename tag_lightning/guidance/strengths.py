@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import NonFiniteError, Step, per_sample
+from tag_lightning.diffusion import NonFiniteError, Step
 
 
 class Evidence(NamedTuple):
@@ -149,7 +149,7 @@ def omega(rule: StrengthRule, evidence: Evidence, step: Step) -> Tensor | float:
     # Nothing can be asked of a sample that is lost already.
     good = ((values >= 0) & values.isfinite()) | ~evidence.nll.isfinite()
     step.checks.require(good, lambda: _refused(where, values[~good][0].item()))
-    return per_sample(values, evidence.score)
+    return values.reshape(-1, *(1,) * (evidence.score.ndim - 1))
 
 
 def _refused(where: str, value: float) -> Exception:

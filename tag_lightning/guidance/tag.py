@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DeferredChecks, Guidance, Predict, Prediction, Proposal, Run, Step
-from tag_lightning.guidance.base import ConditionedGuidance
+from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
 
 
@@ -54,7 +54,8 @@ class TemporalAlignment(Guidance):
         if self._strength_is_open and run.strength is not None:
             ready.strength = as_rule(run.strength)
         ready.conditions = tuple(condition.for_run(run) for condition in self.conditions)
-        ready._required_predictor()
+        if ready.predictor is None:
+            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
         return ready
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -73,10 +74,11 @@ class TemporalAlignment(Guidance):
         """
         with torch.inference_mode(False):  # inference tensors, which autograd refuses, can be cloned outside it
             given = {name: value.clone() for name, value in (inputs or {}).items()}
-            checks = DeferredChecks()
-            _, score = self._nll_and_score(x.clone(), timestep, given, checks)
-            checks.settle()
-            return score
+            logits, score = self._logits_and_score(x.clone(), timestep, given)
+        checks = DeferredChecks()
+        checks.require_finite(timestep, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
+        checks.settle()
+        return score
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         moved = x
@@ -86,39 +88,34 @@ class TemporalAlignment(Guidance):
         return x + omega(self.strength, evidence, step) * evidence.score
 
     def evidence(self, x: Tensor, step: Step) -> Evidence:
-        """What the predictor says about noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
-        nll, score = self._nll_and_score(x, step.timestep, step.space.inputs, step.checks, step.num_timesteps)
-        return Evidence(nll, step.space.project(score), self._typical_nll(step))
+        """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
+        t = step.timestep
+        logits, score = self._logits_and_score(x, t, step.space.inputs, step.num_timesteps)
+        step.checks.require_finite(t, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
+        if "typical_nll" not in step.state:  # read once per run, since it waits for the device
+            typical = getattr(self.predictor, "typical_nll", None)
+            measured = [] if typical is None else (~typical.isnan()).tolist()
+            step.state["typical_nll"] = {k: typical[k] for k, known in enumerate(measured) if known}
+        nll = -logits.log_softmax(1)[:, t]
+        return Evidence(nll, step.space.project(score), step.state["typical_nll"].get(t))
 
-    def _nll_and_score(
-        self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor], checks: DeferredChecks, total: int | None = None
+    def _logits_and_score(
+        self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor], num_timesteps: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            logits = checks.require_finite(self._required_predictor()(x, **inputs), "the time predictor", timestep)
-            known = logits.shape[1]
-            if timestep >= known or known != (total or known):
-                where = f"the denoiser has {total}" if total else f"the sample is at {timestep}"
-                raise ValueError(
-                    f"the time predictor knows {known} timesteps but {where}; it must be trained with the schedule of "
-                    "the denoiser"
-                )
-            log_likelihood = logits.log_softmax(1)[:, timestep]
-            (score,) = torch.autograd.grad(log_likelihood.sum(), x)
-        return -log_likelihood.detach(), checks.require_finite(score, "the gradient of the time predictor", timestep)
-
-    def _typical_nll(self, step: Step) -> Tensor | None:
-        typical = getattr(self.predictor, "typical_nll", None)
-        if typical is None:
-            return None
-        if "measured" not in step.state:  # read once per run, since it waits for the device
-            step.state["measured"] = (~typical.isnan()).tolist()
-        return typical[step.timestep] if step.state["measured"][step.timestep] else None
-
-    def _required_predictor(self) -> nn.Module:
         if self.predictor is None:
             raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-        return self.predictor
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            logits = self.predictor(x, **inputs)
+            known = logits.shape[1]
+            if timestep >= known or known != (num_timesteps or known):
+                other = f"the denoiser has {num_timesteps}" if num_timesteps else f"the sample is at {timestep}"
+                raise ValueError(
+                    f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
+                    "the denoiser"
+                )
+            (score,) = torch.autograd.grad(logits.log_softmax(1)[:, timestep].sum(), x)
+        return logits.detach(), score
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
-from tag_lightning.guidance.base import ConditionedGuidance
-from tag_lightning.guidance.conditions import Condition, JointCondition
+from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, JointCondition
 
 
 class DPS(ConditionedGuidance):
@@ -50,10 +49,8 @@ class DPS(ConditionedGuidance):
         return proposal.moved(factor * self.displacement(x, prediction, step))
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return self.scale * self._clipped(self.gradient(x, prediction, step), step)
-
-    def _clipped(self, gradient: Tensor, step: Step) -> Tensor:
-        if self.clip is None:
-            return gradient
-        length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
-        return gradient * per_sample((self.clip / length).clamp(max=1), gradient)
+        gradient = self.gradient(x, prediction, step)
+        if self.clip is not None:
+            length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
+            gradient = gradient * per_sample((self.clip / length).clamp(max=1), gradient)
+        return self.scale * gradient

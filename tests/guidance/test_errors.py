@@ -5,7 +5,7 @@ import torch
 from problems import vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, NonFiniteError, Sampler, require_finite
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, NonFiniteError, Sampler
 from tag_lightning.guidance import DPS, Condition, TemporalAlignment, TemporalAlignmentAfterStep, residual_norm
 
 TARGET = torch.zeros(3, 2)
@@ -111,11 +111,6 @@ def test_the_score_asked_for_alone_fails_the_same_way() -> None:
 def test_errors_are_arithmetic_errors() -> None:
     """So that callers need not know the library to catch them."""
     assert issubclass(NonFiniteError, ArithmeticError)
-
-
-def test_finite_values_pass_through() -> None:
-    values = torch.randn(3, 2, requires_grad=True)
-    assert require_finite(values, "anything", 0) is values
 
 
 @pytest.mark.parametrize(
