@@ -2,75 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from tag_lightning.callbacks.arm_runner import ArmRunner
-from tag_lightning.callbacks.arms import Arm, default_arms, require_names
-from tag_lightning.callbacks.load_task import FeatureChoice, TaskSettings, load_task
-from tag_lightning.callbacks.report import Report
-from tag_lightning.callbacks.results import require_writable
-from tag_lightning.callbacks.sampling_networks import SamplingNetworks, load_denoiser, load_predictors
-from tag_lightning.callbacks.task import ArmResult
 
 from tag_lightning.diffusion import DDIM, Solver
+from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
+from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
+from tag_lightning.evaluation.report import show_pictures, write_pictures
+from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
-from tag_lightning.networks.probe import require_accepts
-from tag_lightning.progress import tracked
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
-# Most samples an arm with `trainer.fast_dev_run`.
+# Most samples per arm with `trainer.fast_dev_run`.
 _TRIAL = 8
 
 
 class GuidedSampling(Callback):
-    """Draws samples in several ways (arms) with the networks as they are now, and reports how good they are.
+    """Compares several ways of sampling (arms) with the networks as they are now, see ``evaluation.compare``.
 
-    Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Each arm
-    gets the same noise and the same targets, sample by sample, whatever the number of processes. Logs
-    ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps) and ``<arm>/seconds`` (per
-    sample); writes ``results.json``, sample grids and Time-Gap curves to the run's folder and TensorBoard.
+    Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Logs
+    ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps), ``<arm>/seconds`` (per sample) and
+    whatever else the task's metrics measure; writes ``results.json``, pictures and Time-Gap curves to the run's
+    folder and TensorBoard.
 
-    The Time-Gap is measured at every step on what the denoiser is about to see, after the step's correction.
-
-    With ``trainer.fast_dev_run`` a few samples an arm are drawn, compared with a few batches of real data and shown
+    With ``trainer.fast_dev_run`` a few samples per arm are drawn, compared with a few batches of real data and shown
     as a table; nothing is written, so that a finished run in the same folder keeps its results.
 
     A network is named by a shipped one (``digits/denoiser``), a folder, or a checkpoint of this package.
 
     Args:
-        denoiser: None takes the one being trained; where there is none either, nothing is sampled.
+        denoiser: None takes the one being trained; if there is none either, nothing is sampled.
         predictor: Time predictor that corrects; None takes the one being trained.
-        time_gap_predictor: A second, independently trained one that measures, since the one that corrects
-            flatters itself; None measures with the one that corrects.
-        guide: Classifier of clean images, or predictor of properties of clean molecules, whose gradient guides.
-        judge: Another one, which scores and never guides.
-        attribute: Which attribute of images guide and judge tell.
-        labels: The classes asked of images, in turn; None is all of them. Molecules are asked for the properties
-            of random training molecules of their size.
-        features: Of the Frechet distance. ``auto`` is Inception where its weights are found, else the judge.
-        physics: Judge molecules by quantum chemistry as well (GFN2-xTB, the extra ``physics``).
-        arms: The ways of sampling; None is ``default_arms``.
+        time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
+            that corrects flatters itself; None measures with the one that corrects.
+        task: Kind of samples with its guide, judge and metrics; needed to sample.
+        arms: The ways of sampling; None takes ``default_arms``.
         extra_arms: More of them, beside those of ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of DPS in the default arms.
-        strength: Of TAG where an arm states none: a constant, or a rule; None is ``PolyakStrength()``.
+        strength: Strength of TAG in arms that state none: a constant, or a rule; None is ``PolyakStrength()``.
         solver: Proposes the next sample; None is ``DDIM(eta=1)``.
-        num_steps: Reverse steps where an arm states none.
-        num_samples: Samples an arm, at least 2. Frechet distances of different numbers do not compare.
+        num_steps: Reverse steps of arms that state none.
+        num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
         chunk_size: Samples drawn at once.
-        seed: Of noise.
+        seed: Seed of noise and targets.
         every_n_epochs: Sample in the validation after every so many epochs of ``fit``, and in that of the final
-            weights; where ``fit`` ends without one, a warning says how to make the samples.
-        num_shown: Samples in the grids.
+            weights; if ``fit`` ends without one, a warning says how to make the samples.
+        num_shown: Samples in the pictures.
         predict_arm: The arm that ``predict`` draws; None is the last.
 
     Raises:
@@ -83,12 +72,7 @@ class GuidedSampling(Callback):
         denoiser: str | None = None,
         predictor: str | None = None,
         time_gap_predictor: str | None = None,
-        guide: str | None = None,
-        judge: str | None = None,
-        attribute: str = "label",
-        labels: list[int] | None = None,
-        features: FeatureChoice = "auto",
-        physics: bool = False,
+        task: SamplingTask | None = None,
         arms: dict[str, Arm] | None = None,
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
@@ -106,12 +90,7 @@ class GuidedSampling(Callback):
         self.denoiser = denoiser
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
-        self.guide = guide
-        self.judge = judge
-        self.attribute = attribute
-        self.labels = labels
-        self.features = features
-        self.physics = physics
+        self.task = task
         self.arms = arms
         self.extra_arms = extra_arms or {}
         self.sigma = sigma
@@ -129,8 +108,9 @@ class GuidedSampling(Callback):
             if getattr(self, name) < least:
                 raise ValueError(f"sampling.{name} must be at least {least}, got {getattr(self, name)}")
         self.run_config: dict[str, Any] | None = None
-        self.results: dict[str, ArmResult] = {}
-        self._loaded: SamplingNetworks | None = None
+        self.results: Mapping[str, ArmResult] = {}
+        # What the arms have in common, see `ArmSampler`; None if nothing is sampled.
+        self._common: dict[str, Any] | None = None
         self._trial = False
         self._loaded_step: int | None = None
         # Global steps within this `fit`, None before there was any.
@@ -149,25 +129,19 @@ class GuidedSampling(Callback):
             return
         self._trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         self._loaded_step = None
-        with torch.inference_mode(False):
-            self._loaded = self._load(pl_module, trainer)
-            if self._loaded is None:
+        with torch.inference_mode(False), self._settings_named():
+            self._common = self._load(trainer, pl_module)
+            if self._common is None:
+                missing = "task" if "denoiser" in pl_module.sampling_resources() else "denoiser"
                 if stage == "predict":
-                    raise ValueError("predict draws samples: set sampling.denoiser")
-                rank_zero_info("No sampling.denoiser: nothing will be sampled")
+                    raise ValueError(f"predict draws samples: set sampling.{missing}")
+                rank_zero_info(f"No sampling.{missing}: nothing will be sampled")
                 return
             require_writable(Path(trainer.default_root_dir))
-            runner = self._runner(trainer, pl_module, self.num_shown)
-            arms = self._arms(runner)
-            require_names(arms)
-            for name, arm in arms.items():
-                try:
-                    runner.sampler(arm, [0])
-                except ValueError as error:
-                    raise ValueError(f"arm {name}: {error}") from error
-                if self.predictor is not None:  # one that this run will not measure
-                    runner.require_measured(name, arm)
-            self._chosen(runner)
+            sampler = ArmSampler(**self._common, device=pl_module.device)
+            # The predictor of this run may still be measured.
+            sampler.require_possible(self._arms(), measured=self.predictor is not None)
+            self._chosen()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint.get("global_step")
@@ -196,9 +170,9 @@ class GuidedSampling(Callback):
         self._raise_failure()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where the results, if there are any, are not those of the final weights."""
+        """Warn if the results, if there are any, are not those of the final weights."""
         self._raise_failure()
-        if self._loaded is None or self._sampled_at == trainer.global_step:
+        if self._common is None or self._sampled_at == trainer.global_step:
             return
         if self._validated_at == trainer.global_step:
             why = f"sampling.every_n_epochs is {self.every_n_epochs}, and its validation could not know it was the last"
@@ -206,7 +180,7 @@ class GuidedSampling(Callback):
             why = "no validation followed the last step (trainer.check_val_every_n_epoch, limit_val_batches, max_steps)"
         last = "nothing was sampled" if self._sampled_at is None else f"last sampled at step {self._sampled_at}"
         command = f"validate --config {Path(trainer.default_root_dir) / 'config.yaml'} --ckpt_path last"
-        if not trainer.limit_val_batches:  # which that configuration repeats
+        if not trainer.limit_val_batches:  # that configuration repeats the limit
             command += " --trainer.limit_val_batches 1.0"
         rank_zero_warn(
             f"fit ended at step {trainer.global_step} without samples of the final weights ({last}): {why}. To make "
@@ -217,17 +191,22 @@ class GuidedSampling(Callback):
         self._evaluate(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._loaded is not None  # see `setup`
+        assert self._common is not None  # see `setup`
+        common = self._common | {"num_kept": self._num_samples}
         with torch.inference_mode(False), isolate_rng():
-            runner = self._runner(trainer, pl_module, self._num_samples)
-            name, arm = self._chosen(runner)
-            runner.require_measured(name, arm)
-            result = runner.run(name, arm, "1 of 1")
+            sampler = ArmSampler(**common, device=pl_module.device)
+            name, arm = self._chosen()
+            sampler.require_possible({name: arm})
+            result = sampler.draw(name, arm)
+            if self._trial or not trainer.is_global_zero:
+                return
+            folder, task = Path(trainer.default_root_dir), sampler.task
+            paths = task.write(result, folder / "samples", name)
             shown = replace(result, samples=result.samples[: self.num_shown])
-            pictures = runner.task.pictures({name: shown}, None) if trainer.is_global_zero else {}
-        if len(pictures) > 1:
-            pictures.pop("arms", None)
-        Report.of(trainer).write_samples(name, partial(runner.task.write, result), pictures)
+            pictures = task.pictures({name: shown}, None)
+        pictures.pop("arms", None)
+        write_pictures(folder, pictures)
+        print(f"The samples are in {', '.join(map(str, paths))}, pictures in {folder}")
 
     def _raise_failure(self) -> None:
         """Raise what failed in sampling now that the epoch's checkpoint is written, so that no training is lost."""
@@ -241,102 +220,94 @@ class GuidedSampling(Callback):
         return last or trainer.should_stop or epoch % self.every_n_epochs == 0
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._loaded is None:
+        if self._common is None:
             return
+        # Brings up to date what the predictor of this run has measured.
+        pl_module.sampling_resources()  # type: ignore[operator]
         with torch.inference_mode(False), isolate_rng():
-            runner = self._runner(trainer, pl_module, self.num_shown)
-            arms = self._arms(runner)
-            for name, arm in arms.items():
-                runner.require_measured(name, arm)
-            runner.task.prepare(self._reference(trainer), pl_module.device)
-            self.results = {
-                name: runner.run(name, arm, f"{k} of {len(arms)}") for k, (name, arm) in enumerate(arms.items(), 1)
-            }
-        for name, result in self.results.items():
+            results = compare(
+                self._arms(),
+                num_samples=self._num_samples,
+                seed=self.seed,
+                reference=self._trial_reference(trainer) if self._trial else None,
+                device=pl_module.device,
+                **self._common,
+            )
+        self.results = results
+        for name, result in results.items():
             for metric, value in result.figures.items():
                 if metric != "num_samples":
                     # Every process has the same value already.
                     pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
-        # Only `fit` takes its count of steps up again from a checkpoint.
-        counted = trainer.state.fn == "fit" or self._loaded_step is None
-        report = Report.of(trainer)
-        report.write_figures(
-            self.results,
-            {
-                "stage": stage,
-                "global_step": trainer.global_step if counted else self._loaded_step,
-                "seed": self.seed,
-                "features": runner.task.features_name,
-                "num_reference": runner.task.num_reference,
-                "reference": runner.task.reference,
-                "time_gap_by": "second predictor" if self._loaded.gauge else "the predictor that corrects",
-                "config": self.run_config,
-            },
-        )
-        if trainer.is_global_zero and not self._trial:
-            with torch.inference_mode(False), isolate_rng():
-                report.write_pictures(runner.task.pictures(self.results, runner.predictor))
+        if trainer.is_global_zero:
+            # Only `fit` takes its count of steps up again from a checkpoint.
+            counted = trainer.state.fn == "fit" or self._loaded_step is None
+            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step)
 
-    def _load(self, pl_module: LightningModule, trainer: Trainer) -> SamplingNetworks | None:
+    def _report(self, trainer: Trainer, results: Results, stage: str, global_step: int | None) -> None:
+        """Print and write the figures before anything else can fail, then the pictures."""
+        results.print(f"Guided sampling at step {global_step}")
+        if self._trial:
+            return
+        folder = Path(trainer.default_root_dir)
+        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
+        step = max(0, trainer.global_step - 1)
+        show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        with torch.inference_mode(False), isolate_rng():
+            pictures = results.pictures()
+        write_pictures(folder, pictures)
+        show_pictures(boards, pictures, step)
+
+    def _load(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]
-        denoiser = load_denoiser(self.denoiser, own)
-        if denoiser is None:
+        if self.denoiser is not None and self.task is None:
+            raise ValueError(
+                "sampling.denoiser is set, but sampling.task is not; add the kind of samples to the configuration: "
+                "sampling: {task: {class_path: ImageTask}} (or MoleculeTask, VectorTask, a SamplingTask of your own)"
+            )
+        source = own.get("denoiser") if self.denoiser is None else self.denoiser
+        if source is None or self.task is None:
             return None
         if data is None:
             raise ValueError(
                 "GuidedSampling needs a datamodule, which knows the samples' shape and the real data to compare with; "
                 "pass datamodule=... instead of dataloaders"
             )
-        example, timestep = data.example, torch.zeros(1, dtype=torch.long)
-        require_accepts(denoiser.network, example.x.shape[1:], "sampling.denoiser", timestep, **example.inputs)
-        sources = {"predictor": self.predictor, "time_gap_predictor": self.time_gap_predictor}
-        predictors = load_predictors(sources, own, denoiser, example)
-        settings = TaskSettings(
-            self.guide,
-            self.judge,
-            self.attribute,
-            self.labels,
-            self.features,
-            self.physics,
-            self.seed,
-            self._num_samples,
-        )
-        task = load_task(data, settings)
-        return SamplingNetworks(denoiser, predictors["predictor"], predictors["time_gap_predictor"], task)
+        denoiser = load_denoiser(source, data.example)
+        predictors = {
+            role: load_time_predictor(getattr(self, role), role, denoiser, data.example)
+            for role in ("predictor", "time_gap_predictor")
+        }
+        if predictors["predictor"] is None and "predictor" in own:
+            predictors["predictor"] = own["predictor"]
+            require_schedule(own["predictor_schedule"], denoiser, "the time predictor")
+        return {
+            "denoiser": denoiser,
+            "task": self.task.for_data(data).for_samples(self._num_samples, self.seed),
+            **predictors,
+            "strength": self.strength,
+            "solver": self.solver,
+            "num_steps": self.num_steps,
+            "chunk_size": min(self.chunk_size, self._num_samples) if self._trial else self.chunk_size,
+            "num_kept": self.num_shown,
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            # ``trainer.enable_progress_bar=false`` leaves no bar among the callbacks.
+            "progress": trainer.is_global_zero and trainer.progress_bar_callback is not None,
+        }
 
-    def _runner(self, trainer: Trainer, pl_module: LightningModule, num_kept: int) -> ArmRunner:
-        assert self._loaded is not None
-        # Asked again, since the module brings what its predictor has measured up to date.
-        pl_module.sampling_resources()  # type: ignore[operator]
-        predictor = self._loaded.predictor
-        runner = ArmRunner(
-            denoiser=self._loaded.denoiser,
-            solver=self.solver,
-            task=self._loaded.task,
-            predictor=predictor,
-            gauge=self._loaded.gauge or predictor,
-            strength=self.strength,
-            num_steps=self.num_steps,
-            num_samples=self._num_samples,
-            chunk_size=min(self.chunk_size, self._num_samples) if self._trial else self.chunk_size,
-            seed=self.seed,
-            num_kept=num_kept,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            device=pl_module.device,
-            show_progress=_shows_progress(trainer),
-        )
-        runner.to_device()
-        return runner
-
-    def _arms(self, runner: ArmRunner) -> dict[str, Arm]:
+    def _arms(self) -> dict[str, Arm]:
+        assert self._common is not None
         arms = self.arms
         if arms is None:
-            arms = default_arms(self.sigma, self.scale, runner.predictor is not None, runner.task.guided)
+            guided = self._common["task"].guide is not None
+            arms = default_arms(self.sigma, self.scale, self._common["predictor"] is not None, guided)
         return arms | self.extra_arms
 
-    def _chosen(self, runner: ArmRunner) -> tuple[str, Arm]:
-        arms = self._arms(runner)
+    def _chosen(self) -> tuple[str, Arm]:
+        """The arm that ``predict`` draws."""
+        arms = self._arms()
         name = self.predict_arm or list(arms)[-1]
         if name not in arms:
             raise ValueError(f"sampling.predict_arm is {name}, but the arms are {', '.join(arms)}")
@@ -344,17 +315,22 @@ class GuidedSampling(Callback):
 
     @property
     def _num_samples(self) -> int:
-        # Of a trial one chunk, but no fewer than a Frechet distance needs.
+        # One chunk in a trial, but no fewer samples than a Frechet distance needs.
         return min(self.num_samples, max(2, min(self.chunk_size, _TRIAL))) if self._trial else self.num_samples
 
-    def _reference(self, trainer: Trainer) -> Iterable[Any]:
-        batches = trainer.datamodule.reference_dataloader()  # type: ignore[attr-defined]
-        if self._trial:
-            # As many batches as samples, since a batch may be of one.
-            return list(islice(batches, _TRIAL))
-        return tracked(batches, "measuring the real data", visible=_shows_progress(trainer))
+    def _trial_reference(self, trainer: Trainer) -> Iterable[Any]:
+        # As many batches as samples, since a batch may be of one.
+        return islice(trainer.datamodule.reference_dataloader(), _TRIAL)  # type: ignore[attr-defined]
 
-
-def _shows_progress(trainer: Trainer) -> bool:
-    # ``trainer.enable_progress_bar=false`` leaves no bar among the callbacks.
-    return trainer.is_global_zero and trainer.progress_bar_callback is not None
+    @contextmanager
+    def _settings_named(self) -> Iterator[None]:
+        """Errors of the evaluation begin with the name of an argument; say where the configuration has it."""
+        try:
+            yield
+        except ValueError as error:
+            name = str(error).partition(" ")[0]
+            owners = {"sampling.task.init_args": type(self.task), "sampling": type(self)}
+            for place, owner in owners.items():
+                if owner is not type(None) and name in inspect.signature(owner).parameters:
+                    raise ValueError(f"{place}.{error}") from error
+            raise

@@ -16,10 +16,10 @@ import tag_lightning.datamodules
 import tag_lightning.modules  # noqa: F401
 from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
-from tag_lightning.callbacks.results import require_writable
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, print_error, readable, wants_traceback
+from tag_lightning.files import require_writable
 from tag_lightning.guidance.strengths import require_strength
 
 _DESCRIPTION = (

@@ -16,6 +16,7 @@ from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import save_pretrained
 
+TASK = "--sampling.task.init_args"
 TIMESTEPS = 20
 SIZE = 8
 UNET = {
@@ -41,7 +42,8 @@ class TinyNetworks(NamedTuple):
     @property
     def sources(self) -> list[str]:
         """Arguments that name all networks of guided sampling."""
-        roles = {"denoiser": "denoiser", "time_gap_predictor": "predictor", "guide": "guide", "judge": "judge"}
+        roles = {"denoiser": "denoiser", "time_gap_predictor": "predictor"}
+        roles |= {f"task.init_args.{role}": role for role in ("guide", "judge")}
         return [f"--sampling.{role}={self.root / folder}" for role, folder in roles.items()]
 
 
@@ -78,7 +80,8 @@ def base_arguments(verb: str, run: Path) -> list[str]:
         "--sampling.num_steps=4",
         "--sampling.num_samples=6",
         "--sampling.chunk_size=4",
-        "--sampling.features=judge",
+        "--sampling.task=ImageTask",
+        f"{TASK}.features=judge",
     ]
     if verb == "fit":
         return [*arguments, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]

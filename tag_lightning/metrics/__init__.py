@@ -1,28 +1,40 @@
-"""What is measured on samples and predictors, as torchmetrics that agree on any number of processes."""
+"""Metrics of generated samples and of time predictors, the same on any number of processes."""
 
+from tag_lightning.metrics.accuracy import Accuracy
 from tag_lightning.metrics.features import (
+    FeatureChoice,
     FeatureExtractor,
     InceptionFeatures,
     JudgeFeatures,
     find_inception_weights,
     to_uint8,
 )
-from tag_lightning.metrics.frechet import FrechetDistance
-from tag_lightning.metrics.gather import RowsByIndex
-from tag_lightning.metrics.molecules import molecule_quality
-from tag_lightning.metrics.physics import PhysicsJudge
+from tag_lightning.metrics.frechet import FID, FrechetDistance
+from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
+from tag_lightning.metrics.physics import PhysicsError
+from tag_lightning.metrics.property_error import PropertyError
+from tag_lightning.metrics.rows_by_index import RowsByIndex
+from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
+from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
+    "FID",
+    "Accuracy",
+    "FeatureChoice",
     "FeatureExtractor",
     "FrechetDistance",
     "InceptionFeatures",
     "JudgeFeatures",
-    "PhysicsJudge",
+    "MoleculeQuality",
+    "PhysicsError",
+    "PropertyError",
     "RowsByIndex",
+    "SampleMetric",
     "TimeCalibration",
     "TimeGap",
     "TypicalNLL",
+    "Wasserstein",
     "find_inception_weights",
     "molecule_quality",
     "time_gap",

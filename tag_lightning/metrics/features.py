@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,14 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
+FeatureChoice = Literal["auto", "judge", "inception"]
+
+
 class FeatureExtractor(Protocol):
     """Anything that turns images into feature rows.
 
     Attributes:
-        name: How results name it; values of different extractors must not be compared.
+        name: Its name in results; values of different extractors must not be compared.
         num_features: D.
     """
 
@@ -139,6 +142,22 @@ def find_inception_weights() -> Path | None:
     """
     path = _inception_folder() / INCEPTION_FILE
     return path if path.is_file() else None
+
+
+def feature_extractor(choice: FeatureChoice, judge: nn.Module | None) -> FeatureExtractor | None:
+    """The extractor of that choice; None if it is ``auto`` and neither Inception's weights nor a judge is there.
+
+    Raises:
+        ValueError: If the judge's features are asked for without a judge.
+        FileNotFoundError: If Inception is asked for and its weights are missing.
+    """
+    if choice == "inception" or (choice == "auto" and find_inception_weights() is not None):
+        return InceptionFeatures()
+    if judge is not None:
+        return JudgeFeatures(judge)  # type: ignore[arg-type]
+    if choice == "judge":
+        raise ValueError("features is judge, but there is no judge")
+    return None
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -2,12 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from tag_lightning.metrics.features import FeatureChoice, FeatureExtractor, feature_extractor
+from tag_lightning.metrics.sample_metric import SampleMetric
 
-class _AsTheyAre(nn.Module):
+
+class FID(SampleMetric):
+    """Frechet distance ``fid`` of samples to the training data (Heusel et al. 2017), see ``FrechetDistance``.
+
+    Args:
+        features: Space of the distance: Inception's features, the judge's, or ``auto`` for Inception's if its
+            weights are found and else the judge's.
+    """
+
+    _extractor: FeatureExtractor | None = None
+    _distance: FrechetDistance
+
+    def __init__(self, features: FeatureChoice = "auto") -> None:
+        self.features = features
+
+    def for_task(self, task: Any) -> Self:
+        bound = super().for_task(task)
+        bound._extractor = feature_extractor(self.features, task.judge)
+        if bound._extractor is not None:
+            bound._distance = FrechetDistance(bound._extractor.num_features)
+        return bound
+
+    @property
+    def features_name(self) -> str | None:
+        """Name of the feature extractor; distances of different extractors must not be compared."""
+        return None if self._extractor is None else self._extractor.name
+
+    @property
+    def needs_real(self) -> bool:  # type: ignore[override]
+        return self._extractor is not None
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {} if self._extractor is None else {"features": self._extractor.num_features}
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        extractor = self._extractor
+        return [extractor] if isinstance(extractor, nn.Module) else [self.task.judge]
+
+    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        assert self._extractor is not None
+        return {"features": self._extractor(x)}
+
+    def add_real(self, batch: Any, device: torch.device) -> None:
+        assert self._extractor is not None
+        self._distance.update(self._extractor(batch.x.to(device)).cpu(), real=True)
+
+    def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        """``fid``; nothing without real data, as under ``predict``."""
+        if not self._distance.counts["real"]:
+            return {}
+        self._distance.reset(keep_real=True)
+        self._distance.update(rows["features"], real=False)
+        return {"fid": float(self._distance.compute())}
+
+
+class _Identity(nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
@@ -28,6 +90,9 @@ class FrechetDistance:
     Args:
         num_features: D.
 
+    Attributes:
+        counts: Number of ``real`` and ``generated`` rows so far.
+
     Raises:
         ValueError: If ``num_features`` is below 1.
     """
@@ -36,8 +101,8 @@ class FrechetDistance:
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
         self.num_features = num_features
-        self._engine = FrechetInceptionDistance(_AsTheyAre(num_features), sync_on_compute=False)
-        self._counts = {"real": 0, "generated": 0}
+        self._engine = FrechetInceptionDistance(_Identity(num_features), sync_on_compute=False)
+        self.counts = {"real": 0, "generated": 0}
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add feature rows ``[n, D]`` of real or of generated samples.
@@ -58,7 +123,7 @@ class FrechetDistance:
                 "check that the samples are finite and in the range the feature extractor expects"
             )
         self._engine.to(features.device).update(features, real=real)
-        self._counts[kind] += len(features)
+        self.counts[kind] += len(features)
 
     def compute(self) -> Tensor:
         """The distance of all rows given so far, a float64 scalar.
@@ -66,10 +131,10 @@ class FrechetDistance:
         Raises:
             ValueError: If fewer than 2 rows of either kind were given; a covariance needs 2.
         """
-        if min(self._counts.values()) < 2:
+        if min(self.counts.values()) < 2:
             raise ValueError(
                 "a Frechet distance needs at least 2 real and 2 generated samples, got "
-                f"{self._counts['real']} real and {self._counts['generated']} generated; "
+                f"{self.counts['real']} real and {self.counts['generated']} generated; "
                 "raise the number of samples (a useful estimate needs more samples than features)"
             )
         return self._engine.compute().clamp(min=0)
@@ -78,4 +143,4 @@ class FrechetDistance:
         """Forget all rows, or those of generated samples alone."""
         self._engine.reset_real_features = not keep_real
         self._engine.reset()
-        self._counts = {"real": self._counts["real"] if keep_real else 0, "generated": 0}
+        self.counts = {"real": self.counts["real"] if keep_real else 0, "generated": 0}

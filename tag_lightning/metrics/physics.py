@@ -1,47 +1,74 @@
-"""Quantum chemistry as a judge that no gradient has touched: GFN2-xTB on the geometry as it was generated."""
+"""Quantum chemistry as a judge that no gradient has touched: GFN2-xTB on the generated geometry."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from tag_lightning.chemistry import XTB_PROPERTIES, xtb_many
+from tag_lightning.metrics.sample_metric import SampleMetric
 
 _FORCE = "max_force"
 _LEAST_CALIBRATION = 10
+_CALIBRATION = 150
 
 
-class PhysicsJudge:
-    """Recomputes properties of molecules by GFN2-xTB (Bannwarth et al. 2019).
+class PhysicsError(SampleMetric):
+    """Error of the properties asked for by GFN2-xTB (Bannwarth et al. 2019): ``xtb_mae_<property>`` and others.
 
-    Labels of another method differ from xTB's by a trend; a straight line a property, fitted to real molecules
-    that nothing was trained on, takes it out.
+    Labels of another method differ from xTB's by a trend. A straight line per property, fitted to molecules of the
+    validation split, removes it. ``reference`` is the error that remains on molecules of the test split.
 
     Args:
-        properties: What the molecules are asked for; those that xTB knows are judged.
-        workers: Processes; None is one for each core.
+        workers: Processes; None starts one per core.
 
-    Raises:
-        ImportError: If tblite is missing; names the remedy.
+    Attributes:
+        properties: Properties asked for.
+        judged: Those that xTB computes.
+        lines: Slope and offset from xTB's value to the label, for each of them.
     """
 
-    def __init__(self, properties: Sequence[str], workers: int | None = None) -> None:
-        self.properties = tuple(properties)
-        self.judged = tuple(name for name in self.properties if name in XTB_PROPERTIES)
+    properties: tuple[str, ...]
+    judged: tuple[str, ...]
+    lines: dict[str, tuple[float, float]]
+
+    def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or os.cpu_count() or 1
-        self.lines = dict.fromkeys(self.judged, (1.0, 0.0))
-        xtb_many([], 1, (*self.judged, _FORCE))  # tells of a missing tblite before hours of work
+
+    def for_task(self, task: Any) -> Self:
+        """Bind to the task's ``properties``, of which those that xTB computes are judged.
+
+        Raises:
+            ImportError: If tblite is missing; names the remedy.
+        """
+        bound = super().for_task(task)
+        bound.properties = tuple(task.properties)
+        bound.judged = tuple(name for name in bound.properties if name in XTB_PROPERTIES)
+        bound.lines = dict.fromkeys(bound.judged, (1.0, 0.0))
+        xtb_many([], 1, (*bound.judged, _FORCE))  # reports a missing tblite before hours of work
+        return bound
 
     @property
-    def width(self) -> int:
-        """Columns of ``measure``."""
-        return len(self.judged) + 1
+    def columns(self) -> dict[str, int]:
+        return {"physics": len(self.judged) + 1}
+
+    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {"physics": self.measure(*self.task.encoding.decode(x.cpu(), self.task.mask(indices)))}
+
+    def prepare(self, device: torch.device) -> None:
+        """Calibrate, and measure the error that remains on other real molecules."""
+        self.calibrate(*self._measured_real("val"))
+        self.reference = self.errors(*self._measured_real("test"))
+
+    def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        return self.errors(rows["physics"], self.task.targets(range(len(rows["physics"]))))
 
     def measure(self, numbers: Tensor, positions: Tensor) -> Tensor:
-        """The judged properties and the largest force (hartree/bohr), ``[B, width]`` float64.
+        """The judged properties and the largest force (hartree/bohr), ``[B, K + 1]`` float64.
 
         NaN where the calculation did not converge, or a position is not finite.
 
@@ -49,20 +76,20 @@ class PhysicsJudge:
             numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
             positions: Angstrom, ``[B, N, 3]``.
         """
-        rows = torch.full((len(numbers), self.width), torch.nan, dtype=torch.float64)
+        rows = torch.full((len(numbers), len(self.judged) + 1), torch.nan, dtype=torch.float64)
         finite = [i for i in range(len(numbers)) if bool(positions[i][numbers[i] > 0].isfinite().all())]
         molecules = [(numbers[i][numbers[i] > 0].numpy(), positions[i][numbers[i] > 0].numpy()) for i in finite]
-        what = (*self.judged, _FORCE)
-        for i, found in zip(finite, xtb_many(molecules, self.workers, what, progress=False), strict=True):
+        quantities = (*self.judged, _FORCE)
+        for i, found in zip(finite, xtb_many(molecules, self.workers, quantities, progress=False), strict=True):
             if found is not None:
-                rows[i] = torch.tensor([found[name] for name in what], dtype=torch.float64)
+                rows[i] = torch.tensor([found[name] for name in quantities], dtype=torch.float64)
         return rows
 
     def calibrate(self, rows: Tensor, labels: Tensor) -> None:
-        """Fit the line of every property, from ``measure`` of real molecules to their labels.
+        """Fit the line of each property, from ``measure`` of real molecules to their labels.
 
         Args:
-            rows: As ``measure`` returns them, ``[B, width]``.
+            rows: As ``measure`` returns them, ``[B, K + 1]``.
             labels: ``[B, K]`` in the order of ``properties``.
 
         Raises:
@@ -74,19 +101,21 @@ class PhysicsJudge:
             if int(good.sum()) < _LEAST_CALIBRATION:
                 raise ValueError(
                     f"xTB gave {name} for {int(good.sum())} of {len(x)} real molecules; calibrating it needs at least "
-                    f"{_LEAST_CALIBRATION}. Check the labels, or switch sampling.physics off"
+                    f"{_LEAST_CALIBRATION}. Check the labels, or set physics to false"
                 )
             design = torch.stack((x[good], torch.ones_like(x[good])), 1)
             slope, offset = torch.linalg.lstsq(design, y[good, None]).solution[:, 0].tolist()
             self.lines[name] = (slope, offset)
 
-    def summarize(self, rows: Tensor, targets: Tensor) -> dict[str, float]:
+    def errors(self, rows: Tensor, targets: Tensor) -> dict[str, float]:
         """``xtb_mae_<property>`` in the data's units, ``xtb_converged`` in [0, 1], mean ``xtb_max_force``.
 
         Args:
-            rows: As ``measure`` returns them, ``[B, width]``.
-            targets: What was asked for, ``[B, K]`` in the order of ``properties``. Means are over the molecules
-                that converged.
+            rows: As ``measure`` returns them, ``[B, K + 1]``.
+            targets: Properties asked for, ``[B, K]`` in the order of ``properties``.
+
+        Returns:
+            Means over the molecules that converged.
         """
         good = rows.isfinite().all(1)
         figures = {}
@@ -95,3 +124,13 @@ class PhysicsJudge:
             error = slope * rows[good, k] + offset - targets[good, self.properties.index(name)]
             figures[f"xtb_mae_{name}"] = float(error.abs().mean())
         return figures | {"xtb_converged": float(good.double().mean()), "xtb_max_force": float(rows[good, -1].mean())}
+
+    def _measured_real(self, split: str) -> tuple[Tensor, Tensor]:
+        """Some real molecules as ``measure`` sees them, and their labels ``[B, K]``."""
+        table = self.task.data.table(split)
+        # A random choice, since the first molecules are the smallest in a source that is sorted by size.
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
+        batch = table[order[:_CALIBRATION].tolist()]
+        labels = [batch.attributes[name] for name in self.properties]
+        measured = self.measure(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
+        return measured, torch.stack(labels, 1) if labels else torch.zeros(len(measured), 0)

@@ -15,7 +15,7 @@ from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.probe import require_accepts
-from tag_lightning.networks.time_predictor import Told
+from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 
 
 class TimePredictorModule(NetworkModule):
@@ -124,7 +124,7 @@ class TimePredictorModule(NetworkModule):
         return {"predictor": self.network, "predictor_schedule": self.schedule}
 
     def _logits(self, x_t: Tensor, batch: Any) -> Tensor:
-        return Told(self.network, batch.attributes)(x_t, **batch.inputs)
+        return ConditionedTimePredictor(self.network, batch.attributes)(x_t, **batch.inputs)
 
     def _reset(self) -> None:
         for metric in (self.time_gap, self.calibration, self.typical_nll):

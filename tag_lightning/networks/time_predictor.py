@@ -123,12 +123,12 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         return torch.cat((features, self.embedding(values)), 1)
 
 
-class Told(nn.Module):
-    """A time predictor that has been told its conditions, to be called as an unconditional one.
+class ConditionedTimePredictor(nn.Module):
+    """A time predictor together with the values of its conditions, called as an unconditional one.
 
     Args:
-        predictor: Of any kind.
-        values: Of the samples it will be called on, ``[B]`` each; those it does not ask for are left out.
+        predictor: Any time predictor.
+        values: Values of the conditions by name, ``[B]`` each; those that the predictor does not need are left out.
     """
 
     def __init__(self, predictor: TimePredictor, values: Mapping[str, Tensor]) -> None:
@@ -138,7 +138,7 @@ class Told(nn.Module):
 
     @property
     def typical_nll(self) -> Tensor:
-        """Of the predictor."""
+        """The ``typical_nll`` of the predictor, ``[T]``."""
         return self.predictor.typical_nll
 
     def forward(self, x: Tensor, **inputs: Tensor) -> Tensor:

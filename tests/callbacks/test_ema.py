@@ -83,7 +83,7 @@ def test_a_resumed_run_averages_as_an_uninterrupted_one(tmp_path: Path) -> None:
         [
             *denoiser_arguments("fit", run, "--trainer.limit_train_batches=4", "--sampling.every_n_epochs=9"),
             f"--trainer.callbacks=[{every_step}, {average}]",
-            "--sampling.features=auto",
+            "--sampling.task.init_args.features=auto",
         ]
         for run in runs
     ]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
-from tag_lightning.callbacks import Arm, GuidedSampling, default_arms
+from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny_trainer
+from tag_lightning.callbacks import GuidedSampling
 from tiny_runs import TinyNetworks, predictor_arguments
 
 from tag_lightning.cli import main
+from tag_lightning.evaluation import Arm, ImageTask, Results, default_arms
 from tag_lightning.guidance import DPS, Corruption, TemporalAlignment
 
 FIGURES = ("fid", "accuracy", "time_gap")
@@ -33,7 +34,8 @@ class CountingSampling(GuidedSampling):
 def test_sampling_is_due_every_so_many_epochs_and_after_the_last(
     every: int, expected: list[int], tiny: TinyNetworks, tmp_path: Path
 ) -> None:
-    sampling = CountingSampling(denoiser=str(tiny.root / "denoiser"), num_steps=3, every_n_epochs=every)
+    denoiser = str(tiny.root / "denoiser")
+    sampling = CountingSampling(denoiser=denoiser, task=tiny_task(tiny), num_steps=3, every_n_epochs=every)
     tiny_trainer(tmp_path, sampling, max_epochs=5).fit(tiny_module(), datamodule=tiny_data())
     assert sampling.epochs == expected
 
@@ -101,10 +103,12 @@ def test_validation_twice_gives_the_same_and_training_goes_on_between(tiny: Tiny
 
 
 def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> None:
-    sampling = tiny_sampling(tiny, labels=[3, 7], arms={"unguided": Arm()})
+    sampling = tiny_sampling(tiny, task=tiny_task(tiny, labels=[3, 7]), arms={"unguided": Arm()})
     tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
-    assert sampling._loaded is not None
-    assert sampling._loaded.task.targets([0, 1, 2, 5]).tolist() == [3, 7, 3, 7]
+    assert isinstance(sampling.results, Results)
+    task = sampling.results.task
+    assert isinstance(task, ImageTask)
+    assert task.targets([0, 1, 2, 5]).tolist() == [3, 7, 3, 7]
 
 
 def test_default_arms_are_those_the_run_has_networks_for() -> None:
@@ -136,7 +140,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_cost_the_figures(
     def fail(*_: object) -> None:
         raise RuntimeError("no picture today")
 
-    monkeypatch.setattr("tag_lightning.callbacks.image_task.ImageTask.pictures", fail)
+    monkeypatch.setattr("tag_lightning.evaluation.ImageTask.pictures", fail)
     with pytest.raises(RuntimeError, match="no picture today"):
         main(predictor_arguments("validate", tmp_path, tiny))
     assert "unguided" in json.loads((tmp_path / "results.json").read_text())["arms"]

@@ -11,8 +11,9 @@ import pytest
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
-from tag_lightning.callbacks import Arm
 from tiny_runs import TinyNetworks
+
+from tag_lightning.evaluation import Arm
 
 
 class StopInTraining(Callback):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from lightning import Trainer
-from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
-from tag_lightning.callbacks import Arm, GuidedSampling
-from tag_lightning.callbacks.arm_runner import ArmRunner
+from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny_trainer
+from tag_lightning.callbacks import GuidedSampling
 from tag_lightning.datamodules import MixtureDataModule
 from tiny_runs import TIMESTEPS, TinyNetworks, seeded
 
 from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, VectorTask
 from tag_lightning.guidance import TemporalAlignment, TemporalAlignmentAfterStep
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import MLPTimePredictor, SimpleCNN
@@ -24,16 +24,16 @@ from tag_lightning.pretrained import save_pretrained
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes drawing an arm an error of another kind."""
 
-    def run(*_: object) -> None:
+    def draw(*_: object) -> None:
         raise AssertionError("an arm was drawn")
 
-    monkeypatch.setattr(ArmRunner, "run", run)
+    monkeypatch.setattr(ArmSampler, "draw", draw)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../../escape", ".hidden", "a\\b"])
 def test_names_of_arms_that_are_no_file_names(name: str, tiny: TinyNetworks, tmp_path: Path) -> None:
     sampling = tiny_sampling(tiny, extra_arms={name: Arm()})
-    with pytest.raises(ValueError, match="sampling has an arm named"):
+    with pytest.raises(ValueError, match=r"sampling\.arms has an arm named"):
         tiny_trainer(tmp_path / "run", sampling, max_epochs=1).fit(tiny_module(), datamodule=tiny_data())
     assert not list(tmp_path.rglob("*.png"))
 
@@ -60,7 +60,9 @@ def test_a_strength_that_compares_needs_something_to_compare_with(
     verb: str, kind: Callable[[], TemporalAlignment], tiny: TinyNetworks, tmp_path: Path
 ) -> None:
     sampling = tiny_sampling(tiny, arms={"unguided": Arm(), "tag": Arm([kind()])})
-    with pytest.raises(ValueError, match=r"arm tag: PolyakStrength needs .* validate it once .* sampling\.strength"):
+    with pytest.raises(
+        ValueError, match=r"arm tag: PolyakStrength needs .* validate it once .* choose another strength"
+    ):
         getattr(tiny_trainer(tmp_path, sampling), verb)(tiny_module(), datamodule=tiny_data())
 
 
@@ -89,7 +91,7 @@ def test_a_predictor_that_was_never_measured_shows_before_the_training(tiny: Tin
 def test_more_points_than_there_are_to_compare_with(tmp_path: Path) -> None:
     schedule = LinearSchedule(num_timesteps=100, beta_end=0.1)
     module = TimePredictorModule(MLPTimePredictor(), schedule)
-    sampling = GuidedSampling(denoiser="toy/denoiser", attribute="component", num_samples=1000)
+    sampling = GuidedSampling(denoiser="toy/denoiser", task=VectorTask(), num_samples=1000)
     trainer = tiny_trainer(tmp_path, sampling, max_epochs=1)
     with pytest.raises(ValueError, match=r"sampling\.num_samples is 1000, .* there are 500"):
         trainer.fit(module, datamodule=MixtureDataModule(num_points=500))
@@ -102,6 +104,28 @@ def test_plain_dataloaders(tiny: TinyNetworks, tmp_path: Path) -> None:
     data.setup("validate")
     with pytest.raises(ValueError, match=r"GuidedSampling needs a datamodule"):
         tiny_trainer(tmp_path, tiny_sampling(tiny)).validate(tiny_module(), dataloaders=data.val_dataloader())
+
+
+def test_a_denoiser_without_a_task(tiny: TinyNetworks, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, tiny_sampling(tiny, task=None), max_epochs=1)
+    line = r"sampling\.task is not; add .* sampling: {task: {class_path: ImageTask}}"
+    with pytest.raises(ValueError, match=line):
+        trainer.fit(tiny_module(), datamodule=tiny_data())
+    assert trainer.global_step == 0
+
+
+def test_a_task_for_other_samples(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, GuidedSampling(denoiser="toy/denoiser", task=ImageTask()))
+    message = r"ImageTask needs samples \[C, H, W\], but the data have samples of shape \[2\]; choose another task"
+    with pytest.raises(ValueError, match=message):
+        module = TimePredictorModule(MLPTimePredictor(), LinearSchedule(num_timesteps=100, beta_end=0.1))
+        trainer.validate(module, datamodule=MixtureDataModule(num_points=500))
+
+
+def test_settings_are_named_as_in_the_configuration(tiny: TinyNetworks, tmp_path: Path) -> None:
+    sampling = tiny_sampling(tiny, task=tiny_task(tiny, labels=[10]))
+    with pytest.raises(ValueError, match=r"^sampling\.task\.init_args\.labels must be classes 0 \.\. 9"):
+        tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data())
 
 
 def test_predict_without_a_denoiser(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import TinyNetworks, denoiser_arguments, predictor_arguments, seeded
+from tiny_runs import TASK, TinyNetworks, denoiser_arguments, predictor_arguments, seeded
 
 from tag_lightning.cli import main
 from tag_lightning.diffusion import LinearSchedule
@@ -40,14 +40,14 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("--sampling.labels=[3,10]", "0 .. 9 of 'label', got [3, 10]"),
-        ("--sampling.labels=[]", "0 .. 9"),
+        (f"{TASK}.labels=[3,10]", "0 .. 9 of 'label', got [3, 10]"),
+        (f"{TASK}.labels=[]", "0 .. 9"),
         ("--sampling.strength=-1", "error: sampling.strength must be a finite number of at least 0, got -1"),
         ("--sampling.scale=-2", "scale must be a finite number of at least 0, got -2"),
         ("--sampling.sigma=-1", "got -1"),
         ("--sampling.num_steps=21", "num_steps must lie in 1 .. 20"),
         ("--sampling.num_samples=1", "num_samples must be at least 2, got 1"),
-        ("--sampling.attribute=colour", "'colour', but the data have hue, label"),
+        (f"{TASK}.attribute=colour", "'colour', but the data have hue, label"),
         (
             "--model.init_args.lr_scheduler={class_path: torch.optim.lr_scheduler.OneCycleLR, "
             "init_args: {max_lr: 0.001, total_steps: 1}}",
@@ -87,7 +87,7 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--model=tag_lightning.modules.Nope"], "there is no tag_lightning.modules.Nope"),
         (["--sampling.num_steps=many"], "sampling.num_steps: Expected a <class 'int'>. Got value: many"),
         (["--trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not a value it can take; it takes int or null"),
-        (["--sampling.labels=3"], "sampling.labels: '3' is not a value it can take; it takes list[int] or null"),
+        ([f"{TASK}.labels=3"], "labels: '3' is not a value it can take; it takes list[int] or null"),
         (["--sampling.strength.omega_0=1"], "by its class_path: tag_lightning.guidance.ConstantStrength, "),
         (["--sampling.arms.dps.num_steps=5"], "only be given as a whole, as in --sampling.arms.dps='{num_steps: 5}'"),
         (["--sampling.extra_arms={a: {guidance: [{class_path: Corruption}]}}"], "guidance.Corruption needs sigma"),
@@ -178,7 +178,7 @@ class Code:
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate"])
-@pytest.mark.parametrize("option", ["--ckpt_path", "--sampling.denoiser", "--sampling.guide"])
+@pytest.mark.parametrize("option", ["--ckpt_path", "--sampling.denoiser", f"{TASK}.guide"])
 def test_code_in_a_checkpoint_is_refused_and_not_run(
     verb: str, option: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
 ) -> None:
@@ -190,7 +190,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(
         assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("option", ["--ckpt_path", "--sampling.guide"])
+@pytest.mark.parametrize("option", ["--ckpt_path", f"{TASK}.guide"])
 def test_unreadable_checkpoints(
     option: str, error_of: Failing, trained: Path, tiny: TinyNetworks, tmp_path: Path
 ) -> None:
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_architecture_or_kind(
     wider = "--model.init_args.network.init_args.widths=[8,16]"
     message = error_of(predictor_arguments("validate", tmp_path, tiny, checkpoint, wider))
     assert "widths [8, 8] there and [8, 16] here" in message
-    message = error_of(denoiser_arguments("validate", tmp_path, checkpoint, "--sampling.features=auto"))
+    message = error_of(denoiser_arguments("validate", tmp_path, checkpoint, f"{TASK}.features=auto"))
     assert "holds a SimpleCNN but a UNet2DModel is configured" in message
 
 
@@ -231,15 +231,17 @@ def test_networks_of_different_schedules(error_of: Failing, tiny: TinyNetworks, 
 def test_networks_in_each_others_place(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
     save_pretrained(tmp_path / "four", seeded(lambda: ImageClassifier(num_classes=4, widths=(8, 8)), 0), None)
     for role in ("guide", "judge"):
-        message = error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.{role}={tmp_path / 'four'}"))
-        assert f"sampling.{role}" in message
+        message = error_of(predictor_arguments("fit", tmp_path, tiny, f"{TASK}.{role}={tmp_path / 'four'}"))
+        assert f"sampling.task.init_args.{role} " in message
         assert "4 classes apart, but the data have 10 of 'label'" in message
-    same = f"--sampling.guide={tiny.root / 'judge'}"
-    assert "what guides must not score" in error_of(predictor_arguments("fit", tmp_path, tiny, same))
+    same = f"{TASK}.guide={tiny.root / 'judge'}"
+    assert "the network that guides must not score" in error_of(predictor_arguments("fit", tmp_path, tiny, same))
     guide = tiny.root / "guide"
-    assert "no denoiser" in error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}"))
+    assert "it is not a denoiser" in error_of(
+        predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}")
+    )
     predictor = f"--sampling.predictor={guide}"
-    assert "no time predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, predictor))
+    assert "it is not a time predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, predictor))
     denoiser = f"--sampling.predictor={tiny.root / 'denoiser'}"
     assert "sampling.predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, denoiser))
 
@@ -302,7 +304,7 @@ def test_a_broken_image_folder(mistake: str, error_of: Failing, tiny: TinyNetwor
             culprit.rmdir()
     arguments = [a for a in predictor_arguments("fit", tmp_path / "run", tiny) if not a.startswith("--data")]
     data = ["--data=ImageFolderDataModule", f"--data.init_args.root={images}", "--data.init_args.size=8"]
-    data += ["--sampling.guide=null", "--sampling.judge=null", "--sampling.features=auto"]
+    data += [f"{TASK}.guide=null", f"{TASK}.judge=null", f"{TASK}.features=auto"]
     if mistake.endswith("worker"):
         data += ["--data.init_args.in_memory=false", "--data.init_args.num_workers=1"]
     message = error_of([*arguments, *data])
@@ -318,11 +320,11 @@ def test_absent_data_set(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) 
 
 
 def test_the_command_ends_with_a_line_on_stderr_and_a_code_of_its_own(tiny: TinyNetworks, tmp_path: Path) -> None:
-    arguments = predictor_arguments("validate", tmp_path, tiny, "--sampling.labels=[99]")
+    arguments = predictor_arguments("validate", tmp_path, tiny, f"{TASK}.labels=[99]")
     command = [sys.executable, "-m", "tag_lightning", *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 1
-    assert finished.stderr.splitlines()[-1].startswith("error: sampling.labels must be classes 0 .. 9")
+    assert finished.stderr.splitlines()[-1].startswith("error: sampling.task.init_args.labels must be classes 0 .. 9")
     assert "Traceback" not in finished.stderr
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import TASK
 
 from tag_lightning.cli import main
 
@@ -58,19 +59,14 @@ def _fit(stage: str, images: Path, runs: Path, *overrides: str) -> None:
 
 def test_every_stage_runs_and_the_last_compares_all_arms(image_folder: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    _fit("denoiser", image_folder, runs, *SMALL_UNET, "--sampling.judge=null", "--sampling.num_samples=2")
+    _fit("denoiser", image_folder, runs, *SMALL_UNET, f"{TASK}.judge=null", "--sampling.num_samples=2")
     for stage in ("guide", "judge"):
         _fit(stage, image_folder, runs, *SMALL_CLASSIFIER)
     _fit("time_gap_predictor", image_folder, runs, *SMALL_CNN)
-    networks = {
-        "denoiser": "denoiser",
-        "guide": "guide",
-        "judge": "judge",
-        "time_gap_predictor": "time_gap_predictor",
-    }
-    sources = [f"--sampling.{role}={runs / stage / 'pretrained'}" for role, stage in networks.items()]
+    roles = {"sampling": ("denoiser", "time_gap_predictor"), "sampling.task.init_args": ("guide", "judge")}
+    sources = [f"--{at}.{role}={runs / role / 'pretrained'}" for at, names in roles.items() for role in names]
     sizes = ["--sampling.num_samples=6", "--sampling.chunk_size=4", "--sampling.num_steps=12"]
-    features = ["--sampling.features=judge", "--sampling.every_n_epochs=1"]
+    features = [f"{TASK}.features=judge", "--sampling.every_n_epochs=1"]
     _fit("time_predictor", image_folder, runs, *SMALL_CNN, *sources, *sizes, *features)
     results = json.loads((runs / "time_predictor" / "results.json").read_text())
     expected = {"unguided", "corruption", "corruption+tag", "dps", "dps+tag", "few", "few+tag"}

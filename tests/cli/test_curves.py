@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import TinyNetworks, predictor_arguments
+from tiny_runs import TASK, TinyNetworks, predictor_arguments
 
 from tag_lightning.cli import main
 
@@ -105,7 +105,7 @@ def test_evaluations_leave_the_curves_alone_and_count_once(tiny: TinyNetworks, t
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_a_run_that_fails_its_checks_writes_nothing(verb: str, tiny: TinyNetworks, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        main(predictor_arguments(verb, tmp_path / "run", tiny, "--sampling.labels=[99]"))
+        main(predictor_arguments(verb, tmp_path / "run", tiny, f"{TASK}.labels=[99]"))
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -113,5 +113,5 @@ def test_a_run_that_fails_its_checks_leaves_the_earlier_one_as_it_is(tiny: TinyN
     _fit(tmp_path, tiny)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit):
-        main(predictor_arguments("fit", tmp_path, tiny, "--sampling.labels=[99]"))
+        main(predictor_arguments("fit", tmp_path, tiny, f"{TASK}.labels=[99]"))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

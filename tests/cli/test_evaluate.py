@@ -134,7 +134,7 @@ def test_a_second_time_predictor_measures_where_one_is_given(tiny: TinyNetworks,
 def test_sampling_sees_the_averaged_weights_of_a_denoiser(tiny: TinyNetworks, tmp_path: Path) -> None:
     average = "{class_path: EMAWeightAveraging, init_args: {decay: 0.5, update_every_n_steps: 1}}"
     optimizer = ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.lr=0.5"]
-    judged = [f"--sampling.judge={tiny.root / 'judge'}"]
+    judged = [f"--sampling.task.init_args.judge={tiny.root / 'judge'}"]
     settings = [*optimizer, *judged]
     fit = tmp_path / "fit"
     main(denoiser_arguments("fit", fit, f"--trainer.callbacks=[{average}]", *settings))

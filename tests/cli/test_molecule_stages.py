@@ -10,6 +10,7 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from tiny_runs import TASK
 
 from tag_lightning.cli import main
 from tag_lightning.pretrained import load_pretrained
@@ -60,12 +61,12 @@ def every_stage(experiment: str, runs: Path, *data: str) -> dict:
     """Fit all stages; what the last one's results hold."""
     fit(experiment, "guide", runs, *SMALL, *data)
     fit(experiment, "judge", runs, *SMALL, *data)
-    judge = f"--sampling.judge={runs / 'judge' / 'pretrained'}"
+    guide, judge = (f"{TASK}.{role}={runs / role / 'pretrained'}" for role in ("guide", "judge"))
     few = ["--sampling.num_samples=5", "--sampling.num_steps=4", "--sampling.chunk_size=4"]
     fit(experiment, "denoiser", runs, *SMALL_DENOISER, *data, judge, *few)
     fit(experiment, "time_gap_predictor", runs, *SMALL, *data)
-    roles = ("denoiser", "guide", "time_gap_predictor")
-    sources = [judge, *(f"--sampling.{role}={runs / role / 'pretrained'}" for role in roles)]
+    roles = ("denoiser", "time_gap_predictor")
+    sources = [guide, judge, *(f"--sampling.{role}={runs / role / 'pretrained'}" for role in roles)]
     fit(experiment, "time_predictor", runs, *SMALL, *data, *sources, *few)
     return json.loads((runs / "time_predictor" / "results.json").read_text())
 

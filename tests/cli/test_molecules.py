@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import seeded
+from tiny_runs import TASK, seeded
 
 from tag_lightning.chemistry import read_sdf
 from tag_lightning.cli import main
@@ -41,8 +41,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     schedule = PolynomialSchedule(TIMESTEPS)
     denoiser = seeded(lambda: EGNNDenoiser(5, TIMESTEPS, width=8, num_blocks=1, longest=1.0), 0)
     save_pretrained(root / "denoiser", denoiser, schedule)
-    gauge = seeded(lambda: EGNNTimePredictor(5, TIMESTEPS, width=8, num_layers=1), 1)
-    save_pretrained(root / "gauge", gauge, schedule)
+    predictor = seeded(lambda: EGNNTimePredictor(5, TIMESTEPS, width=8, num_layers=1), 1)
+    save_pretrained(root / "time_gap_predictor", predictor, schedule)
     for seed, name in ((2, "guide"), (3, "judge")):
         network = seeded(lambda: EGNNPropertyPredictor(("alpha", "mu"), width=8, num_layers=1), seed)
         network.mean.copy_(torch.tensor([30.0, 2.0]))
@@ -74,8 +74,9 @@ def arguments(verb: str, run: Path, networks: Path, *more: str) -> list[str]:
         "--model.init_args.schedule=tag_lightning.diffusion.PolynomialSchedule",
         f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
     ]
-    sampling = [f"--sampling.{role}={networks / role}" for role in ("denoiser", "guide", "judge")]
-    sampling += [f"--sampling.time_gap_predictor={networks / 'gauge'}", "--sampling.num_steps=4"]
+    sampling = ["--sampling.task=MoleculeTask", *(f"{TASK}.{role}={networks / role}" for role in ("guide", "judge"))]
+    sampling += [f"--sampling.{role}={networks / role}" for role in ("denoiser", "time_gap_predictor")]
+    sampling += ["--sampling.num_steps=4"]
     sampling += ["--sampling.num_samples=6", "--sampling.chunk_size=4", f"--config={arms}"]
     steps = ["--trainer.max_steps=3"] if verb == "fit" else []
     return [*data_arguments(verb, run), *model, *sampling, *steps, *more]
@@ -186,7 +187,8 @@ def test_a_denoiser_is_trained_and_samples(tmp_path: Path, networks: Path) -> No
             "--model.init_args.schedule=tag_lightning.diffusion.PolynomialSchedule",
             f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
             "--trainer.max_epochs=1",
-            f"--sampling.judge={networks / 'judge'}",
+            "--sampling.task=MoleculeTask",
+            f"{TASK}.judge={networks / 'judge'}",
             "--sampling.num_samples=4",
             "--sampling.num_steps=3",
         ]
@@ -198,13 +200,13 @@ def test_a_denoiser_is_trained_and_samples(tmp_path: Path, networks: Path) -> No
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data.init_args.properties=[alpha]"], r"sampling\.guide .* predicts 'mu', which the data do not carry"),
+        (["--data.init_args.properties=[alpha]"], r"init_args\.guide .* predicts 'mu', which the data do not carry"),
         (["--data.init_args.properties=[alpha, mu, magic]"], r"magic"),
         (["--data.init_args.elements=[H, C, Xx]"], r"there is no element 'Xx'"),
         (["--data.init_args.elements=[H, C, N, O]"], r"sampling\.denoiser .* cannot take samples"),
         (["--data.init_args.max_atoms=2"], r"0 of \d+ molecules can be used"),
-        (["--sampling.judge={networks}/guide"], r"what guides must not score"),
-        (["--sampling.guide={networks}/gauge"], r"is a EGNNTimePredictor, no predictor of properties"),
+        ([f"{TASK}.judge={{networks}}/guide"], r"the network that guides must not score"),
+        ([f"{TASK}.guide={{networks}}/time_gap_predictor"], r"is a EGNNTimePredictor, not a predictor of properties"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

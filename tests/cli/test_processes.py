@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import TinyNetworks, predictor_arguments
+from tiny_runs import TASK, TinyNetworks, predictor_arguments
 
 from tag_lightning.cli import main
 
@@ -75,10 +75,10 @@ def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: 
 
 @pytest.mark.slow
 def test_a_mistake_that_both_processes_find_is_told_once(tiny: TinyNetworks, tmp_path: Path) -> None:
-    finished = _run_two(predictor_arguments("fit", tmp_path / "run", tiny, "--sampling.labels=[99]"))
+    finished = _run_two(predictor_arguments("fit", tmp_path / "run", tiny, f"{TASK}.labels=[99]"))
     assert finished.returncode != 0
-    assert finished.stderr.count("error: sampling.labels must be classes 0 .. 9") == 1
-    assert finished.stderr.count("sampling.labels must be") == 1
+    assert finished.stderr.count("error: sampling.task.init_args.labels must be classes 0 .. 9") == 1
+    assert finished.stderr.count("sampling.task.init_args.labels must be") == 1
     assert "Traceback" not in finished.stderr
     assert not list((tmp_path / "run").rglob("*"))
 

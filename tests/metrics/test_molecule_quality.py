@@ -1,5 +1,7 @@
 """Quality of molecules on hand-made geometries, and quantum chemistry as a judge."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from rdkit import Chem
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from tag_lightning.chemistry import MoleculeEncoding, canonical_smiles, molecule
 from tag_lightning.chemistry.embedding import embed, parse_smiles
-from tag_lightning.metrics import PhysicsJudge, molecule_quality
+from tag_lightning.metrics import PhysicsError, molecule_quality
 
 ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -73,9 +75,9 @@ def test_decoding_takes_the_largest_column(scale: float) -> None:
     assert positions.shape == (1, 6, 3)
 
 
-def physics() -> PhysicsJudge:
+def physics() -> PhysicsError:
     pytest.importorskip("tblite")
-    return PhysicsJudge(("mu", "alpha", "qed"), workers=1)
+    return PhysicsError(workers=1).for_task(SimpleNamespace(properties=("mu", "alpha", "qed")))
 
 
 def test_physics_judges_what_it_knows() -> None:
@@ -84,11 +86,11 @@ def test_physics_judges_what_it_knows() -> None:
     numbers, positions = geometries("O", "C", "C")
     positions[2, 0, 0] = torch.nan
     rows = judge.measure(numbers, positions)
-    assert rows.shape == (3, judge.width)
+    assert rows.shape == (3, judge.columns["physics"])
     assert float(rows[0, 0]) == pytest.approx(2.2, abs=0.3)  # water's dipole, debye
     assert float(rows[1, 0]) == pytest.approx(0, abs=0.02)  # methane has none
     assert bool(rows[2].isnan().all())
-    figures = judge.summarize(rows, torch.zeros(3, 3))
+    figures = judge.errors(rows, torch.zeros(3, 3))
     assert figures["xtb_converged"] == pytest.approx(2 / 3)
     assert figures["xtb_mae_mu"] == pytest.approx(float(rows[:2, 0].mean()))
 
@@ -100,7 +102,7 @@ def test_calibration_takes_a_trend_out() -> None:
     labels = torch.stack((3 * rows[:, 0] - 1, 0.5 * rows[:, 1] + 4, rows[:, 0]), 1)
     rows[4] = torch.nan
     judge.calibrate(rows, labels)
-    figures = judge.summarize(rows, labels)
+    figures = judge.errors(rows, labels)
     assert figures["xtb_mae_mu"] == pytest.approx(0, abs=1e-9)
     assert figures["xtb_mae_alpha"] == pytest.approx(0, abs=1e-9)
 

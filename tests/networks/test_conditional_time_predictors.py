@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tag_lightning.guidance import TemporalAlignment
 from tag_lightning.networks import EGNNTimePredictor, MLPTimePredictor, SimpleCNN, TimePredictor
-from tag_lightning.networks.time_predictor import Told
+from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 from tag_lightning.pretrained import load_pretrained, save_pretrained
 
 T = 12
@@ -29,10 +29,10 @@ def test_what_is_told_matters(kind: str, names: tuple[str, ...]) -> None:
     build, x, inputs = KINDS[kind]
     network = build({name: BOTH[name] for name in names})
     assert network.conditions == tuple(sorted(names))
-    told = Told(network, VALUES)(x, **inputs)
+    told = ConditionedTimePredictor(network, VALUES)(x, **inputs)
     assert told.shape == (2, T)
     for name in names:
-        other = Told(network, VALUES | {name: VALUES[name].flip(0)})(x, **inputs)
+        other = ConditionedTimePredictor(network, VALUES | {name: VALUES[name].flip(0)})(x, **inputs)
         assert not torch.allclose(told, other)
 
 
@@ -41,7 +41,7 @@ def test_the_unconditional_kind_ignores_all(kind: str) -> None:
     build, x, inputs = KINDS[kind]
     network = build(None)
     assert network.conditions == ()
-    torch.testing.assert_close(Told(network, VALUES)(x, **inputs), network(x, **inputs))
+    torch.testing.assert_close(ConditionedTimePredictor(network, VALUES)(x, **inputs), network(x, **inputs))
 
 
 def test_a_condition_that_is_not_told_is_named() -> None:
@@ -69,12 +69,14 @@ def test_conditions_are_saved_with_the_network(tmp_path: Path) -> None:
     assert isinstance(loaded, TimePredictor)
     assert loaded.conditions == ("alpha", "label")
     x = torch.randn(2, 2)
-    torch.testing.assert_close(Told(loaded, VALUES)(x), Told(network, VALUES)(x))
+    torch.testing.assert_close(
+        ConditionedTimePredictor(loaded, VALUES)(x), ConditionedTimePredictor(network, VALUES)(x)
+    )
 
 
 def test_tag_follows_the_gradient_of_the_told_predictor() -> None:
     network = MLPTimePredictor(2, T, (8,), BOTH).double()
-    told, x = Told(network, VALUES), torch.randn(2, 2, dtype=torch.float64)
+    told, x = ConditionedTimePredictor(network, VALUES), torch.randn(2, 2, dtype=torch.float64)
     score = TemporalAlignment(told).time_linked_score(x, 4)
 
     def log_posterior(at: Tensor) -> Tensor:

@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_trainer
-from tag_lightning.callbacks import Arm, GuidedSampling
-from tag_lightning.callbacks.image_task import ImageTask
-from tag_lightning.callbacks.load_task import TaskSettings, load_task
-from tag_lightning.callbacks.molecule_task import MoleculeTask
+from sampling_runs import tiny_data
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import TinyNetworks, seeded
 from torch import nn
 
+from tag_lightning.evaluation import Arm, ImageTask, MoleculeTask, compare
 from tag_lightning.guidance import DPS, Condition
 from tag_lightning.networks import EGNNPropertyPredictor, ImageClassifier
 from tag_lightning.pretrained import load_pretrained, save_pretrained
@@ -51,33 +48,24 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Classifiers:
     return Classifiers(*(str(root / name) for name in Classifiers._fields))
 
 
-def settings(guide: str, judge: str, labels: list[int] | None = None) -> TaskSettings:
-    return TaskSettings(
-        guide=guide,
-        judge=judge,
-        attribute="label",
-        labels=labels,
-        features="judge" if labels else "auto",
-        physics=False,
-        seed=0,
-        num_samples=6,
-    )
+def task_of(guide: str, judge: str, label: int) -> ImageTask:
+    return ImageTask(guide, judge, labels=[label], features="judge").for_data(tiny_data()).for_samples(6)
 
 
 @pytest.mark.parametrize(("asked", "accuracy"), [(FIRST, 0.0), (SECOND, 1.0)])
 def test_accuracy_is_the_judges(asked: int, accuracy: float, classifiers: Classifiers) -> None:
-    task = load_task(tiny_data(), settings(classifiers.first, classifiers.second, [asked]))
-    rows = task.measure(torch.rand(6, 3, 8, 8) * 2 - 1, range(6))
-    assert task.summarize(rows)["accuracy"] == accuracy
+    task = task_of(classifiers.first, classifiers.second, asked)
+    rows = task.rows(torch.rand(6, 3, 8, 8) * 2 - 1, range(6))
+    assert task.summary({name: values.double() for name, values in rows.items()})["accuracy"] == accuracy
 
 
 def test_features_are_the_judges(classifiers: Classifiers) -> None:
-    task = load_task(tiny_data(), settings(classifiers.first, classifiers.looking, [FIRST]))
+    task = task_of(classifiers.first, classifiers.looking, FIRST)
     x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     judge = load_pretrained(classifiers.looking).network
     assert isinstance(judge, ImageClassifier)
     with torch.no_grad():
-        torch.testing.assert_close(task.measure(x, range(6))["features"].float(), judge.features(x))
+        torch.testing.assert_close(task.rows(x, range(6))["features"].float(), judge.features(x))
 
 
 def test_the_gradient_is_the_guides(classifiers: Classifiers) -> None:
@@ -92,8 +80,7 @@ def test_the_gradient_is_the_guides(classifiers: Classifiers) -> None:
         (classifiers.second, classifiers.looking): torch.zeros_like(x),
     }
     for (guides, judges), gradient in pairs.items():
-        task = load_task(tiny_data(), settings(guides, judges, [FIRST]))
-        assert isinstance(task, ImageTask)
+        task = task_of(guides, judges, FIRST)
         shown = x.clone().requires_grad_()
         likelihood = task.conditions(range(4), CPU)["label"].log_likelihood(shown).sum()
         torch.testing.assert_close(torch.autograd.grad(likelihood, shown)[0], gradient)
@@ -101,14 +88,14 @@ def test_the_gradient_is_the_guides(classifiers: Classifiers) -> None:
 
 @pytest.mark.parametrize("looks", ["guide", "judge"])
 def test_a_run_is_moved_by_its_guide_and_scored_by_its_judge(
-    looks: str, classifiers: Classifiers, tiny: TinyNetworks, tmp_path: Path
+    looks: str, classifiers: Classifiers, tiny: TinyNetworks
 ) -> None:
     other = {"guide": "judge", "judge": "guide"}[looks]
     roles: dict[str, Any] = {looks: classifiers.looking, other: classifiers.first}
     arms = {"unguided": Arm(), "dps": Arm([DPS(scale=50.0)])}
-    sampling: GuidedSampling = tiny_sampling(tiny, **roles, labels=[FIRST], arms=arms)
-    tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
-    unguided, guided = (sampling.results[name] for name in arms)
+    task = ImageTask(**roles, labels=[FIRST], features="judge").for_data(tiny_data())
+    results = compare(arms, tiny.root / "denoiser", task, num_samples=6, num_steps=3, chunk_size=4, progress=False)
+    unguided, guided = (results[name] for name in arms)
     assert torch.equal(unguided.samples, guided.samples) == (looks == "judge")
     if looks == "guide":
         assert unguided.figures["accuracy"] == guided.figures["accuracy"] == 1
@@ -130,11 +117,10 @@ def test_molecules_are_judged_by_the_judge_and_guided_by_the_guide(tmp_path: Pat
     data.setup("validate")
     save_pretrained(tmp_path / "guide", certain(("alpha",), [30.0]), None)
     save_pretrained(tmp_path / "judge", certain(("alpha",), [50.0]), None)
-    task = load_task(data, settings(str(tmp_path / "guide"), str(tmp_path / "judge")))
-    assert isinstance(task, MoleculeTask)
+    task = MoleculeTask(str(tmp_path / "guide"), str(tmp_path / "judge")).for_data(data).for_samples(6)
     batch = data.table("train")[[0, 1]]
-    x = task.whole(batch.x)
-    assert task.measure(x, range(2))["judged"].tolist() == [[50.0], [50.0]]
+    x = task.pad(batch.x)
+    assert task.rows(x, range(2))["judged"].tolist() == [[50.0], [50.0]]
     condition = task.conditions(range(2), CPU)["alpha"]
     assert isinstance(condition, Condition)
     assert condition.predictor(batch.x, **batch.inputs).tolist() == [30.0, 30.0]

@@ -20,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from tag_lightning.files import replacing
 from tag_lightning.metrics import to_uint8
 
 Points: TypeAlias = Tensor | np.ndarray
 """Points in the plane, ``[N, 2]``."""
 
-# Okabe and Ito's palette, told apart by colour-blind readers, with a line and a marker to each for print.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, with a line and a marker each for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -39,7 +40,7 @@ def sample_grid(images: Tensor, columns: int | None = None) -> Tensor:
 
     Args:
         images: ``[B, C, H, W]`` in [-1, 1], C 1 or 3, B at least 1; values outside are clipped.
-        columns: Images a row; None makes the grid about square.
+        columns: Images per row; None makes the grid about square.
 
     Returns:
         Bytes ``[3, H', W']`` on the CPU.
@@ -55,10 +56,10 @@ def sample_grid(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def save_png(picture: Tensor | Figure, path: Path) -> None:
-    """Write bytes ``[3, H, W]`` or a figure as a PNG file, with its folder if need be."""
+    """Write bytes ``[3, H, W]`` or a figure as a PNG file."""
     pixels = picture if isinstance(picture, Tensor) else figure_pixels(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path, format="PNG")
+    with replacing(path) as temporary:
+        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(temporary, format="PNG")
 
 
 def figure_pixels(figure: Figure) -> Tensor:
@@ -69,7 +70,7 @@ def figure_pixels(figure: Figure) -> Tensor:
 
 
 def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure:
-    """Time-Gap against the timestep at which it was measured, one line a name.
+    """Time-Gap against the timestep at which it was measured, one line per name.
 
     Args:
         curves: ``(timesteps [S], gaps [S])`` of each line, both in training timesteps; NaN is left out.
@@ -106,7 +107,7 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
 
 
 def scatter_2d(samples: Mapping[str, Points], data: Points) -> Figure:
-    """Samples in the plane, one panel a name, over the data in grey, all on the same axes.
+    """Samples in the plane, one panel per name, over the data in grey, all on the same axes.
 
     Args:
         samples: Points ``[N, 2]`` of each panel, at least one.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from tag_lightning.chemistry import molecule, perceived, write_sdf
+from tag_lightning.files import replacing
 
 
 def write_molecules(
@@ -17,15 +17,18 @@ def write_molecules(
 ) -> list[Path]:
     """Write ``<name>.sdf`` with bonds from distances, ``<name>-perceived.sdf`` with RDKit's, and ``<name>.npz``.
 
-    Molecules with a position that is not finite are left out of both, those that RDKit cannot read out of the
-    second; how many is said on the terminal. The array file has all: ``numbers`` and ``positions``.
+    Molecules with a position that is not finite are left out of both SD files, those that RDKit cannot read out of
+    the second; their numbers are printed. The array file has all molecules: ``numbers`` and ``positions``.
 
     Args:
         numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
         positions: Angstrom, ``[B, N, 3]``.
         fields: Data fields of each molecule.
-        folder: Where to; made if need be.
-        name: Of the files.
+        folder: The folder, created if it does not exist.
+        name: Start of the file names.
+
+    Returns:
+        Paths of the three files.
     """
     finite = [i for i in range(len(numbers)) if bool(positions[i][numbers[i] > 0].isfinite().all())]
     read = {i: mol for i in finite if (mol := perceived(numbers[i], positions[i])) is not None}
@@ -33,10 +36,9 @@ def write_molecules(
     numbered = [{"sample": float(i)} | _finite(fields[i]) for i in range(len(numbers))]
     write_sdf(paths[0], [molecule(numbers[i], positions[i]) for i in finite], [numbered[i] for i in finite])
     write_sdf(paths[1], list(read.values()), [numbered[i] for i in read])
-    temporary = paths[2].with_name(f".{paths[2].name}")
-    np.savez_compressed(temporary, numbers=numbers.numpy(), positions=positions.numpy())
-    temporary.replace(paths[2])
-    rank_zero_info(
+    with replacing(paths[2]) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, numbers=numbers.numpy(), positions=positions.numpy())
+    print(
         f"{len(numbers)} molecules: {len(numbers) - len(finite)} with positions that are not finite, "
         f"{len(finite) - len(read)} that RDKit cannot read"
     )

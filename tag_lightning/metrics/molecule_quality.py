@@ -1,12 +1,42 @@
-"""How good generated molecules are: stability, validity, uniqueness, novelty."""
+"""Quality of generated molecules: stability, validity, uniqueness, novelty."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from tag_lightning.chemistry import canonical_smiles, molecule, stable_atoms
+from tag_lightning.metrics.sample_metric import SampleMetric
+
+
+class MoleculeQuality(SampleMetric):
+    """Stability, validity, uniqueness and novelty of molecules, see ``molecule_quality``.
+
+    ``reference`` holds the figures of the test split, without novelty. Under ``predict``, which reads no real data,
+    there is no novelty either.
+    """
+
+    _known: Collection[str] | None = None
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"molecules": torch.Size(self.task.sample_shape).numel()}
+
+    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {"molecules": x.flatten(1)}
+
+    def prepare(self, device: torch.device) -> None:
+        data = self.task.data
+        self._known = data.reference_smiles()
+        table = data.table("test")
+        batch = table[list(range(len(table)))]
+        self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
+
+    def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        x = rows["molecules"].reshape(-1, *self.task.sample_shape)
+        return molecule_quality(*self.task.encoding.decode(x, self.task.mask(range(len(x)))), self._known)
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:

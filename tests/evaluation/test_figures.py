@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tag_lightning.callbacks.figures import (
+
+from tag_lightning.evaluation.figures import (
     comparison_strip,
     figure_pixels,
     quiver_2d,
@@ -147,7 +148,7 @@ def test_strip_shows_every_arm_under_its_name(count, generator):
 
 def test_drawing_leaves_pyplot_alone():
     program = (
-        "import sys, torch; from tag_lightning.callbacks.figures import *; "
+        "import sys, torch; from tag_lightning.evaluation.figures import *; "
         "figure_pixels(scatter_2d({'a': torch.zeros(2, 2)}, torch.zeros(2, 2))); "
         "pyplot = sys.modules.get('matplotlib.pyplot'); "
         "assert pyplot is None or not pyplot.get_fignums()"

@@ -8,15 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tag_lightning.callbacks import results
-from tag_lightning.callbacks.results import (
-    print_results,
-    require_writable,
-    results_payload,
-    results_table,
-    versions,
-    write_results,
-)
+
+from tag_lightning.evaluation import ArmResult, ImageTask, Results, results
+from tag_lightning.evaluation.report import write_results
+from tag_lightning.evaluation.results import print_results, results_table, versions
+from tag_lightning.files import require_writable
 
 ARMS = {
     "unguided": {"fid": 71.23456, "time_gap": 43.0123, "seconds": 12.345, "num_samples": 512, "accuracy": None},
@@ -50,10 +46,16 @@ def cells(table):
 
 
 def test_payload_holds_the_contract(tmp_path):
-    path = tmp_path / "run" / "results.json"
-    write_results(path, results_payload(ARMS, 3, {"sampling": {"num_steps": 50}}))
-    payload = read(path)
-    assert list(payload) == ["arms", "seed", "config", "versions"]
+    task = ImageTask()
+    task.seed = 3
+    arms = {name: ArmResult(figures, [], None, torch.zeros(0)) for name, figures in ARMS.items()}
+    results = Results(arms, task, None, "second predictor")
+    results.save_figures(tmp_path / "run", {"sampling": {"num_steps": 50}}, stage="val", global_step=7)
+    payload = read(tmp_path / "run" / "results.json")
+    assert list(payload)[:4] == ["arms", "seed", "config", "versions"]
+    further = {"stage", "global_step", "features", "num_reference", "reference", "time_gap_by"}
+    assert set(payload) == {"arms", "seed", "config", "versions"} | further
+    assert (payload["stage"], payload["global_step"], payload["time_gap_by"]) == ("val", 7, "second predictor")
     assert payload["arms"]["unguided"]["fid"] == 71.23456
     assert (payload["seed"], payload["config"]["sampling"]["num_steps"]) == (3, 50)
     assert payload["versions"] == versions()

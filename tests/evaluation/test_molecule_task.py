@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tag_lightning.callbacks import molecule_task
-from tag_lightning.callbacks.molecule_task import MoleculeTask
-from tag_lightning.callbacks.task import ArmResult
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import seeded
 from torch import Tensor
 
 from tag_lightning.chemistry import read_sdf
+from tag_lightning.evaluation import ArmResult, MoleculeTask, molecule_task
 from tag_lightning.metrics import molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor
 
@@ -44,8 +42,8 @@ def predictor(names: tuple[str, ...], seed: int) -> EGNNPropertyPredictor:
 GUIDE, JUDGE = predictor(("mu", "alpha"), 2), predictor(JUDGED, 3)
 
 
-def task_of(data: Any, seed: int = 0) -> MoleculeTask:
-    return MoleculeTask(data, GUIDE, JUDGE, physics=False, seed=seed)
+def task_of(data: Any, guide: Any = GUIDE, judge: Any = JUDGE, seed: int = 0, count: int = 60) -> MoleculeTask:
+    return MoleculeTask(guide, judge).for_data(data).for_samples(count, seed)
 
 
 @pytest.fixture
@@ -63,11 +61,11 @@ def rows_of(data: Any, task: MoleculeTask, count: int) -> list[int]:
 
 
 def real(data: Any, task: MoleculeTask, count: int) -> tuple[Tensor, Tensor]:
-    """The very training molecules that the samples take sizes and targets from, whole, and their mask."""
+    """The very training molecules that the samples take sizes and targets from, padded, and their mask."""
     batch = data.table("train")[rows_of(data, task, count)]
     mask = torch.zeros(count, data.sample_shape[0], dtype=torch.bool)
     mask[:, : batch.x.shape[1]] = batch.inputs["mask"]
-    return task.whole(batch.x), mask
+    return task.pad(batch.x), mask
 
 
 def test_size_and_targets_are_of_the_same_training_molecule(data: Any, task: MoleculeTask) -> None:
@@ -75,9 +73,9 @@ def test_size_and_targets_are_of_the_same_training_molecule(data: Any, task: Mol
     train = data.table("train")
     rows = rows_of(data, task, 50)
     assert task.sizes(range(50)).tolist() == train.sizes[rows].tolist()
-    told = task.told(range(50), CPU)
-    assert set(told) == set(CARRIED)
-    for name, values in told.items():
+    attributes = task.attributes(range(50), CPU)
+    assert set(attributes) == set(CARRIED)
+    for name, values in attributes.items():
         assert torch.equal(values, train.attributes[name][rows])
 
 
@@ -91,7 +89,7 @@ def test_what_is_asked_follows_from_seed_and_index_alone(data: Any, task: Molecu
     other = task_of(data, seed=1)
     assert not torch.equal(other.targets(range(40)), targets)
     # Nor does it depend on what the networks predict.
-    alone = MoleculeTask(data, None, predictor(("alpha",), 4), physics=False, seed=0)
+    alone = task_of(data, None, predictor(("alpha",), 4))
     assert torch.equal(alone.targets(range(40))[:, 0], targets[:, 1])
 
 
@@ -112,7 +110,7 @@ def test_training_molecules_are_drawn_evenly(data: Any, task: MoleculeTask) -> N
 
 
 def test_chunks_take_samples_by_size(task: MoleculeTask) -> None:
-    order = task.order(60)
+    order = task.order()
     assert sorted(order) == list(range(60))
     keys = [(int(task.sizes([i])), i) for i in order]
     assert keys == sorted(keys)
@@ -129,18 +127,18 @@ def test_a_chunk_lives_in_a_space_of_its_sizes(data: Any, task: MoleculeTask) ->
     assert space.num_features == data.sample_shape[1] - 3
 
 
-def test_a_chunk_is_made_whole_with_zeros(data: Any, task: MoleculeTask) -> None:
+def test_a_chunk_is_padded_with_zeros(data: Any, task: MoleculeTask) -> None:
     x = torch.randn(3, 4, 8, dtype=torch.float64)
-    whole = task.whole(x)
-    assert whole.shape == (3, *data.sample_shape)
-    assert whole.dtype == x.dtype
-    assert torch.equal(whole[:, :4], x)
-    assert whole[:, 4:].eq(0).all()
+    padded = task.pad(x)
+    assert padded.shape == (3, *data.sample_shape)
+    assert padded.dtype == x.dtype
+    assert torch.equal(padded[:, :4], x)
+    assert padded[:, 4:].eq(0).all()
 
 
 def test_conditions_are_squared_errors_in_units_of_the_spread(data: Any) -> None:
     guide = predictor(("mu", "alpha"), 2).double()
-    task = MoleculeTask(data, guide, JUDGE, physics=False, seed=0)
+    task = task_of(data, guide, JUDGE)
     count = 4
     x, mask = real(data, task, count)
     generator = torch.Generator().manual_seed(0)
@@ -168,8 +166,8 @@ def test_conditions_are_squared_errors_in_units_of_the_spread(data: Any) -> None
 
 
 def test_without_a_guide_there_are_no_conditions(data: Any) -> None:
-    task = MoleculeTask(data, None, JUDGE, physics=False, seed=0)
-    assert not task.guided
+    task = task_of(data, None, JUDGE)
+    assert task.guide is None
     assert task.conditions([0, 1], CPU) == {}
 
 
@@ -182,20 +180,20 @@ def test_the_judge_sees_molecules_whose_elements_are_decided(data: Any, task: Mo
     blurred[..., 3:] = 7 * (clean[..., 3:] + 0.12 * torch.rand(clean[..., 3:].shape, generator=generator)) - 2
     indices = list(range(count))
     expected = JUDGE(clean, mask)
-    rows = task.measure(blurred, indices)
+    rows = task.rows(blurred, indices)
     torch.testing.assert_close(rows["judged"], expected)
     assert not torch.allclose(JUDGE(blurred, mask), expected, rtol=1e-3)
     assert torch.equal(rows["molecules"], blurred.flatten(1))
-    assert torch.equal(rows["targets"], task.targets(indices))
     assert {name: values.shape[1] for name, values in rows.items()} == task.columns
     turned = [4, 1]
-    torch.testing.assert_close(task.measure(blurred[turned], turned)["judged"], expected[turned])
+    torch.testing.assert_close(task.rows(blurred[turned], turned)["judged"], expected[turned])
 
 
 def test_columns_are_those_that_can_be_measured(data: Any) -> None:
     width = math.prod(data.sample_shape)
-    assert MoleculeTask(data, None, None, physics=False, seed=0).columns == {"molecules": width}
-    assert MoleculeTask(data, GUIDE, None, physics=False, seed=0).columns == {"molecules": width, "targets": 2}
+    assert task_of(data, None, None).columns == {"molecules": width}
+    assert task_of(data, GUIDE, None).columns == {"molecules": width}
+    assert task_of(data, None, JUDGE).columns == {"molecules": width, "judged": 2}
 
 
 def test_real_molecules_are_judged_for_reference(data: Any, task: MoleculeTask) -> None:
@@ -221,7 +219,7 @@ def test_figures_leave_out_what_is_not_finite_and_count_it(data: Any, task: Mole
     judged = targets[:, [ASKED.index(name) for name in JUDGED]] + errors
     judged[broken] = torch.nan
     judged[6, 1] = torch.inf
-    figures = task.summarize({"molecules": x.flatten(1), "targets": targets, "judged": judged})
+    figures = task.summary({"molecules": x.flatten(1), "judged": judged})
     assert figures["mae_MolWt"] == pytest.approx((1 + 3 + 2 + 0 + 6 + 0 + 2) / 7, rel=1e-4)
     assert figures["mae_alpha"] == pytest.approx((0.5 + 0.25 + 0 + 1 + 2 + 0.25) / 6, rel=1e-4)
     assert figures["nan"] == 1 / 8
@@ -237,15 +235,14 @@ def test_new_molecules_are_novel(data: Any, task: MoleculeTask) -> None:
     task.prepare([], CPU)
     x, _ = real(data, task, 3)
     x[1, :, :3] += 50 * torch.arange(x.shape[1])[:, None]  # atoms far from each other, which no data have
-    rows = {"molecules": x.flatten(1), "targets": task.targets(range(3)), "judged": torch.zeros(3, 2)}
-    figures = task.summarize(rows)
+    figures = task.summary({"molecules": x.flatten(1), "judged": torch.zeros(3, 2)})
     distinct = len({row for i, row in enumerate(rows_of(data, task, 3)) if i != 1}) + 1
     assert figures["novelty"] == pytest.approx(1 / distinct)
 
 
 def result(data: Any, task: MoleculeTask, count: int) -> ArmResult:
     x, _ = real(data, task, count)
-    return ArmResult({}, [], None, x, task.measure(x, range(count)))
+    return ArmResult({}, [], None, x, task.rows(x, range(count)))
 
 
 def test_pictures_are_bytes(data: Any, task: MoleculeTask) -> None:
@@ -258,7 +255,7 @@ def test_pictures_are_bytes(data: Any, task: MoleculeTask) -> None:
         assert picture.ndim == 3
         assert picture.shape[0] == 3
         assert len(picture.unique()) > 2
-    alone = MoleculeTask(data, GUIDE, None, physics=False, seed=0)
+    alone = task_of(data, GUIDE, None)
     assert set(alone.pictures({"unguided": results["unguided"]}, None)) == {"samples/unguided"}
 
 
@@ -267,7 +264,15 @@ def test_legends_tell_property_target_and_unit(data: Any, task: MoleculeTask, mo
     monkeypatch.setattr(molecule_task, "molecule_grid", lambda *args: seen.append(args) or torch.zeros(3, 1, 1))
     made = result(data, task, 20)
     made.rows["judged"][0] = torch.tensor([41.2345, 27.5])
-    made.rows["targets"][0] = torch.tensor([0.5, 26.375, 44.0])
+    targets = task.targets
+
+    def known(indices: Any, names: Any = None) -> Tensor:
+        found = targets(indices, names)
+        assert tuple(names) == JUDGED
+        found[0] = torch.tensor([44.0, 26.375])
+        return found
+
+    monkeypatch.setattr(task, "targets", known)
     made.rows["judged"][1] = torch.nan
     task.pictures({"unguided": made}, None)
     numbers, positions, legends = seen[0]

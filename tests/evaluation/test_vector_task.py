@@ -1,20 +1,23 @@
-"""How points are judged: Wasserstein distances that are known beforehand."""
+"""Vectors are measured by Wasserstein distances that are known beforehand."""
 
 from __future__ import annotations
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tag_lightning.callbacks.point_task import PointTask
 from tag_lightning.datamodules import Batch
 from torch import Tensor
+
+from tag_lightning.evaluation import VectorTask
 
 CPU = torch.device("cpu")
 
 
-def task_of(data: Tensor) -> PointTask:
-    task = PointTask((data.shape[1],))
+def task_of(data: Tensor, num_samples: int = 3) -> VectorTask:
+    source = SimpleNamespace(sample_shape=(data.shape[1],), table=lambda split: data)
+    task = VectorTask().for_data(source).for_samples(num_samples)
     task.prepare([Batch(part, {}, {}) for part in data.split(4)], CPU)
     return task
 
@@ -23,8 +26,8 @@ def points(count: int, seed: int) -> Tensor:
     return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def w1(task: PointTask, samples: Tensor) -> float:
-    return task.summarize(task.measure(samples, range(len(samples))))["w1"]
+def w1(task: VectorTask, samples: Tensor) -> float:
+    return task.summary(task.rows(samples, range(len(samples))))["w1"]
 
 
 def test_the_data_in_another_order_are_at_no_distance() -> None:
@@ -55,5 +58,7 @@ def test_fewer_samples_meet_the_first_of_the_data() -> None:
 
 
 def test_more_samples_than_data_are_refused() -> None:
-    with pytest.raises(ValueError, match="w1 of 5 samples needs as many data, there are 4"):
+    with pytest.raises(ValueError, match="w1 of 5 samples needs as many real samples, got 4"):
         w1(task_of(points(4, 0)), points(5, 1))
+    with pytest.raises(ValueError, match="num_samples is 5, but w1 .* there are 4"):
+        task_of(points(4, 0), num_samples=5)

@@ -1,16 +1,16 @@
-"""The Time-Gap of an arm, held to a gauge whose answer is known and to what the denoiser was shown."""
+"""The Time-Gap of an arm, held to a time predictor whose answer is known and to the inputs of the denoiser."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
 import torch
-from tag_lightning.callbacks import Arm
-from tag_lightning.callbacks.arm_runner import ArmRunner
-from tag_lightning.callbacks.image_task import ImageTask
-from tag_lightning.callbacks.task import ArmResult
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, LinearSchedule
+from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, LinearSchedule, NonFiniteError
+from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, SamplingTask
 from tag_lightning.guidance import Corruption
 
 TIMESTEPS, STEPS, SHAPE = 20, 5, (1, 4, 4)
@@ -29,7 +29,16 @@ class WatchedNetwork(nn.Module):
         return 0.5 * x
 
 
-class StubbornGauge(nn.Module):
+class PlainTask(SamplingTask):
+    """Images without targets or metrics."""
+
+    sample_shape = SHAPE
+
+    def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
+        return ImageSpace(SHAPE, indices, device)
+
+
+class StubbornPredictor(nn.Module):
     """Says the same of every sample of a chunk but the first: of that, the timestep before."""
 
     def __init__(self, answer: int) -> None:
@@ -45,27 +54,21 @@ class StubbornGauge(nn.Module):
         return logits
 
 
-def draw(answer: int, arm: Arm) -> tuple[ArmResult, WatchedNetwork, StubbornGauge]:
+def draw(answer: int, arm: Arm) -> tuple[ArmResult, WatchedNetwork, StubbornPredictor]:
     """Four samples in chunks of two."""
-    network, gauge = WatchedNetwork(), StubbornGauge(answer)
-    runner = ArmRunner(
+    network, predictor = WatchedNetwork(), StubbornPredictor(answer)
+    data = SimpleNamespace(sample_shape=SHAPE)
+    sampler = ArmSampler(
         denoiser=Denoiser(network, LinearSchedule(TIMESTEPS)),
         solver=DDIM(),
-        task=ImageTask(SHAPE, [0], "label", None, None, None),
-        predictor=None,
-        gauge=gauge,
-        strength=None,
+        task=PlainTask().for_data(data).for_samples(4),
+        time_gap_predictor=predictor,
         num_steps=STEPS,
-        num_samples=4,
         chunk_size=2,
-        seed=0,
         num_kept=4,
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        show_progress=False,
+        progress=False,
     )
-    return runner.run("the arm", arm, "1 of 1"), network, gauge
+    return sampler.draw("the arm", arm), network, predictor
 
 
 @pytest.mark.parametrize("answer", [1, 10, TIMESTEPS - 1])
@@ -83,6 +86,21 @@ def test_the_time_gap_is_the_distance_from_the_timestep_the_denoiser_was_told(an
     assert result.figures["time_gap"] == pytest.approx(sum(expected) / steps)
 
 
+def test_nan_of_the_time_gap_predictor_names_arm_and_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = StubbornPredictor.forward
+
+    def lost_at_the_last(self: StubbornPredictor, x: Tensor) -> Tensor:
+        logits = answered(self, x)
+        if len(self.seen) == STEPS:
+            logits[1, 3] = torch.nan
+        return logits
+
+    monkeypatch.setattr(StubbornPredictor, "forward", lost_at_the_last)
+    message = r"arm the arm: the time_gap_predictor returned NaN or infinity at timestep 3 for 1 of 2 samples"
+    with pytest.raises(NonFiniteError, match=message):
+        draw(3, Arm())
+
+
 def test_steps_taken_again_count_once() -> None:
     once, _, _ = draw(3, Arm())
     again, network, _ = draw(3, Arm(recurrence=3))
@@ -93,9 +111,9 @@ def test_steps_taken_again_count_once() -> None:
     assert again.figures["time_gap"] == once.figures["time_gap"]
 
 
-def test_the_gauge_sees_what_the_denoiser_sees() -> None:
+def test_the_time_gap_predictor_sees_what_the_denoiser_sees() -> None:
     """Corruption included."""
-    _, network, gauge = draw(3, Arm([Corruption(0.5)]))
-    assert len(gauge.seen) == len(network.seen) == 2 * STEPS
-    for measured, (_, shown) in zip(gauge.seen, network.seen, strict=True):
+    _, network, predictor = draw(3, Arm([Corruption(0.5)]))
+    assert len(predictor.seen) == len(network.seen) == 2 * STEPS
+    for measured, (_, shown) in zip(predictor.seen, network.seen, strict=True):
         assert torch.equal(measured, shown)

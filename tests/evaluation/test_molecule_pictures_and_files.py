@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
-from tag_lightning.callbacks import molecule_figures
-from tag_lightning.callbacks.figures import figure_pixels
-from tag_lightning.callbacks.molecule_figures import molecule_grid, property_histograms
-from tag_lightning.callbacks.molecule_files import write_molecules
 from torch import Tensor
 
 from tag_lightning.chemistry import read_sdf
 from tag_lightning.chemistry.embedding import embed, parse_smiles
+from tag_lightning.evaluation import molecule_figures
+from tag_lightning.evaluation.figures import figure_pixels
+from tag_lightning.evaluation.molecule_figures import molecule_grid, property_histograms
+from tag_lightning.evaluation.molecule_files import write_molecules
 
 
 def geometries(*smiles: str, width: int = 12) -> tuple[Tensor, Tensor]:
@@ -49,13 +48,12 @@ def heavy_smiles(path: Path) -> dict[int, str]:
 
 
 def test_files_leave_out_what_cannot_be_written_and_say_so(
-    mixed: tuple[Tensor, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    mixed: tuple[Tensor, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     numbers, positions = mixed
     fields = [{"alpha": float(i), "mu": math.nan if i == 3 else 2.5} for i in range(4)]
-    with caplog.at_level(logging.INFO):
-        paths = write_molecules(numbers, positions, fields, tmp_path / "new" / "folder", "arm")
-    assert "4 molecules: 1 with positions that are not finite, 1 that RDKit cannot read" in caplog.text
+    paths = write_molecules(numbers, positions, fields, tmp_path / "new" / "folder", "arm")
+    assert "4 molecules: 1 with positions that are not finite, 1 that RDKit cannot read" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(p.name for p in paths)
     assert heavy_smiles(paths[1]) == {0: "C=O", 3: "CCO"}
     assert set(heavy_smiles(paths[0])) == {0, 2, 3}

@@ -11,6 +11,7 @@ from tag_lightning.datamodules import DigitsDataModule
 from tiny_runs import SIZE, TIMESTEPS, TinyNetworks, seeded
 
 from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.evaluation import ImageTask
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import SimpleCNN
 
@@ -22,10 +23,15 @@ def tiny_module() -> TimePredictorModule:
 
 
 def tiny_sampling(tiny: TinyNetworks, **settings: Any) -> GuidedSampling:
-    """Six samples an arm in three steps."""
-    sources = {role: str(tiny.root / role) for role in ("denoiser", "guide", "judge")}
-    defaults = {"num_steps": 3, "num_samples": 6, "chunk_size": 4, "features": "judge"}
-    return GuidedSampling(**{**sources, **defaults, **settings})
+    """Six samples per arm in three steps."""
+    defaults = {"denoiser": str(tiny.root / "denoiser"), "num_steps": 3, "num_samples": 6, "chunk_size": 4}
+    return GuidedSampling(**{**defaults, "task": tiny_task(tiny), **settings})
+
+
+def tiny_task(tiny: TinyNetworks, **settings: Any) -> ImageTask:
+    """Digits with guide and judge, not bound to data yet."""
+    sources = {role: str(tiny.root / role) for role in ("guide", "judge")}
+    return ImageTask(**{**sources, "features": "judge", **settings})
 
 
 def tiny_trainer(folder: Path, *callbacks: Any, **settings: Any) -> Trainer:

@@ -1,4 +1,4 @@
-"""Pictures of molecules and of what was judged of them."""
+"""Pictures of molecules and of their properties."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from PIL import Image
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
-from tag_lightning.callbacks.figures import COLOURS
 from torch import Tensor
 
 from tag_lightning.chemistry import molecule, perceived
+from tag_lightning.evaluation.figures import COLOURS
 
 _CELL = (220, 200)
 _COLUMNS = 4
 
 
 def molecule_grid(numbers: Tensor, positions: Tensor, legends: Sequence[str]) -> Tensor:
-    """Structural formulas side by side, a text under each.
+    """Structural formulas side by side, with a text under each.
 
     Bonds are those that RDKit perceives; where it cannot, those from distances, and "unreadable" is written first.
 
@@ -53,12 +53,12 @@ def molecule_grid(numbers: Tensor, positions: Tensor, legends: Sequence[str]) ->
 
 
 def property_histograms(judged: Mapping[str, Tensor], targets: Tensor, units: Mapping[str, str]) -> Figure:
-    """How the judged properties of every arm are spread, over what was asked for in grey.
+    """Histograms of the judged properties per arm, over the targets in grey.
 
     Args:
-        judged: ``[N, K]`` of each arm; what is not finite is left out.
+        judged: ``[N, K]`` by arm; values that are not finite are left out.
         targets: ``[N, K]``.
-        units: Of each property, by name, K of them.
+        units: Unit of each property by name, K of them.
     """
     figure = Figure(figsize=(4.6 * len(units), 3.6), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(units), squeeze=False)[0]
@@ -71,7 +71,7 @@ def property_histograms(judged: Mapping[str, Tensor], targets: Tensor, units: Ma
         for (arm, values), colour in zip(judged.items(), cycle(COLOURS), strict=False):
             column = values[:, k].numpy()
             column = np.clip(column[np.isfinite(column)], edges[0], edges[-1])
-            # Shares rather than a density, which nothing finite does not have.
+            # Shares, since the density of no finite values is undefined.
             weights = np.full(len(column), 1 / len(values))
             axes.hist(column, edges, histtype="step", linewidth=1.6, color=colour, label=arm, weights=weights)
         axes.set_xlabel(f"{name} [{unit}]" if unit else name)

@@ -1,10 +1,11 @@
-"""Ways of sampling, side by side."""
+"""Arms: ways of sampling to compare."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tag_lightning.diffusion import Recurrence
 from tag_lightning.guidance import DPS, Corruption, Guidance, TemporalAlignment
 
 
@@ -13,25 +14,26 @@ class Arm:
     """One way of sampling.
 
     Attributes:
-        guidance: Hooks in the order they run. What an entry leaves open (its predictor, its condition) is
-            taken from the run.
-        num_steps: Reverse steps; None takes those of ``sampling.num_steps``.
-        recurrence: Times each step is taken.
+        guidance: Hooks in the order they run. A predictor or condition that an entry leaves open is taken from the
+            comparison.
+        num_steps: Reverse steps; None takes those of the comparison.
+        recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
+            that a guidance is published with, or else 1.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
     num_steps: int | None = None
-    recurrence: int = 1
+    recurrence: int | Recurrence | None = None
 
 
 def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: bool) -> dict[str, Arm]:
-    """The arms that show what TAG changes, as far as the run has what they need.
+    """The arms that show what TAG changes, as far as the needed networks are there.
 
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of DPS.
-        with_predictor: Whether there is a time predictor to correct with.
-        with_guide: Whether there is a guide.
+        with_predictor: There is a time predictor to correct with.
+        with_guide: There is a guide.
     """
     arms = {"unguided": Arm(), "corruption": Arm([Corruption(sigma)])}
     if with_predictor:
@@ -44,17 +46,17 @@ def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: b
 
 
 def require_names(names: Iterable[str]) -> None:
-    """Check that arms can be told apart and have files of their name, before anything is drawn.
+    """Check that arms can be told apart and can name files, before anything is drawn.
 
     Raises:
-        ValueError: If there is no arm, or a name is empty, starts with a dot, or holds a slash or backslash.
+        ValueError: If there are no arms, or a name is empty, starts with a dot, or holds a slash or backslash.
     """
     names = list(names)
     if not names:
-        raise ValueError("sampling.arms is empty; give at least one arm, or leave it out for the default ones")
+        raise ValueError("arms is empty; give at least one arm, or leave it out for the default ones")
     for name in names:
         if not name or name.startswith(".") or "/" in name or "\\" in name:
             raise ValueError(
-                f"sampling has an arm named {name!r}, which also names its files; "
+                f"arms has an arm named {name!r}, which also names its files; "
                 "use no slash, no backslash, no dot at the start, and at least one character"
             )

@@ -1,0 +1,237 @@
+"""Samples of an arm, drawn in seeded chunks that any number of processes can share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
+from tag_lightning.evaluation.arms import Arm, require_names
+from tag_lightning.evaluation.results import ArmResult
+from tag_lightning.evaluation.task import SamplingTask
+from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
+from tag_lightning.metrics import RowsByIndex, time_gap
+from tag_lightning.networks import TimePredictor
+from tag_lightning.networks.time_predictor import ConditionedTimePredictor
+from tag_lightning.progress import Progress, tracked
+
+
+@dataclass
+class ArmSampler:
+    """Everything that the arms of a comparison have in common.
+
+    Arms are paired: sample ``i`` of every arm starts from the same noise and has the same target, whatever the number
+    of processes. The Time-Gap of a step is measured on the input of the denoiser: after the step's corrections, TAG
+    and corruption included.
+
+    Attributes:
+        denoiser: Frozen denoiser.
+        task: Targets and metrics, bound to data and to the samples to draw.
+        predictor: Time predictor that corrects; None suffices for arms without TAG.
+        time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
+            that corrects flatters itself; None measures with the one that corrects.
+        strength: Strength of TAG in arms that state none.
+        solver: Proposes the next sample.
+        num_steps: Reverse steps of arms that state none.
+        chunk_size: Samples drawn at once; samples are repeatable to the last bit for a fixed size only.
+        num_kept: Number of samples that are kept, by global index; the others are measured only.
+        device: Device to sample on; None takes the denoiser's.
+        rank: Index of this process.
+        world_size: Number of processes.
+        progress: Show progress on this process.
+    """
+
+    denoiser: Denoiser
+    task: SamplingTask
+    predictor: nn.Module | None = None
+    time_gap_predictor: nn.Module | None = None
+    strength: Strength | float = field(default_factory=PolyakStrength)
+    solver: Solver = field(default_factory=DDIM)
+    num_steps: int = 100
+    chunk_size: int = 64
+    num_kept: int = 64
+    device: torch.device | str | None = None
+    rank: int = 0
+    world_size: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        self._device = torch.device(self.device or self.denoiser.schedule.alphas_cumprod.device)
+        self._measuring = self.predictor if self.time_gap_predictor is None else self.time_gap_predictor
+        for network in (self.denoiser, self.predictor, self._measuring, *self.task.networks):
+            if network is not None:
+                network.to(self._device)
+
+    def sampler(self, arm: Arm, indices: Sequence[int]) -> Sampler:
+        """The sampler of one chunk, the only place that builds guidance and sampler.
+
+        Raises:
+            ValueError: If the arm's settings are impossible.
+        """
+        conditions = self.task.conditions(indices, self._device)
+        run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
+        guidance = [entry.for_run(run) for entry in arm.guidance]
+        steps = self.num_steps if arm.num_steps is None else arm.num_steps
+        return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
+
+    def prepare(self, reference: Iterable[Any] | None = None) -> None:
+        """Measure the real data that samples are compared with, once.
+
+        Args:
+            reference: Batches; None takes the datamodule's ``reference_dataloader()``.
+        """
+        if reference is None:
+            batches = self.task.data.reference_dataloader()
+            reference = tracked(batches, "measuring the real data", visible=self.progress)
+        self.task.prepare(reference, self._device)
+
+    def require_possible(self, arms: Mapping[str, Arm], measured: bool = True) -> None:
+        """Check names and settings of all arms before any is drawn.
+
+        Args:
+            arms: By name.
+            measured: Also check that ``PolyakStrength`` finds the typical likelihood of real data that it compares
+                with, which the training of a time predictor measures.
+
+        Raises:
+            ValueError: Names the arm and the way out.
+        """
+        require_names(arms)
+        for name, arm in arms.items():
+            try:
+                sampler = self.sampler(arm, [0])
+            except ValueError as error:
+                raise ValueError(f"arm {name}: {error}") from error
+            aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
+            polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
+            typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
+            if any(values is None or bool(values[sampler.timesteps].isnan().any()) for values in typical):
+                raise ValueError(
+                    f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
+                    "during fit, whose checkpoint then has it, or choose another strength"
+                )
+
+    def draw(self, name: str, arm: Arm, position: str = "1 of 1") -> ArmResult:
+        """Draw and measure the samples of one arm; every process must call it.
+
+        Args:
+            name: The arm.
+            arm: Its settings.
+            position: The arm's place among others, for the progress.
+
+        Raises:
+            NonFiniteError: Names the arm and, if a network is to blame, the timestep.
+        """
+        timesteps = self.sampler(arm, [0]).timesteps
+        columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
+        rows = RowsByIndex(columns, device=self._device)
+        samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
+        share = sum(len(kept) for kept, _ in self._chunks())
+        progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
+        for kept, padded in self._chunks():
+            try:
+                x, measured = self._chunk(arm, padded, partial(progress.advance, len(kept) / len(timesteps)))
+            except NonFiniteError as error:
+                raise NonFiniteError(f"arm {name}: {error}") from error
+            index = torch.tensor(kept)
+            rows.update(index, **{column: values[: len(kept)] for column, values in measured.items()})
+            shown = index < self.num_kept
+            samples.update(index[shown], samples=x[: len(kept)][shown].flatten(1))
+        progress.close()
+        # A process without chunks computes as well: the gathering inside waits for all of them.
+        gathered = {column: values.cpu() for column, values in rows.compute().items()}
+        images = samples.compute()["samples"].reshape(-1, *self.task.sample_shape).cpu()
+        figures, gaps = self.task.summary(gathered), None
+        if self._measuring:
+            gaps = gathered["gaps"].nanmean(0)
+            figures["time_gap"] = float(gaps.nanmean())
+        figures |= {"seconds": float(gathered["seconds"].mean()), "num_samples": self.task.num_samples}
+        return ArmResult(figures, timesteps, gaps, images, gathered)
+
+    def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
+        order = self.task.order()
+        for start in range(0, len(order), self.chunk_size)[self.rank :: self.world_size]:
+            kept = order[start : start + self.chunk_size]
+            # Every chunk has the same size, so that the same kernels run whoever draws it.
+            yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
+
+    def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
+        sampler = self.sampler(arm, indices)
+        measuring = self._conditioned(self._measuring, indices)
+        observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
+        started = _now(self._device)
+        x = sampler.sample(self.task.space(indices, self._device), self.task.seed, [observer.observe])
+        seconds = _now(self._device) - started - observer.seconds
+        x = self.task.pad(x)
+        with torch.no_grad():
+            rows = self.task.rows(x, indices)
+        rows["seconds"] = torch.full((len(indices),), seconds / len(indices))
+        if measuring is not None:
+            rows["gaps"] = observer.gaps(self.task.keep_nonfinite)
+        return x, rows
+
+    def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
+        """A predictor of the conditional kind with the targets of these samples."""
+        if isinstance(predictor, TimePredictor) and predictor.conditions:
+            return ConditionedTimePredictor(predictor, self.task.attributes(indices, self._device))
+        return predictor
+
+
+class _StepObserver:
+    """Measures the Time-Gap of the denoiser's inputs and the time that takes, and reports progress."""
+
+    def __init__(
+        self,
+        predictor: nn.Module | None,
+        timesteps: list[int],
+        count: int,
+        device: torch.device,
+        advance: Callable[[], None],
+    ) -> None:
+        self.seconds = 0.0
+        self._predictor, self._timesteps, self._device, self._advance = predictor, timesteps, device, advance
+        self._sums = torch.zeros(len(timesteps), count, dtype=torch.float64, device=device)
+        self._visits = torch.zeros(len(timesteps), 1, dtype=torch.float64)
+
+    def observe(self, x: Tensor, step: Step) -> None:
+        """See the samples ``x [B, ...]`` that the denoiser is about to see."""
+        if not self._visits[step.index]:
+            self._advance()
+        self._visits[step.index] += 1
+        if self._predictor is None:
+            return
+        started = _now(self._device)
+        with torch.no_grad():
+            logits = self._predictor(x, **step.space.inputs)
+        lost = ~logits.isfinite().all(1)
+        gaps = time_gap(torch.where(lost[:, None], 0, logits), step.timestep).double()
+        self._sums[step.index] += torch.where(lost, torch.nan, gaps)
+        self.seconds += _now(self._device) - started
+
+    def gaps(self, keep_nonfinite: bool) -> Tensor:
+        """Mean over the visits of each step, ``[B, S]``; NaN for a sample that was lost by then.
+
+        Raises:
+            NonFiniteError: If the predictor returned NaN or infinity, unless such samples are kept.
+        """
+        lost = self._sums.isnan()
+        if not keep_nonfinite and bool(lost.any()):
+            first = int(lost.any(1).nonzero()[0])
+            raise NonFiniteError(
+                f"the time_gap_predictor returned NaN or infinity at timestep {self._timesteps[first]} for "
+                f"{int(lost[first].sum())} of {lost.shape[1]} samples; check its weights and the samples"
+            )
+        return (self._sums / self._visits.to(self._device)).T
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

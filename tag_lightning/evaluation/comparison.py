@@ -1,0 +1,64 @@
+"""The comparison of several ways of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tag_lightning.diffusion import Denoiser
+from tag_lightning.evaluation.arm_sampler import ArmSampler
+from tag_lightning.evaluation.arms import Arm
+from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor
+from tag_lightning.evaluation.results import Results
+from tag_lightning.evaluation.task import SamplingTask
+
+
+def compare(
+    arms: Mapping[str, Arm],
+    denoiser: Denoiser | str | Path,
+    task: SamplingTask,
+    num_samples: int,
+    seed: int = 0,
+    *,
+    predictor: nn.Module | str | Path | None = None,
+    time_gap_predictor: nn.Module | str | Path | None = None,
+    reference: Iterable[Any] | None = None,
+    **settings: Any,
+) -> Results:
+    """Draw samples in several ways, with the same noise and targets, and measure them.
+
+    Networks are objects, or names of shipped ones (``digits/denoiser``), folders and checkpoints. On several processes
+    each calls this with its ``rank`` and gets the same results; samples do not depend on the number of processes.
+
+    Args:
+        arms: Ways of sampling by name.
+        denoiser: The base diffusion model.
+        task: Kind of samples, bound to data by ``task.for_data(datamodule)``.
+        num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
+        seed: Seed of noise and targets.
+        predictor: Time predictor that corrects, for arms with TAG.
+        time_gap_predictor: A second time predictor that measures the Time-Gap; None measures with ``predictor``.
+        reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
+        **settings: ``strength``, ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
+            ``world_size`` and ``progress``, see ``ArmSampler``.
+
+    Raises:
+        ValueError: If a setting is impossible; raised before anything is drawn.
+        NonFiniteError: If samples became NaN or infinite in a task that does not count them.
+    """
+    task = task.for_samples(num_samples, seed)
+    denoiser, example = load_denoiser(denoiser, task.data.example), task.data.example
+    predictor = load_time_predictor(predictor, "predictor", denoiser, example)
+    time_gap_predictor = load_time_predictor(time_gap_predictor, "time_gap_predictor", denoiser, example)
+    sampler = ArmSampler(denoiser, task, predictor, time_gap_predictor, **settings)
+    sampler.require_possible(arms)
+    sampler.prepare(reference)
+    drawn = {
+        name: sampler.draw(name, arm, f"{position} of {len(arms)}")
+        for position, (name, arm) in enumerate(arms.items(), 1)
+    }
+    measured_by = "the predictor that corrects" if time_gap_predictor is None else "second predictor"
+    return Results(drawn, task, predictor, measured_by)

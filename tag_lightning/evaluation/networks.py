@@ -1,0 +1,98 @@
+"""Networks of a comparison, loaded by name and checked against each other and the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tag_lightning.diffusion import Denoiser, NoiseSchedule
+from tag_lightning.networks.probe import require_accepts
+from tag_lightning.pretrained import load_pretrained
+from tag_lightning.pretrained.store import require_same_schedule
+
+
+def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
+    """Load a denoiser and try it on one sample; a ``Denoiser`` is returned as it is.
+
+    Args:
+        source: A shipped network's name, a folder, a checkpoint, or the object.
+        example: A batch of one sample.
+
+    Raises:
+        ValueError: If the network has no noise schedule, or cannot take such samples.
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if isinstance(source, Denoiser):
+        return source
+    network, schedule = load_pretrained(source)
+    if schedule is None:
+        raise ValueError(f"denoiser {source} has no noise schedule: it is not a denoiser of this package")
+    first = torch.zeros(1, dtype=torch.long)
+    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs)
+    return Denoiser(network, schedule)
+
+
+def load_time_predictor(
+    source: nn.Module | str | Path | None, role: str, denoiser: Denoiser, example: Any
+) -> nn.Module | None:
+    """Load a time predictor and check that it shares the denoiser's schedule; a module is returned as it is.
+
+    Args:
+        source: A shipped network's name, a folder, a checkpoint, or the object.
+        role: ``predictor`` or ``time_gap_predictor``, for errors.
+        denoiser: The denoiser it belongs to.
+        example: A batch of one sample, with the attributes that the predictor may be conditioned on.
+
+    Raises:
+        ValueError: If it was trained on another schedule, or cannot take such samples.
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if source is None or isinstance(source, nn.Module):
+        return source
+    network, schedule = load_pretrained(source)
+    require_schedule(schedule, denoiser, f"{role} {source}")
+    names = [name for name in getattr(network, "conditions", ()) if name in example.attributes]
+    values = {name: example.attributes[name] for name in names}
+    require_accepts(network, example.x.shape[1:], role, **example.inputs, **values)
+    return network
+
+
+def require_schedule(schedule: NoiseSchedule | None, denoiser: Denoiser, name: str) -> None:
+    """Check that a time predictor was trained on the schedule of the denoiser.
+
+    Raises:
+        ValueError: Says how they differ; calls the predictor ``name``.
+    """
+    if schedule is None:
+        raise ValueError(f"{name} has no noise schedule: it is not a time predictor of this package")
+    require_same_schedule(schedule.alphas_cumprod, denoiser.schedule.alphas_cumprod, name, "the denoiser")
+
+
+def load_guide_and_judge(
+    guide: nn.Module | str | Path | None, judge: nn.Module | str | Path | None, example: Any
+) -> dict[str, nn.Module | None]:
+    """Load the predictor that guides and the one that scores, and try each on one sample.
+
+    Raises:
+        ValueError: If both are the same, or one cannot take such samples.
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if guide is not None and guide == judge:
+        raise ValueError(
+            f"guide and judge are both {display_name(guide)}; the network that guides must not score, give another"
+        )
+    networks: dict[str, nn.Module | None] = {}
+    for role, source in (("guide", guide), ("judge", judge)):
+        network = source if source is None or isinstance(source, nn.Module) else load_pretrained(source).network
+        if network is not None:
+            require_accepts(network, example.x.shape[1:], role, **example.inputs)
+        networks[role] = network
+    return networks
+
+
+def display_name(source: nn.Module | str | Path | None) -> str:
+    """The name of a network in errors: the class of a module, else its source."""
+    return type(source).__name__ if isinstance(source, nn.Module) else str(source)

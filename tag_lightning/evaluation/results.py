@@ -1,0 +1,189 @@
+"""Results of a comparison: figures and samples per arm, as an object, a table and files."""
+
+from __future__ import annotations
+
+import io
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+import tag_lightning
+from tag_lightning.evaluation.report import write_pictures, write_results, write_time_gaps
+
+if TYPE_CHECKING:
+    from tag_lightning.evaluation.task import SamplingTask
+
+ABSENT = "\N{EN DASH}"
+REAL_DATA = "(real data)"
+LEADING = ("fid", "accuracy", "time_gap")
+TRAILING = ("seconds", "num_samples")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "diffusers")
+
+
+@dataclass
+class ArmResult:
+    """Samples of one arm and their measurements, the same on every process.
+
+    Attributes:
+        figures: Value by metric.
+        timesteps: Training timesteps visited, decreasing.
+        gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
+        samples: The first samples by global index, on the CPU.
+        rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU.
+    """
+
+    figures: dict[str, float]
+    timesteps: list[int]
+    gaps: Tensor | None
+    samples: Tensor
+    rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False, repr=False)
+class Results(Mapping[str, ArmResult]):
+    """Results by arm, in the order of drawing; ``print`` shows the table.
+
+    Attributes:
+        arms: Result by arm.
+        task: The task, with its seed and the figures of real data.
+        predictor: The time predictor that corrects; None without one.
+        time_gap_by: The time predictor that measured the Time-Gap, in words.
+    """
+
+    arms: dict[str, ArmResult]
+    task: SamplingTask
+    predictor: nn.Module | None
+    time_gap_by: str
+
+    def __getitem__(self, name: str) -> ArmResult:
+        return self.arms[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arms)
+
+    def __len__(self) -> int:
+        return len(self.arms)
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        self.print(file=stream)
+        return stream.getvalue()
+
+    __repr__ = __str__
+
+    def print(self, title: str | None = None, file: TextIO | None = None) -> None:
+        """Print the table, headed by the figures of real data, to ``file``, by default the terminal."""
+        reference = {REAL_DATA: self.task.reference} if self.task.reference else {}
+        print_results(reference | self.figures, title, file)
+
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Value by metric, by arm."""
+        return {name: result.figures for name, result in self.items()}
+
+    def payload(self, config: Any = None, **context: Any) -> dict[str, Any]:
+        """The content of ``results.json``.
+
+        Args:
+            config: Configuration of the run.
+            **context: Further entries, such as the ``global_step`` of the weights.
+        """
+        payload = {"arms": self.figures, "seed": self.task.seed, "config": config, "versions": versions()} | context
+        return payload | {
+            "features": self.task.features_name,
+            "num_reference": self.task.num_reference,
+            "reference": self.task.reference,
+            "time_gap_by": self.time_gap_by,
+        }
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures of the samples, bytes ``[3, H, W]`` by name."""
+        return self.task.pictures(self.arms, self.predictor)
+
+    def save_figures(self, folder: str | Path, config: Any = None, **context: Any) -> dict[str, Tensor]:
+        """Write ``results.json`` and the Time-Gap curves into ``folder``; arguments as of ``payload``.
+
+        Returns:
+            The picture of the curves by name, if there are any.
+        """
+        folder = Path(folder)
+        write_results(folder / "results.json", self.payload(config, **context))
+        curves = {name: (r.timesteps, r.gaps) for name, r in self.items() if r.gaps is not None}
+        return {"time_gap": write_time_gaps(folder, curves)} if curves else {}
+
+    def save(self, folder: str | Path, config: Any = None, **context: Any) -> None:
+        """Write figures, Time-Gap curves and pictures into ``folder``; arguments as of ``payload``."""
+        self.save_figures(folder, config, **context)
+        write_pictures(Path(folder), self.pictures())
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that influence results; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["torch"] = str(torch.__version__)
+    found["tag_lightning"] = tag_lightning.__version__
+    return found
+
+
+def results_table(arms: Mapping[str, Mapping[str, Any]], title: str | None = None, absent: str = ABSENT) -> Table:
+    """One row per arm, one column for every number or text that at least one arm has.
+
+    Args:
+        arms: Figures of each arm; lists, tensors and the like are left out.
+        title: Written above the table.
+        absent: Stands for a value that is missing or None.
+    """
+    columns = _columns(arms)
+    # Text, because rich would take a plain string's square brackets for markup.
+    table = Table(title=None if title is None else Text(title), title_justify="left")
+    table.add_column("arm", overflow="fold")
+    for column in columns:
+        table.add_column(Text(column), justify="right", overflow="fold")
+    for arm, values in arms.items():
+        cells = (arm, *(_cell(column, values.get(column), absent) for column in columns))
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def print_results(arms: Mapping[str, Mapping[str, Any]], title: str | None = None, file: TextIO | None = None) -> None:
+    """Print the table of ``arms`` to ``file``, by default the terminal.
+
+    On an output that is not a terminal the table is as wide as it needs to be, so that log files lose nothing.
+    """
+    # Rich would draw into a notebook's cell whatever file it was given.
+    console = Console(file=file, force_jupyter=None if file is None else False)
+    absent = ABSENT if console.encoding.startswith("utf") else "-"
+    table = results_table(arms, title, absent)
+    if not console.is_terminal:
+        console.width = max(console.width, Console(width=10_000).measure(table).maximum)
+    console.print(table)
+
+
+def _columns(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    shown = [name for values in arms.values() for name, value in values.items() if isinstance(value, int | float | str)]
+    between = [name for name in dict.fromkeys(shown) if name not in LEADING + TRAILING]
+    return [name for name in (*LEADING, *between, *TRAILING) if name in shown]
+
+
+def _cell(column: str, value: Any, absent: str) -> str:
+    if isinstance(value, bool | int | str):
+        return str(value)
+    if not isinstance(value, float):
+        return absent
+    if column == "seconds":
+        return f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"

@@ -1,0 +1,31 @@
+"""How often a classifier sees the class that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from tag_lightning.metrics.sample_metric import SampleMetric
+
+
+class Accuracy(SampleMetric):
+    """Share of samples that the judge assigns to the class asked for: ``accuracy`` in [0, 1].
+
+    Needs a task with a ``judge`` and integer ``targets(indices)``.
+    """
+
+    @property
+    def columns(self) -> dict[str, int]:
+        return {} if self.task.judge is None else {"correct": 1}
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.task.judge]
+
+    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        predicted = self.task.judge(x).argmax(1)
+        return {"correct": predicted == self.task.targets(indices).to(x.device)}
+
+    def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(rows["correct"].mean())}

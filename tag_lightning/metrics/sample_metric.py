@@ -1,0 +1,76 @@
+"""The contract of a metric of generated samples."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class SampleMetric(ABC):
+    """Measures generated samples: a row of numbers per sample first, then figures of all rows together.
+
+    The rows are gathered from all processes in the order of the samples' global indices before ``summary`` sees
+    them, so the figures do not depend on the number of processes.
+
+    Attributes:
+        task: The ``SamplingTask`` that the metric is bound to, None before ``for_task``.
+        needs_real: Iterate over the real training data before sampling and hand each batch to ``add_real``.
+        reference: Figures of held-out real data by the names of ``summary``; known after ``prepare``.
+    """
+
+    task: Any = None
+    needs_real: bool = False
+    reference: Mapping[str, float] = {}
+
+    def for_task(self, task: Any) -> Self:
+        """A copy bound to the task's data, targets and judge. A metric that accumulates state starts it here.
+
+        Raises:
+            ValueError: If the metric cannot measure what this task draws.
+        """
+        bound = copy.copy(self)
+        bound.task = task
+        return bound
+
+    @property
+    @abstractmethod
+    def columns(self) -> Mapping[str, int]:
+        """Name and width of each row quantity. A metric without columns cannot be measured here and is left out."""
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Networks to move to the sampling device."""
+        return []
+
+    @abstractmethod
+    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Measure a chunk of samples, without gradients.
+
+        Args:
+            x: Clean samples ``[B, ...]`` in the full sample shape, on the sampling device.
+            indices: Their global indices, B of them.
+
+        Returns:
+            Every column, ``[B, width]`` each.
+        """
+
+    def add_real(self, batch: Any, device: torch.device) -> None:
+        """Add one batch of the real training data; called for each batch once if ``needs_real``."""
+        return
+
+    def prepare(self, device: torch.device) -> None:
+        """Finish the reference from real data; called once, after all batches were added."""
+        return
+
+    @abstractmethod
+    def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        """Figures of all samples by name.
+
+        Args:
+            rows: The columns of all metrics, ``[N, width]`` float64 on the CPU, row ``i`` of sample ``i``.
+        """
