@@ -18,7 +18,7 @@ from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bar
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, print_error, readable, wants_traceback
+from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, one_line, print_error, wants_traceback
 from tag_lightning.config_files import config_file
 from tag_lightning.files import require_writable
 from tag_lightning.guidance.strengths import require_strength
@@ -150,7 +150,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _EXPECTED_ERRORS as error:
         if wants_traceback():
             raise
-        text = f"{readable(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
+        text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
         # Every process finds the other errors, which lie in settings, files and data, by itself.
         print_error(text, only_here=isinstance(error, FloatingPointError))
         sys.exit(1)

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ from tag_lightning.class_names import public_classes
 
 TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 _USAGE = "usage: fit --config digits/time_predictor --OPTION VALUE; see also --help"
-# A DataLoader's worker sends its whole traceback along; the message of the error itself comes last.
+_LONGEST = 1000
 _FROM_WORKER = re.compile(r"Original Traceback \(most recent call last\):\n(?:\s.*\n)+[\w.]+: (.*)", re.DOTALL)
 
 
@@ -52,28 +53,33 @@ def print_error(text: str, only_here: bool = False) -> None:
         sys.stderr.write(f"error{f' on process {rank}' if rank else ''}: {text}\n")
 
 
-def readable(message: str, error: BaseException | None = None, options: Iterable[str] = ()) -> str:
-    """Return ``message`` in one line, shortened where its cause is known, with the name that may have been meant.
+def one_line(message: str) -> str:
+    """Return ``message`` in one line; of a DataLoader worker's traceback, the message of the error itself."""
+    match = _FROM_WORKER.search(message)
+    return " ".join((match[1] if match else message).split())
 
-    The types of the exceptions and the names we know decide, not the wording of other libraries: every piece of the
-    result is a piece of ``message``, or follows it in brackets.
+
+def readable(message: str, error: BaseException | None = None, options: Iterable[str] = ()) -> str:
+    """Return a mistake in the arguments in one line, with the name that may have been meant.
+
+    This rests on the types of the exceptions and on the names that exist, not on jsonargparse's wording: the result
+    consists of pieces of ``message`` and, in brackets, a suggestion.
 
     Args:
-        message: Text of the error.
-        error: Exception behind it; what it was raised from says more.
+        message: Text of the mistake.
+        error: Exception behind it; the one that it was raised from says more.
         options: Full names of the known options.
     """
-    if match := _FROM_WORKER.search(message):
-        message = match[1]
     cause = _root_cause(error)
     reason = str(cause)
     close = _closest(_unknown_options(message, cause), {*options, *_parameters()}, 0.75)
-    close = close or _closest(re.findall(r"\w+", reason) if cause else [], public_classes(), 0.8)
+    close = close or _closest(re.findall(r"\b[A-Z]\w+", reason) if cause else [], public_classes(), 0.8)
     if reason in message and (close or isinstance(cause, KeyError | AttributeError | ImportError)):
         # Between its first line and the cause, jsonargparse lists all that it tried.
         first = message.strip().splitlines()[0]
         message = first if reason in first else f"{first} {reason}"
-    return " ".join(message.split()) + close
+    # At the end of a long message, jsonargparse prints the configuration.
+    return textwrap.shorten(message, _LONGEST, placeholder=" ...") + close
 
 
 def _root_cause(error: BaseException | None) -> BaseException | None:
@@ -102,8 +108,9 @@ def _option_names(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         yield action.dest
         if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _option_names(verb)
+            for verb, child in action.choices.items():
+                yield verb
+                yield from _option_names(child)
 
 
 def _parameters() -> set[str]:

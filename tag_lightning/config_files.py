@@ -44,7 +44,7 @@ def config_file(value: Any) -> Any:
     shipped = shipped_configs()
     if value in shipped:
         return str(shipped[value])
-    matches = difflib.get_close_matches(value, shipped)
+    matches = difflib.get_close_matches(value.removeprefix("configs/").removesuffix(".yaml"), shipped)
     close = f" (did you mean {' or '.join(matches)}?)" if matches else ""
     raise ConfigFileError(
         f"there is no file {value} and no shipped configuration of that name{close}; "
