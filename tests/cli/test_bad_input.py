@@ -105,7 +105,7 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--optimizer=Adam"], "unrecognized arguments: --optimizer=Adam (usage: "),
         (["--config=nope.yaml"], "there is no file nope.yaml and no shipped configuration of that name; give the path"),
         (["--config=configs"], "there is no file configs and"),
-        (["--config=digits/guid"], "there is no file digits/guid and no shipped configuration of that name (did you mean"),
+        (["--config=digits/guid"], "no file digits/guid and no shipped configuration of that name (did you mean"),
         (["--config=digits/guid"], "(did you mean digits/guide or "),
         (["--sampling.extra_arms={a: {guidance: [{class_path: DPSS}]}}"], "DPSS (did you mean DPS?)"),
     ],
@@ -125,7 +125,7 @@ def test_mistyped_arguments(
         ("model:\n  init_args:\n    netwrk: 5\n", "'netwrk' is not accepted (did you mean network?)"),
         ("model: [\n", "config.yaml, line 2: "),
         ("trainer:\n\tmax_epochs: 2\n", "config.yaml, line 2: found character"),
-        ("config: digits/guid\n", "no file digits/guid and no shipped configuration of that name (did you mean digits/"),
+        ("config: digits/guid\n", "no file digits/guid and no shipped configuration of that name (did you mean"),
     ],
 )
 def test_mistyped_configuration_files(

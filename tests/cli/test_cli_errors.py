@@ -20,7 +20,7 @@ FOREIGN = [
     "Configuration 'a.yaml' could not be read\nFile does not exist: 'b.bin'\ncheck the mount",
     "No module named 'foo'; module 'bar' has no attribute 'baz'; install quux",
     "the following arguments are required: --alpha.beta or --gamma",
-    'Parser key "data": Given value: 3\nGiven value type: <class \'int\'>, but 4 came later',
+    "Parser key \"data\": Given value: 3\nGiven value type: <class 'int'>, but 4 came later",
     "Subtypes: [int, str] are fine; Errors: none\n- Expected a path but walked\n- Does not validate parking",
     "Given value: NestedArg(key='a.b', val='c')",
     "Problem with given class_path 'Mine': the following arguments are required: x, y",
@@ -84,7 +84,7 @@ def test_a_long_message_is_cut_but_not_its_suggestion() -> None:
 def test_a_workers_own_message_is_taken_out_of_its_traceback() -> None:
     message = (
         "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "loader.py", line 3, in load\n    raise ValueError("a.png")\nValueError: a.png is broken:\n  cut short\n'
+        '  File "a.py", line 3, in load\n    raise ValueError("a.png")\nValueError: a.png is broken:\n  cut short\n'
     )
     assert one_line(message) == "a.png is broken: cut short"
 

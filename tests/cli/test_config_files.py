@@ -79,7 +79,7 @@ def test_a_pipe_is_not_read_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ("digits/time_predicto", r"no file digits/time_predicto and no shipped .*\(did you mean digits/time_predictor "),
+        ("digits/time_predicto", r"no file digits/time_predicto and no .*\(did you mean digits/time_predictor "),
         ("configs/qm9/guide.yaml", r"no file configs/qm9/guide\.yaml .*\(did you mean .*\bqm9/guide\b"),
         ("nothing_like_it", r"of that name; give the path of a YAML file, or a name such as"),
         ("x" * 5000, "there is no file xxx"),
