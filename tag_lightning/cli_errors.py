@@ -115,5 +115,5 @@ def _option_names(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _parameters() -> set[str]:
     """Return the names of the constructor parameters of our classes, which are options of their ``init_args``."""
-    constructors = [cls.__init__ for cls in public_classes().values() if inspect.isfunction(cls.__init__)]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    configurable = [cls for cls in public_classes().values() if not issubclass(cls, Exception)]
+    return {name for cls in configurable for name in inspect.signature(cls).parameters}
