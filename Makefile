@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CONFIG := configs/digits/time_predictor.yaml
 MOLECULES := configs/molecules/time_predictor.yaml
+# Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
+LINKS := .mypy_cache/sources
 
 .PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-strengths seeds-molecules
 
@@ -24,6 +26,9 @@ slow: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	rm -rf $(LINKS) && mkdir -p $(LINKS)/tag_lightning
+	ln -sfn $(CURDIR)/tag_lightning/* $(CURDIR)/callbacks $(CURDIR)/configs $(CURDIR)/datamodules $(LINKS)/tag_lightning
+	ln -s $(CURDIR)/benchmarks $(LINKS)
 	$(RUN) -m mypy
 
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.

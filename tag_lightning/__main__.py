@@ -1,4 +1,4 @@
-"""``python -m tag_lightning {fit,validate,test,predict} --config configs/...``."""
+"""``python -m tag_lightning {fit,validate,test,predict} --config digits/time_predictor``."""
 
 from tag_lightning.cli import main
 

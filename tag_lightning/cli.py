@@ -1,4 +1,4 @@
-"""The command line: Lightning's own, with the run's folder in one place and errors in one line."""
+"""The command line: LightningCLI with a fixed folder per run, and errors in one line."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ActionConfigFile
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import tag_lightning.datamodules
-import tag_lightning.modules  # noqa: F401
 from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, print_error, readable, wants_traceback
+from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, one_line, print_error, wants_traceback
+from tag_lightning.config_files import config_file
 from tag_lightning.files import require_writable
 from tag_lightning.guidance.strengths import require_strength
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config configs/digits/time_predictor.yaml"
+    "python -m tag_lightning fit --config digits/time_predictor"
 )
-# Lightning's own words for `predict` speak of inference on the user's data.
+# Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
 _UNTRAINED = "untrained"
@@ -35,105 +36,101 @@ _UNTRAINED = "untrained"
 class TagCLI(LightningCLI):
     """LightningCLI whose run lives in ``trainer.default_root_dir``: logs, checkpoints, configuration, results.
 
-    ``sampling`` configures the ``GuidedSampling`` callback, which comes before every other callback so that it
-    sees averaged weights while they are swapped in.
+    ``sampling`` configures the ``GuidedSampling`` callback.
     """
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=ActionConfigFile,
+            type=config_file,
+            help="YAML file, or name of a shipped configuration such as digits/time_predictor; later ones win.",
+        )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(GuidedSampling, "sampling")
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        given = self._get(self.config_init, "trainer")
-        _require_sound(given)
-        root = Path(given["default_root_dir"])
-        require_writable(root)
-        sampling = self._get(self.config_init, "sampling")
-        if isinstance(sampling.strength, int | float):
-            require_strength("sampling.strength", sampling.strength)
-        dumped = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=True, format="yaml")
-        sampling.run_config = yaml.safe_load(dumped)
-        callbacks = given.get("callbacks") or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        # A trial must leave no trace, and Lightning's own rule spares only its own checkpoint callback.
-        trial = bool(given.get("fast_dev_run")) or given.get("barebones")
-        if not trial and given.get("enable_checkpointing") is not False:
-            callbacks = [*callbacks, *_checkpointing(root, callbacks)]
-        kwargs["callbacks"] = [
-            StartRunLogger(),
-            ExactResume(),
-            sampling,
-            *callbacks,
-            *([] if given.get("barebones") else progress_bars(given)),
-            SavePretrained(),
-        ]
-        if given.get("logger") is None and not given.get("barebones"):
-            # An evaluation has one step only, which would be one more point in the curves of the training.
-            kwargs["logger"] = RunLogger(root, part=None if self.subcommand == "fit" else self.subcommand)
-        if given.get("plugins") is None:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer, sampling = (self.config_init[self.subcommand][key] for key in ("trainer", "sampling"))
+        _check(trainer, sampling)
+        require_writable(Path(trainer["default_root_dir"]))
+        dumped = self.parser.dump(self.config, skip_none=True, format="yaml")
+        sampling.run_config = yaml.safe_load(dumped)[self.subcommand]
+        kwargs["callbacks"] = _callbacks(trainer, sampling)
+        if trainer["logger"] is None and not trainer["barebones"]:
+            # An evaluation has a single step, which would be one more point in the curves of the training.
+            part = None if self.subcommand == "fit" else self.subcommand
+            kwargs["logger"] = RunLogger(Path(trainer["default_root_dir"]), part=part)
+        if trainer["plugins"] is None:
             kwargs["plugins"] = [AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        self._require_last()
+        self._require_last("leave it out to start afresh")
 
     def before_validate(self) -> None:
-        self._require_weights()
-
-    def before_test(self) -> None:
-        self._require_weights()
-
-    def before_predict(self) -> None:
-        self._require_weights()
-
-    def _require_weights(self) -> None:
-        """Refuse to evaluate what nobody has trained, unless that is asked for."""
-        given = self.config_init[self.subcommand]
-        if given.get("ckpt_path") is None:
+        """Refuse to evaluate untrained weights by accident."""
+        settings = self.config_init[self.subcommand]
+        if settings["ckpt_path"] is None:
             raise ValueError(
                 f"{self.subcommand} needs weights: give --ckpt_path last, or a checkpoint file; "
-                f"--ckpt_path {_UNTRAINED} takes the model as it is built"
+                f"--ckpt_path {_UNTRAINED} takes randomly initialised weights"
             )
-        if given["ckpt_path"] == _UNTRAINED:
-            given["ckpt_path"] = None
-        self._require_last()
+        if settings["ckpt_path"] == _UNTRAINED:
+            settings["ckpt_path"] = None
+        self._require_last("give a checkpoint file")
 
-    def _require_last(self) -> None:
-        """Refuse to go on from nothing: Lightning would take untrained weights."""
-        if self.config_init[self.subcommand].get("ckpt_path") != "last":
+    before_test = before_predict = before_validate
+
+    def _require_last(self, remedy: str) -> None:
+        """Check that ``--ckpt_path last`` finds a checkpoint; without one, Lightning takes the untrained weights."""
+        if self.config_init[self.subcommand]["ckpt_path"] != "last":
             return
         if not all(isinstance(logger, RunLogger) for logger in self.trainer.loggers):
-            return  # checkpoints may be wherever another logger has them
-        ours = Path(self.trainer.default_root_dir) / "checkpoints"
-        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        folders = [Path(c.dirpath or ours) for c in callbacks]
+            return  # another logger may keep the checkpoints elsewhere
+        default = Path(self.trainer.default_root_dir) / "checkpoints"
+        savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        folders = [Path(saver.dirpath or default) for saver in savers]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
-            where = ", ".join(str(folder) for folder in folders)
-            way_out = "leave it out to start afresh" if self.subcommand == "fit" else "give a checkpoint file"
-            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {way_out}")
+            where = ", ".join(map(str, folders))
+            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {remedy}")
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as given: Lightning would let the checkpoint's overrule the command line."""
+        """Keep the configuration: Lightning would let the checkpoint's settings overrule the command line."""
 
 
-def _checkpointing(root: Path, callbacks: list[Any]) -> list[ModelCheckpoint]:
-    """What saves the run where nobody has said how: all there is to resume from."""
-    if any(isinstance(c, ModelCheckpoint) for c in callbacks):
-        return []
-    return [ModelCheckpoint(dirpath=root / "checkpoints", save_last=True, enable_version_counter=False)]
-
-
-def _require_sound(trainer: Any) -> None:
-    """Refuse what Lightning would stumble over without a word of which setting it is."""
+def _check(trainer: Any, sampling: GuidedSampling) -> None:
+    """Refuse settings on which Lightning, or the sampling after hours of training, fails without naming them."""
     if trainer["default_root_dir"] is None:
         raise ValueError("trainer.default_root_dir must be a folder, got null; the run's files go there")
-    every = trainer.get("check_val_every_n_epoch")
+    every = trainer["check_val_every_n_epoch"]
     if every is not None and every < 1:
         raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
+    if isinstance(sampling.strength, int | float):
+        require_strength("sampling.strength", sampling.strength)
+
+
+def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
+    """Return the user's callbacks between ours; the sampling comes first, to see EMA weights while they are in use."""
+    own = trainer["callbacks"] or []
+    own = own if isinstance(own, list) else [own]
+    callbacks = [StartRunLogger(), ExactResume(), sampling, *own]
+    # A trial leaves no trace; Lightning's own rule spares only its own checkpoint callback.
+    trial = trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False
+    if not trial and not any(isinstance(callback, ModelCheckpoint) for callback in own):
+        folder = Path(trainer["default_root_dir"]) / "checkpoints"
+        callbacks.append(ModelCheckpoint(dirpath=folder, save_last=True, enable_version_counter=False))
+    if not trainer["barebones"]:
+        callbacks += progress_bars(trainer)
+    return [*callbacks, SavePretrained()]
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; expected errors end in one line and exit code 1.
+    """Run the command line; expected errors end in one line and exit code 1, mistakes in the arguments in code 2.
 
     Args:
         args: Arguments; None takes those of the process.
@@ -153,7 +150,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except _EXPECTED_ERRORS as error:
         if wants_traceback():
             raise
-        text = f"{readable(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
-        # The mistakes in settings, files and data that the others are, every process finds by itself.
+        text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
+        # Every process finds the other errors, which lie in settings, files and data, by itself.
         print_error(text, only_here=isinstance(error, FloatingPointError))
         sys.exit(1)

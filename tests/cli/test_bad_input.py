@@ -81,19 +81,32 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--sampling.num_stepz=5"], "'sampling.num_stepz' (did you mean sampling.num_steps?)"),
-        (["--data.init_args.sise=5"], "'sise' (did you mean size?)"),
+        (["--sampling.num_stepz=5"], "--sampling.num_stepz=5 (did you mean sampling.num_steps?)"),
+        (["--data.init_args.sise=5"], "Option 'sise' is not accepted (did you mean size?)"),
         (["--model=TimePredictorModul"], "TimePredictorModul (did you mean TimePredictorModule?)"),
-        (["--model=tag_lightning.modules.Nope"], "there is no tag_lightning.modules.Nope"),
-        (["--sampling.num_steps=many"], "sampling.num_steps: Expected a <class 'int'>. Got value: many"),
-        (["--trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not a value it can take; it takes int or null"),
-        ([f"{TASK}.labels=3"], "labels: '3' is not a value it can take; it takes list[int] or null"),
-        (["--sampling.strength.omega_0=1"], "by its class_path: tag_lightning.guidance.ConstantStrength, "),
-        (["--sampling.arms.dps.num_steps=5"], "only be given as a whole, as in --sampling.arms.dps='{num_steps: 5}'"),
-        (["--sampling.extra_arms={a: {guidance: [{class_path: Corruption}]}}"], "guidance.Corruption needs sigma"),
-        (["configs/digits/guide.yaml"], "a configuration is given by --config configs/digits/guide.yaml"),
-        (["--optimizer=Adam"], "there is no option 'optimizer'; look"),
-        (["--config=nope.yaml"], "there is no file"),
+        (["--model=tag_lightning.modules.Nope"], "'tag_lightning.modules' has no attribute 'Nope'"),
+        (["--model=tag_lightning.modules.PropertyModul"], "'PropertyModul' (did you mean PropertyModule?)"),
+        (["--sampling.num_steps=many"], "sampling.num_steps\": Expected a <class 'int'>. Got value: many"),
+        (["--trainer.max_epochs=many"], 'Parser key "trainer.max_epochs": '),
+        (["--trainer.max_epochs=many"], "[<class 'int'>, <class 'NoneType'>]"),
+        ([f"{TASK}.labels=3"], "labels"),
+        ([f"{TASK}.labels=3"], "[list[int], <class 'NoneType'>]"),
+        (["--sampling.strength.omega_0=1"], "tag_lightning.guidance.Strength is abstract"),
+        (["--sampling.strength=PolyakStrengt"], "PolyakStrengt (did you mean PolyakStrength?)"),
+        (["--sampling.arms.dps.num_steps=5"], "'dps.num_steps'"),
+        (
+            ["--sampling.extra_arms={a: {guidance: [{class_path: Corruption}]}}"],
+            "'tag_lightning.guidance.Corruption': the following arguments are required: sigma",
+        ),
+        (
+            ["configs/digits/guide.yaml"],
+            "unrecognized arguments: configs/digits/guide.yaml (usage: fit --config digits/time_predictor --OPTION",
+        ),
+        (["--optimizer=Adam"], "unrecognized arguments: --optimizer=Adam (usage: "),
+        (["--config=nope.yaml"], "there is no file nope.yaml and no shipped configuration of that name; give the path"),
+        (["--config=configs"], "there is no file configs and"),
+        (["--config=digits/guid"], "no file digits/guid and no shipped configuration of that name (did you mean"),
+        (["--config=digits/guid"], "(did you mean digits/guide or "),
         (["--sampling.extra_arms={a: {guidance: [{class_path: DPSS}]}}"], "DPSS (did you mean DPS?)"),
     ],
 )
@@ -108,10 +121,11 @@ def test_mistyped_arguments(
     ("text", "named"),
     [
         ("sampling:\n  num_stepz: 5\n", "'sampling.num_stepz' (did you mean sampling.num_steps?)"),
-        ("modle:\n  class_path: x\n", "modle"),
-        ("model:\n  init_args:\n    netwrk: 5\n", "'netwrk' (did you mean network?)"),
+        ("modle:\n  class_path: x\n", "'modle.class_path' (usage"),
+        ("model:\n  init_args:\n    netwrk: 5\n", "'netwrk' is not accepted (did you mean network?)"),
         ("model: [\n", "config.yaml, line 2: "),
         ("trainer:\n\tmax_epochs: 2\n", "config.yaml, line 2: found character"),
+        ("config: digits/guid\n", "no file digits/guid and no shipped configuration of that name (did you mean"),
     ],
 )
 def test_mistyped_configuration_files(
@@ -124,7 +138,7 @@ def test_mistyped_configuration_files(
 
 def test_options_before_the_verb(error_of: Failing) -> None:
     message = error_of(["--config=configs/digits/guide.yaml", "fit"], code=2)
-    assert "options of a verb come after it, as in: fit --config FILE" in message
+    assert "is not accepted before subcommand 'fit' (usage: fit --config " in message
 
 
 def test_whoever_asks_for_it_sees_what_led_to_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +150,8 @@ def test_whoever_asks_for_it_sees_what_led_to_a_mistake(monkeypatch: pytest.Monk
 
 
 def test_a_command_without_a_model_or_a_verb(error_of: Failing) -> None:
-    assert "no model was given" in error_of(["fit"], code=2)
+    message = error_of(["fit"], code=2)
+    assert "required: fit.model (usage: fit --config digits/time_predictor --OPTION" in message
     assert "{fit,validate,test,predict}" in error_of([], code=2)
     assert "invalid choice: 'fitt'" in error_of(["fitt"], code=2)
 
@@ -161,9 +176,9 @@ def test_untrained_weights_are_evaluated_only_on_demand(
     main(asked)
 
 
-def test_a_configuration_that_is_no_text(error_of: Failing, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_text(error_of: Failing, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00model")
-    named = f"{tmp_path / 'config.yaml'} is no text in UTF-8"
+    named = f"{tmp_path / 'config.yaml'} is not UTF-8 text"
     assert named in error_of(["fit", f"--config={tmp_path / 'config.yaml'}"], code=2)
 
 

@@ -1,0 +1,71 @@
+"""Configuration files, given as a path or as the name of a shipped one."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tag_lightning.configs
+
+
+class ConfigFileError(ArgumentTypeError, ValueError):
+    """A configuration that cannot be read; argparse shows its message as it is."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the paths of the shipped configurations by name, such as ``digits/time_predictor``."""
+    (root,) = map(Path, tag_lightning.configs.__path__)
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def config_file(value: Any) -> Any:
+    """Find the configuration that ``--config``, or ``config:`` in another configuration, names.
+
+    Args:
+        value: A path; if there is no such file, the name of a shipped configuration. Anything else that jsonargparse
+            takes (YAML text, a URL, ``-``, values it has already parsed) is returned as it is.
+
+    Raises:
+        ConfigFileError: If there is neither a file nor a shipped configuration, or if the file is not valid YAML;
+            names close matches or the line.
+    """
+    if not isinstance(value, str) or value == "-" or "://" in value or _is_yaml_text(value):
+        return value
+    if os.path.isfile(value):
+        _require_yaml(Path(value))
+        return value
+    if os.path.exists(value) and not os.path.isdir(value):
+        return value  # a pipe, which can be read only once
+    shipped = shipped_configs()
+    if value in shipped:
+        return str(shipped[value])
+    matches = difflib.get_close_matches(value.removeprefix("configs/").removesuffix(".yaml"), shipped)
+    close = f" (did you mean {' or '.join(matches)}?)" if matches else ""
+    raise ConfigFileError(
+        f"there is no file {value} and no shipped configuration of that name{close}; "
+        "give the path of a YAML file, or a name such as digits/time_predictor"
+    )
+
+
+def _is_yaml_text(value: str) -> bool:
+    try:
+        return isinstance(yaml.safe_load(value), dict)
+    except yaml.YAMLError:
+        return False
+
+
+def _require_yaml(path: Path) -> None:
+    """Check the syntax here, because jsonargparse's message does not name the file."""
+    try:
+        yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        remedy = "look for an unclosed bracket, a tab or a wrong indentation"
+        raise ConfigFileError(f"{path}{line}: {error.problem}; {remedy}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path} is not UTF-8 text; give a YAML file") from error

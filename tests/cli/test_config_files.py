@@ -1,0 +1,91 @@
+"""Configurations by path and by name, on every verb and inside other configurations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tag_lightning.cli import main
+from tag_lightning.config_files import ConfigFileError, config_file, shipped_configs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    """The configuration that a command line results in."""
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_every_shipped_configuration_has_a_name() -> None:
+    shipped = shipped_configs()
+    assert {path.resolve() for path in shipped.values()} == set(CONFIGS.rglob("*.yaml"))
+    assert shipped["digits/time_predictor"].resolve() == CONFIGS / "digits" / "time_predictor.yaml"
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_name_stands_for_the_shipped_file(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_path = printed(capsys, verb, f"--config={CONFIGS / 'digits' / 'guide.yaml'}")
+    monkeypatch.chdir(tmp_path)
+    assert printed(capsys, verb, "--config", "digits/guide") == by_path
+    assert by_path["trainer"]["default_root_dir"] == "runs/digits/guide"
+
+
+def test_several_configurations_and_one_inside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "inner").mkdir()
+    # With jsonargparse, a section of the outer file would replace the inner one's, so a single key is given.
+    (tmp_path / "inner" / "mine.yaml").write_text("config: cifar10/judge\ntrainer.max_steps: 7\n")
+    monkeypatch.chdir(tmp_path)
+    text = "{data: {init_args: {batch_size: 5}}}"
+    config = printed(capsys, "fit", "-c", "inner/mine.yaml", "--config=cifar10/short", "--config", text)
+    assert config["trainer"]["max_steps"] == 7
+    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["trainer"]["default_root_dir"] == "runs/cifar10/judge"
+    assert config["data"]["init_args"]["batch_size"] == 5
+    # Later ones win, however they are given.
+    assert printed(capsys, "fit", "-cinner/mine.yaml", "--config=cifar10/judge")["trainer"]["max_steps"] == 20000
+
+
+def test_a_file_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = str(shipped_configs()["digits/guide"])
+    assert config_file("digits/guide") == shipped
+    (tmp_path / "digits" / "guide").mkdir(parents=True)  # no file
+    assert config_file("digits/guide") == shipped
+    (tmp_path / "digits" / "guide").rmdir()
+    (tmp_path / "digits" / "guide").write_text("trainer: {max_steps: 3}")
+    assert config_file("digits/guide") == "digits/guide"
+
+
+@pytest.mark.parametrize("value", ["-", "s3://bucket/a.yaml", "{trainer: {max_steps: 3}}", "a: 1\nb: 2", ["parsed"]])
+def test_what_is_not_a_name_is_left_to_jsonargparse(value: object) -> None:
+    assert config_file(value) == value
+
+
+def test_a_pipe_is_not_read_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert config_file(str(tmp_path / "pipe")) == str(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("digits/time_predicto", r"no file digits/time_predicto and no .*\(did you mean digits/time_predictor "),
+        ("configs/qm9/guide.yaml", r"no file configs/qm9/guide\.yaml .*\(did you mean .*\bqm9/guide\b"),
+        ("nothing_like_it", r"of that name; give the path of a YAML file, or a name such as"),
+        ("x" * 5000, "there is no file xxx"),
+    ],
+)
+def test_a_wrong_name(value: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigFileError, match=named):
+        config_file(value)
