@@ -1,4 +1,4 @@
-"""Molecules from formulas: geometries and labels, in parallel, with what failed and why."""
+"""Geometries and labels of molecules given by their formulas, computed in parallel."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PHYSICS_PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap")
 
 
 class Source(NamedTuple):
-    """One molecule as its source has it.
+    """One molecule of a source.
 
     Attributes:
-        name: As reports call it.
-        formula: SMILES; or a sanitised molecule, whose own geometry is kept where it has one in space.
-        labels: Properties that the source knows, by name; NaN where this molecule's is missing.
+        name: Name in reports.
+        formula: SMILES, or a sanitised molecule, whose 3D geometry is kept if it has one.
+        labels: Properties that the source has, by name; NaN if missing for this molecule.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Prepared(NamedTuple):
 
     Attributes:
         numbers: Atomic numbers ``[n]``.
-        positions: In angstrom, ``[n, 3]``.
-        labels: Properties by name, NaN where they could not be computed.
-        smiles: Canonical, without hydrogens.
+        positions: Positions in angstrom, ``[n, 3]``.
+        labels: Properties by name, NaN if they could not be computed.
+        smiles: Canonical SMILES without hydrogens.
     """
 
     numbers: np.ndarray
@@ -54,20 +54,20 @@ class Prepared(NamedTuple):
 def prepared_molecules(
     sources: Sequence[Source], properties: Sequence[str], physics: bool = False, workers: int | None = None
 ) -> Molecules:
-    """Embed and label; what cannot be embedded is left out and listed in ``skipped``.
+    """Embed and label molecules; those that cannot be embedded are listed in ``skipped``.
 
-    A label that cannot be computed is NaN rather than a reason to leave the molecule out, so that the molecules,
-    and with them the splits, are the same for any ``properties``.
+    A label that cannot be computed is NaN rather than a reason to skip the molecule, so that the molecules, and
+    hence the splits, are the same for any ``properties``.
 
     Args:
         sources: The molecules.
-        properties: Labels, from the sources where those know them, else computed.
+        properties: Labels, taken from the sources or else computed.
         physics: Compute ``PHYSICS_PROPERTIES`` by GFN2-xTB rather than by RDKit.
-        workers: Threads, and processes for xTB; None is one for each core.
+        workers: Number of threads, and of processes for xTB; None is one per core.
 
     Raises:
-        ImportError: xTB is asked for and tblite is not installed.
-        ValueError: A label that is neither known to the sources nor can be computed.
+        ImportError: If xTB is needed and tblite is not installed.
+        ValueError: If a label is neither in the sources nor can be computed.
     """
     workers = workers or os.cpu_count() or 1
     known = {name for source in sources for name in source.labels}
@@ -90,7 +90,7 @@ def prepared_molecules(
 
 
 def geometry_key(content: str | bytes, properties: Sequence[str], physics: bool = False) -> str:
-    """A digest of what ``prepared_molecules`` depends on; other releases of RDKit make other geometries."""
+    """A digest of everything that ``prepared_molecules`` depends on, the release of RDKit included."""
     rules = inspect.getsource(embedding) + inspect.getsource(labels)
     return content_key(content, rules, rdkit.__version__, "GFN2-xTB" if physics else "", *properties)
 
@@ -103,7 +103,7 @@ def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str]) -> None:
     except ValueError as error:
         quantum = sorted(set(by_rdkit) & set(PHYSICS_PROPERTIES) - {"alpha", "mu"})
         hint = f" For {quantum[0]} by GFN2-xTB set data.init_args.physics=true." if quantum else ""
-        raise ValueError(f"{error} Nor have the data a column or field of that name.{hint}") from error
+        raise ValueError(f"{error} The data have no column or field of that name either.{hint}") from error
 
 
 def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
@@ -119,9 +119,9 @@ def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
 def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
     if not mol.GetNumAtoms():
         raise EmbeddingError("no atoms")
-    # Number 0 stands for padding in batches.
+    # Atomic number 0 is padding in batches.
     if not all(atom.GetAtomicNum() for atom in mol.GetAtoms()):
-        raise EmbeddingError("an atom of no element")
+        raise EmbeddingError("an atom without an element")
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         return Chem.AddHs(mol, addCoords=True)
     return embed(mol)

@@ -1,13 +1,13 @@
-"""Any folder of images."""
+"""Folders of images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tag_lightning.datamodules.base import Split
-from tag_lightning.datamodules.images import Half, ImageDataModule
+from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
 from torch.utils.data import Dataset
 
@@ -17,23 +17,21 @@ _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff",
 class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/<split>/<class>/*``, the layout of torchvision's ImageFolder.
 
-    Needs ``train`` and ``test``; where there is no ``val`` folder, a fixed tenth of ``train`` validates.
-    Attribute ``label`` numbers the classes of ``train`` in alphabetical order. Hidden folders are passed over.
+    ``train`` and ``test`` are required; without ``val``, a fixed tenth of ``train`` validates. Attribute ``label``
+    numbers the classes of ``train`` in alphabetical order. Hidden folders are ignored.
 
     Args:
         root: The folder.
-        size: Height and width the images are resized to: shorter side scaled, centre cut out.
+        size: Height and width after resizing: the shorter side is scaled, the centre cropped.
         channels: 1 for grey, 3 for RGB.
         mirror: Train on the mirror images as well.
-        in_memory: Decode all images once, at ``channels * size^2`` bytes each; else whenever one is used.
-        batch_size: Images a batch and process.
-        num_workers: Processes that prepare the batches of each loader; 0 is fastest for images in memory.
-        seed: Seed of the training order. The splits do not depend on it.
-        half: Train on one half of the training images only, so that a guide and a judge share none.
+        in_memory: Decode all images once and keep them, ``channels * size^2`` bytes each; False decodes on access.
+        batch_size: Images per batch and process.
+        **kwargs: Arguments of ``ImageDataModule``.
 
     Raises:
-        ValueError: If ``size`` is below 1; a class has no images in a split, is none of ``train``, or has folders
-            of its own.
+        ValueError: If ``size`` is below 1, or a class has no images in a split, is missing in ``train`` or contains
+            folders.
     """
 
     def __init__(
@@ -44,11 +42,9 @@ class ImageFolderDataModule(ImageDataModule):
         mirror: bool = False,
         in_memory: bool = True,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        half: Half | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, half)
+        super().__init__(batch_size, **kwargs)
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}; set data.init_args.size")
         self.root = Path(root)
@@ -85,13 +81,13 @@ class ImageFolderDataModule(ImageDataModule):
         classes = _folders(self.root / "train")
         if not classes:
             raise ValueError(f"{self.root / 'train'} has no class folders; put each class in a folder of its own")
-        # All splits at once: a mistake in `test` should not show only when training is over.
+        # All splits at once, so that a mistake in `test` shows before training.
         for folder in (self.root / "val", self.root / "test"):
             unknown = sorted(set(_folders(folder)) - set(classes)) if folder.is_dir() else []
             if unknown:
                 raise ValueError(
-                    f"the class folder {folder / unknown[0]} has none of that name in {self.root / 'train'}; "
-                    "add the class there, or remove it here"
+                    f"the class folder {folder / unknown[0]} has no counterpart in {self.root / 'train'}; add it "
+                    "there, or remove it here"
                 )
         return classes
 
@@ -102,8 +98,8 @@ class ImageFolderDataModule(ImageDataModule):
             folder = self.root / split / name
             if folder.is_dir() and (nested := _folders(folder)):
                 raise ValueError(
-                    f"the class folder {folder} has a folder {nested[0]!r} in it, whose images would not be read; move "
-                    "them up, or the folder elsewhere"
+                    f"the class folder {folder} contains the folder {nested[0]!r}, whose images would not be read; "
+                    "move them up, or the folder elsewhere"
                 )
             found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _EXTENSIONS)
             if not found:
@@ -114,5 +110,5 @@ class ImageFolderDataModule(ImageDataModule):
 
 
 def _folders(parent: Path) -> list[str]:
-    """Names of its folders, sorted, without hidden ones such as ``.ipynb_checkpoints``."""
+    """Sorted names of the folders in ``parent``, without hidden ones such as ``.ipynb_checkpoints``."""
     return sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

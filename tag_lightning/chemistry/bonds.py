@@ -1,7 +1,7 @@
-"""Bonds and stable atoms from distances, by the tables that papers on molecule generation report with.
+"""Bonds and stable atoms from distances, by the tables used in papers on molecule generation.
 
-Tables and margins: EDM (Hoogeboom et al. 2022, arXiv 2203.17003, appendix C). There is no aromatic order: a
-ring shows alternating single and double bonds where its distances do.
+Tables and margins: EDM (Hoogeboom et al. 2022, arXiv 2203.17003, appendix C). There is no aromatic order: an
+aromatic ring has the single and double bonds that its distances give.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# Typical lengths in picometres by the two atomic numbers, the smaller first.
+# Typical bond lengths in picometres by the two atomic numbers, the smaller first.
 SINGLE_LENGTHS: Mapping[tuple[int, int], float] = {
     (1, 1): 74.0,
     (1, 6): 109.0,
@@ -39,10 +39,10 @@ DOUBLE_LENGTHS: Mapping[tuple[int, int], float] = {
 }
 TRIPLE_LENGTHS: Mapping[tuple[int, int], float] = {(6, 6): 120.0, (6, 7): 116.0, (6, 8): 113.0, (7, 7): 110.0}
 
-# Added to the lengths, in picometres, for orders one, two and three.
+# Margins in picometres, added to the lengths of orders one, two and three.
 MARGINS = (10.0, 5.0, 3.0)
 
-# What the bond orders of a stable atom sum to, exactly.
+# Sum of the bond orders of a stable atom.
 VALENCIES: Mapping[int, int] = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}
 
 
@@ -53,8 +53,8 @@ def _longest(lengths: Mapping[tuple[int, int], float], margin: float) -> Tensor:
     return table
 
 
-# Distances in picometres from which on a pair loses its first, second and third order, ``[3, 10, 10]``; 0 where
-# there is no such bond. Every row lies below the one before, so an order is a count of rows.
+# Upper bounds in picometres of first, second and third order, ``[3, 10, 10]``; 0 without such a bond. They decrease
+# with the order, so the order of a pair is the number of bounds above its distance.
 _LONGEST = torch.stack(
     [
         _longest(lengths, margin)
@@ -65,24 +65,24 @@ _VALENCY = torch.tensor([VALENCIES.get(number, -1) for number in range(max(VALEN
 
 
 def bond_orders(numbers: Tensor, positions: Tensor) -> Tensor:
-    """Orders of the bonds between all atoms of a batch of molecules.
+    """Bond orders between all atoms of a batch of molecules.
 
     A pair is bonded below its single length plus 10 pm, doubly below its double length plus 5 pm, triply below
-    its triple length plus 3 pm. An atom with a coordinate that is not finite has no bonds.
+    its triple length plus 3 pm. An atom with a non-finite coordinate has no bonds.
 
     Args:
         numbers: Atomic numbers, integers ``[B, N]``, 0 for padding.
-        positions: Angstrom, ``[B, N, 3]``; padding may hold anything.
+        positions: Positions in angstrom, ``[B, N, 3]``; arbitrary at padding.
 
     Returns:
         Orders 0 to 3, int64 ``[B, N, N]``, symmetric, 0 on the diagonal and at padding.
 
     Raises:
-        ValueError: Shapes that do not fit, or an element without bond lengths.
+        ValueError: If the shapes do not match, or an element has no bond lengths.
     """
     _check(numbers, positions)
     atoms = numbers.long()
-    # Differences rather than matrix products: exactly symmetric, and no digits lost far from the origin.
+    # Differences rather than matrix products: exactly symmetric, and accurate far from the origin.
     distances = 100.0 * (positions[:, :, None] - positions[:, None]).norm(dim=-1)
     longest = _LONGEST.to(positions.device, positions.dtype)[:, atoms[:, :, None], atoms[:, None]]
     orders = (distances < longest).sum(dim=0)
@@ -90,11 +90,11 @@ def bond_orders(numbers: Tensor, positions: Tensor) -> Tensor:
 
 
 def stable_atoms(numbers: Tensor, positions: Tensor) -> Tensor:
-    """Which atoms have bonds that sum to their valency: H 1, C 4, N 3, O 2, F 1.
+    """Mask of atoms whose bond orders sum to their valency: H 1, C 4, N 3, O 2, F 1.
 
     Args:
         numbers: Atomic numbers, integers ``[B, N]``, 0 for padding.
-        positions: Angstrom, ``[B, N, 3]``.
+        positions: Positions in angstrom, ``[B, N, 3]``.
 
     Returns:
         Bool ``[B, N]``, False at padding.
@@ -116,5 +116,5 @@ def _check(numbers: Tensor, positions: Tensor) -> None:
     if unknown:
         raise ValueError(
             f"Atomic numbers {unknown} have no bond lengths; expected {sorted(VALENCIES)} (H, C, N, O, F) or 0 for "
-            "padding. Leave molecules with other elements out, or decode the types of atoms to numbers first."
+            "padding. Leave out molecules with other elements, or decode atom types to atomic numbers first."
         )

@@ -1,53 +1,5 @@
-"""A trial run of a network, so that a misfit shows before hours of work."""
+"""Former name of ``tag_lightning.networks.trial_run``, until its callers are moved."""
 
-from __future__ import annotations
+from tag_lightning.networks.trial_run import require_accepts
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-
-def require_accepts(
-    network: nn.Module, sample_shape: Sequence[int], what: str, *arguments: Any, **inputs: Tensor
-) -> None:
-    """Run one empty sample through the network.
-
-    Args:
-        network: Called as ``network(x, *arguments, **inputs)``.
-        sample_shape: Of one sample.
-        what: What to call the network in the error.
-        *arguments: Further arguments of the call.
-        **inputs: And those by name, of one sample.
-
-    Raises:
-        ValueError: If the network cannot take such samples.
-    """
-    like = next(network.parameters(), torch.empty(0))
-    x = torch.zeros(1, *sample_shape).to(like)
-    arguments = tuple(a.to(like.device) if isinstance(a, Tensor) else a for a in arguments)
-    inputs = {name: value.to(like.device) for name, value in inputs.items()}
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(x, *arguments, **inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{what} ({type(network).__name__}) cannot take samples of shape {list(sample_shape)}: {reason}; "
-            f"{_remedy(network, sample_shape)}"
-        ) from error
-    finally:
-        network.train(was_training)
-
-
-def _remedy(network: nn.Module, sample_shape: Sequence[int]) -> str:
-    config = getattr(network, "config", {})
-    channels, halvings = config.get("in_channels"), len(config.get("block_out_channels", ())) - 1
-    if channels is not None and channels != sample_shape[0]:
-        return f"it was built for {channels} channels, so set in_channels or the data's channels"
-    if halvings > 0 and any(side % 2**halvings for side in sample_shape[1:]):
-        return f"it halves the image {halvings} times, so height and width must be multiples of {2**halvings}"
-    return "make the sizes of the network and of the data agree"
+__all__ = ["require_accepts"]

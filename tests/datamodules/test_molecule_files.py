@@ -101,7 +101,7 @@ def test_what_cannot_be_used_is_counted_and_listed_in_full(tmp_path: Path) -> No
     assert listed[f"line 16: {CROWDED}"] in ("no geometry found", "the relaxation did not converge")
     assert listed["CCl"] == "an element outside the configured set"
     assert listed["C" * 12] == "more than 20 atoms"
-    assert listed["line 19: C[*]"] == "an atom of no element"
+    assert listed["line 19: C[*]"] == "an atom without an element"
     assert len(listed) == 7
     assert list(data.molecules.smiles) == SMILES
     module(lines(tmp_path / "some.smi", SMILES), cache=str(tmp_path / "cache")).prepare_data()
@@ -165,7 +165,7 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
     ("name", "text", "arguments", "error", "message"),
     [
         ("missing.smi", None, {}, FileNotFoundError, r"there is no file .*missing\.smi"),
-        ("some.pdb", "x", {}, ValueError, r"some\.pdb is of no known kind; expected .*\.smi, \.txt, \.csv, \.sdf"),
+        ("some.pdb", "x", {}, ValueError, r"some\.pdb is of an unknown kind; expected .*\.smi, \.txt, \.csv, \.sdf"),
         ("some.smi", "", {}, ValueError, r"some\.smi has no molecules"),
         ("some.sdf", "", {}, ValueError, r"some\.sdf has no molecules"),
         ("some.csv", "", {}, ValueError, r"no column 'smiles' in its first line, only \(none\)"),
@@ -173,8 +173,8 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
         ("some.csv", "smiles,a\nC,1\nCC\n", {}, ValueError, r"some\.csv, line 3: 1 cells under 2 columns"),
         ("some.csv", "smiles,a\nC,x1\n", {"properties": ["a"]}, ValueError, r"line 2: a is 'x1', expected a number"),
         ("some.csv", "smiles,a\nC,\n", {"properties": ["a"]}, ValueError, r"no values of the property 'a'"),
-        ("some.smi", "C\n", {"properties": ["gap"]}, ValueError, r"no label 'gap'.*Nor have the data.*physics=true"),
-        ("some.smi", "C\n", {}, ValueError, r"1 of 1 molecules can be used; at least 10"),
+        ("some.smi", "C\n", {"properties": ["gap"]}, ValueError, r"no label 'gap'.*have no column.*physics=true"),
+        ("some.smi", "C\n", {}, ValueError, r"1 of 1 molecules can be used; the splits need at least 10"),
         ("some.smi", "C\n", {"max_molecules": 0}, ValueError, r"max_molecules must be at least 1, got 0"),
     ],
 )

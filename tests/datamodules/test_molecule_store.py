@@ -127,7 +127,7 @@ def test_nothing_is_written_without_a_folder() -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match=r"cannot write the prepared molecules to .*file.*data\.init_args\.cache"):
+    with pytest.raises(OSError, match=r"cannot write into .*file.*data\.init_args\.cache"):
         cached(tmp_path / "file", "some", "key", lambda: Molecules.packed([], {}, []))
 
 

@@ -87,7 +87,7 @@ def test_an_unknown_attribute_is_refused_before_training(tmp_path: Path) -> None
 
 def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path: Path) -> None:
     module = PropertyModule(ImageClassifier(widths=(8, 8)), attribute="hue")
-    with pytest.raises(ValueError, match="8 classes of 'hue' but the network tells 10 apart"):
+    with pytest.raises(ValueError, match="8 classes of 'hue' but the network has 10"):
         _fit(module, tmp_path, DigitsDataModule(size=8))
 
 

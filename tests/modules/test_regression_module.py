@@ -151,9 +151,7 @@ def test_a_batch_without_molecules_changes_no_error() -> None:
 
 
 def test_a_property_that_the_data_lack_is_named(data: SmallMoleculesDataModule, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"predicts 'gap', but the data carry alpha, mu; .*data\.init_args\.properties"
-    ):
+    with pytest.raises(ValueError, match=r"predicts 'gap', but the data have alpha, mu; .*data\.init_args\.properties"):
         trainer(tmp_path, max_steps=1).fit(module(properties=("alpha", "gap")), datamodule=data)
 
 

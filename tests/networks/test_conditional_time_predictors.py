@@ -45,7 +45,7 @@ def test_the_unconditional_kind_ignores_all(kind: str) -> None:
 
 
 def test_a_condition_that_is_not_told_is_named() -> None:
-    with pytest.raises(ValueError, match="trained with the condition 'alpha', which it was not told"):
+    with pytest.raises(ValueError, match="trained with the condition 'alpha', which is missing"):
         MLPTimePredictor(2, T, (8,), BOTH)(torch.zeros(2, 2), label=VALUES["label"])
 
 
