@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import torch
 from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.image_cache import cached_images
 from tag_lightning.datamodules.images import ImageDataModule
-from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
+from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order, select
 from torch.utils.data import Dataset
 
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -18,7 +19,7 @@ class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/<split>/<class>/*``, the layout of torchvision's ImageFolder.
 
     ``train`` and ``test`` are required; without ``val``, a fixed tenth of ``train`` validates. Attribute ``label``
-    numbers the classes of ``train`` in alphabetical order. Hidden folders are ignored.
+    numbers the classes of ``train`` in alphabetical order. Hidden files and folders are ignored.
 
     Args:
         root: The folder.
@@ -26,6 +27,7 @@ class ImageFolderDataModule(ImageDataModule):
         channels: 1 for grey, 3 for RGB.
         mirror: Train on the mirror images as well.
         in_memory: Decode all images once and keep them, ``channels * size^2`` bytes each; False decodes on access.
+        cache: Folder for decoded images that are kept in memory; null decodes them anew in every run.
         batch_size: Images per batch and process.
         **kwargs: Arguments of ``ImageDataModule``.
 
@@ -41,6 +43,7 @@ class ImageFolderDataModule(ImageDataModule):
         channels: Literal[1, 3] = 3,
         mirror: bool = False,
         in_memory: bool = True,
+        cache: str | None = "data/images",
         batch_size: int = 128,
         **kwargs: Any,
     ) -> None:
@@ -52,6 +55,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.channels = channels
         self.mirror = mirror
         self.in_memory = in_memory
+        self.cache = None if cache is None else Path(cache)
 
     def prepare_data(self) -> None:
         for split in ("train", "test"):
@@ -60,19 +64,26 @@ class ImageFolderDataModule(ImageDataModule):
                     f"there is no folder {self.root / split}; an image folder is laid out as "
                     "root/train/<class>/*.png and root/test/<class>/*.png (root/val is optional)"
                 )
+        if self.cache is not None:
+            self.table("val")  # fills the cache once, before every process reads it
 
     def load(self, split: Split) -> ImageTable:
         classes = self._classes()
         self.num_classes = {"label": len(classes)}
         carved = split != "test" and not (self.root / "val").is_dir()
-        paths, labels = self._files("train" if carved else split, classes)
-        if carved:
-            order = fixed_order(len(paths))
-            cut = max(1, len(paths) // 10)
-            chosen = (order[cut:] if split == "train" else order[:cut]).tolist()
-            paths, labels = [paths[i] for i in chosen], [labels[i] for i in chosen]
+        folder = self.root / ("train" if carved else split)
+        paths, labels = self._files(folder, classes)
         files = ImageFiles(paths, self.size, self.channels)
-        return ImageTable(files.load() if self.in_memory else files, {"label": torch.tensor(labels)})
+        cached = self.in_memory and self.cache is not None
+        images = cached_images(files, folder, self.cache) if cached else files  # type: ignore[arg-type]
+        table = ImageTable(images, {"label": torch.tensor(labels)})
+        if carved:
+            order = fixed_order(_at_least_two(folder, len(paths)))
+            cut = max(1, len(paths) // 10)
+            table = select(table, order[cut:] if split == "train" else order[:cut])
+        if self.in_memory and isinstance(table.images, ImageFiles):
+            table = ImageTable(table.images.load(), table.attributes)
+        return table
 
     def enlarge(self, table: ImageTable, split: Split) -> Dataset:
         return MirroredTable(table) if self.mirror and split == "train" else table
@@ -91,22 +102,28 @@ class ImageFolderDataModule(ImageDataModule):
                 )
         return classes
 
-    def _files(self, split: str, classes: list[str]) -> tuple[list[Path], list[int]]:
+    def _files(self, parent: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            folder = self.root / split / name
+            folder = parent / name
             if folder.is_dir() and (nested := _folders(folder)):
                 raise ValueError(
                     f"the class folder {folder} contains the folder {nested[0]!r}, whose images would not be read; "
                     "move them up, or the folder elsewhere"
                 )
-            found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _EXTENSIONS)
+            found = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in _EXTENSIONS)
             if not found:
                 raise ValueError(f"the class folder {folder} is missing or has no images; fill or remove the class")
             paths += found
             labels += [label] * len(found)
         return paths, labels
+
+
+def _at_least_two(folder: Path, count: int) -> int:
+    if count < 2:
+        raise ValueError(f"{folder} has {count} image, too few to train and validate on; add images, or a folder val")
+    return count
 
 
 def _folders(parent: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tag_lightning.datamodules.batch import Batch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -139,7 +139,7 @@ class ImageFiles:
     def _decode(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as opened:
-                image = _in_bytes(opened).convert("L" if self.channels == 1 else "RGB")
+                image = _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if self.channels == 1 else "RGB")
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {error}; repair, convert or remove the file") from error
         scale = self.size / min(image.size)
