@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from rdkit import Chem
-from tag_lightning.datamodules.geometries import Source, geometry_key, prepared_molecules
+from tag_lightning.datamodules.geometries import Recipe, Source, geometry_key, prepared_molecules
 from tag_lightning.datamodules.molecule_store import Molecules, cached
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 
@@ -24,8 +24,8 @@ _MISSING = {"", "nan", "na", "n/a", "none", "null"}
 class MoleculeFilesDataModule(MoleculeDataModule):
     """Molecules of a SMILES or SD file, split 80 / 10 / 10 %.
 
-    A ``.smi`` or ``.txt`` file has one SMILES per line, optionally followed by a name; a ``.csv`` file has a column
-    ``smiles``; an ``.sdf`` file has records. 3D geometries are kept, and missing hydrogens added at standard lengths
+    A ``.smi`` or ``.txt`` file has one SMILES per line, optionally followed by a name; a ``.csv`` file, separated by
+    commas, semicolons or tabs, has a column ``smiles``; an ``.sdf`` file has records. 3D geometries are kept, and missing hydrogens added at standard lengths
     and angles; other molecules are embedded by ETKDGv3 and relaxed by MMFF94. Unreadable molecules and those
     without a geometry are left out, counted in a warning and listed in ``<cache>/<file stem>-skipped.csv``.
     ``properties`` that are columns or fields of the file are taken from it, in its units.
@@ -63,8 +63,11 @@ class MoleculeFilesDataModule(MoleculeDataModule):
             )
         rules = inspect.getsource(inspect.getmodule(read_molecules))  # type: ignore[arg-type]
         content = f"{rules}\n{self.path.suffix}\n{self.max_molecules}\n".encode() + self.path.read_bytes()
-        key = geometry_key(content, self.properties, self.physics)
+        key = geometry_key(content, self._recipe())
         return cached(self.cache, self.name, key, self._build)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(self.properties, self.physics, self.encoding.elements, self.max_atoms)
 
     def _build(self) -> Molecules:
         entries = list(islice(read_molecules(self.path, self.properties), self.max_molecules))
@@ -72,8 +75,9 @@ class MoleculeFilesDataModule(MoleculeDataModule):
             raise ValueError(f"{self.path} has no molecules; give a file with one SMILES per line, or SD records")
         sources = [entry for entry in entries if isinstance(entry, Source)]
         unreadable = tuple(entry for entry in entries if not isinstance(entry, Source))
-        molecules = prepared_molecules(sources, self.properties, self.physics)
-        repeated = len(molecules) - len(set(molecules.smiles))
+        molecules = prepared_molecules(sources, self._recipe())
+        names = [smiles for smiles in molecules.smiles if smiles]
+        repeated = len(names) - len(set(names))
         if repeated:
             rank_zero_info(f"{repeated} molecules of {self.path} are repeats of earlier ones; they are kept.")
         return molecules.with_skipped(unreadable)
@@ -87,7 +91,7 @@ def read_molecules(path: Path, properties: Sequence[str]) -> Iterator[Source | t
         properties: Names of the labels to read if the file has them.
 
     Raises:
-        ValueError: If the file is of another kind, a table lacks SMILES or has a truncated row, or a property is
+        ValueError: If the file is of another kind, a table lacks SMILES, repeats a column or has a truncated row, or a property is
             not a number; names the line.
     """
     readers = {".smi": _lines, ".txt": _lines, ".csv": _rows, ".sdf": _records}
@@ -106,11 +110,16 @@ def _lines(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str
 
 def _rows(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str, str]]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
         header = [name.strip() for name in next(reader, [])]
         lower = [name.lower() for name in header]
         if "smiles" not in lower:
             raise ValueError(f"{path} has no column 'smiles' in its first line, only {', '.join(header) or '(none)'}")
+        repeated = [name for name in properties if header.count(name) > 1] + ["smiles"] * (lower.count("smiles") > 1)
+        if repeated:
+            raise ValueError(f"{path} has several columns {repeated[0]!r}; rename or remove all but one")
         labels = {name: header.index(name) for name in properties if name in header}
         for cells in reader:
             where = f"{path}, line {reader.line_num}"

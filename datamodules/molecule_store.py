@@ -29,7 +29,8 @@ class Molecules:
         positions: Centred positions in angstrom, zero for padding, ``[M, N, 3]`` float32.
         properties: Values by name, ``[M]`` float64 each; NaN if unknown.
         smiles: SMILES of each molecule; empty if unknown.
-        skipped: Molecules that were left out, as ``(name, reason)``.
+        skipped: Molecules that were left out, as ``(name, reason)``. A source that could not be embedded keeps a row
+            without atoms, so that the splits, which index rows, do not depend on the molecules left out.
     """
 
     numbers: Tensor
@@ -60,7 +61,8 @@ class Molecules:
         positions = torch.zeros(len(geometries), width, 3)
         for row, (z, x) in enumerate(geometries):
             numbers[row, : len(z)] = torch.from_numpy(np.asarray(z, np.uint8))
-            positions[row, : len(z)] = torch.from_numpy(np.asarray(x - np.mean(x, 0), np.float32))
+            if len(z):
+                positions[row, : len(z)] = torch.from_numpy(np.asarray(x - np.mean(x, 0), np.float32))
         values = {name: torch.tensor(column, dtype=torch.float64) for name, column in properties.items()}
         return cls(numbers, positions, values, tuple(smiles), tuple(skipped))
 
@@ -75,7 +77,9 @@ class Molecules:
         )
 
     def restricted(self, elements: Sequence[int], max_atoms: int | None) -> tuple[Molecules, Tensor]:
-        """Drop molecules with other elements, too many atoms, non-finite coordinates or unknown properties.
+        """Drop molecules with other elements, too many atoms, non-finite coordinates or unusable properties.
+
+        Rows without atoms are dropped as well; the reasons for those are in ``skipped`` already.
 
         Returns:
             The remaining molecules, with the others added to ``skipped``, and their indices ``[n]``.
@@ -83,16 +87,20 @@ class Molecules:
         known = torch.zeros(256, dtype=torch.bool)
         known[[0, *elements]] = True
         reasons = {
-            "an element outside the configured set": ~known[self.numbers.long()].all(1),
-            f"more than {max_atoms} atoms": self.sizes > (max_atoms or self.numbers.shape[1]),
+            OTHER_ELEMENT: ~known[self.numbers.long()].all(1),
+            too_many_atoms(max_atoms): self.sizes > (max_atoms or self.numbers.shape[1]),
             "coordinates that are not finite": ~self.positions.isfinite().flatten(1).all(1),
-        } | {f"no value of {name}": ~values.isfinite() for name, values in self.properties.items()}
-        bad = torch.stack(list(reasons.values()))
+        }
+        for name, values in self.properties.items():
+            reasons[f"no value of {name}"] = ~values.isfinite()
+            reasons[f"a value of {name} beyond single precision"] = ~values.float().isfinite()
+        there = self.sizes > 0
+        bad = torch.stack(list(reasons.values())) & there
         skipped = [
             (self.smiles[i] or f"molecule {i}", next(why for why, rows in reasons.items() if rows[i]))
             for i in bad.any(0).nonzero()[:, 0].tolist()
         ]
-        indices = (~bad.any(0)).nonzero()[:, 0]
+        indices = (there & ~bad.any(0)).nonzero()[:, 0]
         return replace(self.select(indices), skipped=(*self.skipped, *skipped)), indices
 
     def with_skipped(self, more: Sequence[tuple[str, str]]) -> Molecules:
@@ -134,6 +142,14 @@ class Molecules:
         properties = {n.removeprefix("properties."): v for n, v in tensors.items() if n.startswith("properties.")}
         smiles = tensors["smiles"].numpy().tobytes().decode().split("\n")[: len(sizes)]
         return cls(numbers, positions, properties, tuple(smiles), tuple(map(tuple, json.loads(meta["skipped"]))))
+
+
+OTHER_ELEMENT = "an element outside the configured set"
+
+
+def too_many_atoms(max_atoms: int | None) -> str:
+    """The reason in ``skipped`` of molecules with more than ``max_atoms`` atoms."""
+    return f"more than {max_atoms} atoms"
 
 
 def content_key(*parts: str | bytes) -> str:

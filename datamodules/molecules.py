@@ -75,7 +75,7 @@ class MoleculeDataModule(TableDataModule):
         encoding: Maps molecules to samples and back.
 
     Raises:
-        ValueError: If ``max_atoms`` is below 1, or an element is unknown.
+        ValueError: If ``max_atoms`` is below 1, or an element is unknown or repeated.
     """
 
     name = "molecules"
@@ -101,6 +101,8 @@ class MoleculeDataModule(TableDataModule):
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
         numbers = tuple(atomic_number(symbol) for symbol in self.elements)
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"elements must be different, got {', '.join(self.elements)}; name each one once")
         self.encoding = MoleculeEncoding(numbers, self.feature_scale)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
         self._known: dict[Split, frozenset[str]] = {}
@@ -180,7 +182,7 @@ class MoleculeDataModule(TableDataModule):
     def _with_properties(self, source: Molecules) -> Molecules:
         known = [name for name, values in source.properties.items() if values.isfinite().any()]
         missing = [name for name in self.properties if name not in known]
-        if missing and len(source):
+        if missing and bool((source.sizes > 0).any()):
             raise ValueError(
                 f"the molecules have no values of the property {missing[0]!r}, only of {', '.join(known) or '(none)'}; "
                 "see data.init_args.properties"

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from tag_lightning.datamodules import enumeration
-from tag_lightning.datamodules.geometries import Source, geometry_key, prepared_molecules
+from tag_lightning.datamodules.geometries import Recipe, Source, geometry_key, prepared_molecules
 from tag_lightning.datamodules.molecule_store import Molecules, cached
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 
@@ -33,9 +33,12 @@ class SmallMoleculesDataModule(MoleculeDataModule):
 
     def load(self) -> Molecules:
         rules = inspect.getsource(enumeration)
-        key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self.properties, self.physics)
+        key = geometry_key(f"{rules}\n{self.max_heavy_atoms}", self._recipe())
         return cached(self.cache, self.name, key, self._build)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(self.properties, self.physics, self.encoding.elements, self.max_atoms)
 
     def _build(self) -> Molecules:
         sources = [Source(smiles, smiles, {}) for smiles in enumeration.small_molecules(self.max_heavy_atoms)]
-        return prepared_molecules(sources, self.properties, self.physics)
+        return prepared_molecules(sources, self._recipe())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from tag_lightning.progress import tracked
 
 _ITERATIONS = 2000
+# Formulas that embed at all take far less; chains of hundreds of carbons would take minutes.
+_SECONDS = 30
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -28,14 +31,17 @@ def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
         seed: Seed of the distance geometry.
 
     Raises:
-        EmbeddingError: If no geometry is found, MMFF94 lacks parameters, or the relaxation does not converge.
+        EmbeddingError: If no geometry is found within 30 seconds, MMFF94 lacks parameters, or the relaxation does not converge.
     """
     full = Chem.AddHs(Chem.Mol(mol, confId=-2))
     full.RemoveAllConformers()
     settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed
+    settings.timeout = _SECONDS
+    started = time.monotonic()
     if rdDistGeom.EmbedMolecule(full, settings) != 0:
-        raise EmbeddingError("no geometry found")
+        late = time.monotonic() - started >= _SECONDS
+        raise EmbeddingError(f"no geometry found within {_SECONDS} s" if late else "no geometry found")
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
         raise EmbeddingError("MMFF94 lacks parameters")
     if rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=_ITERATIONS) != 0:
