@@ -25,10 +25,11 @@ class MoleculeFilesDataModule(MoleculeDataModule):
     """Molecules of a SMILES or SD file, split 80 / 10 / 10 %.
 
     A ``.smi`` or ``.txt`` file has one SMILES per line, optionally followed by a name; a ``.csv`` file, separated by
-    commas, semicolons or tabs, has a column ``smiles``; an ``.sdf`` file has records. 3D geometries are kept, and missing hydrogens added at standard lengths
-    and angles; other molecules are embedded by ETKDGv3 and relaxed by MMFF94. Unreadable molecules and those
-    without a geometry are left out, counted in a warning and listed in ``<cache>/<file stem>-skipped.csv``.
-    ``properties`` that are columns or fields of the file are taken from it, in its units.
+    commas, semicolons or tabs, has a column ``smiles``; an ``.sdf`` file has records. 3D geometries are kept, and
+    missing hydrogens added at standard lengths and angles; other molecules are embedded by ETKDGv3 and relaxed by
+    MMFF94. Unreadable molecules and those without a geometry are left out, counted in a warning and listed in
+    ``<cache>/<file stem>-skipped.csv``. ``properties`` that are columns or fields of the file are taken from it, in
+    its units.
 
     Args:
         path: Path of the file.
@@ -91,8 +92,8 @@ def read_molecules(path: Path, properties: Sequence[str]) -> Iterator[Source | t
         properties: Names of the labels to read if the file has them.
 
     Raises:
-        ValueError: If the file is of another kind, a table lacks SMILES, repeats a column or has a truncated row, or a property is
-            not a number; names the line.
+        ValueError: If the file is of another kind, a table lacks SMILES, repeats a column or has a truncated row, or
+            a property is not a number; names the line.
     """
     readers = {".smi": _lines, ".txt": _lines, ".csv": _rows, ".sdf": _records}
     if path.suffix.lower() not in readers:

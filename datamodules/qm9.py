@@ -140,7 +140,7 @@ def _uncharacterized(path: Path) -> frozenset[int]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     indices = frozenset(int(words[0]) for line in lines if (words := line.split()) and words[0].isdigit())
     if not indices:
-        raise ValueError(f"{path} lists no molecule; expected lines that begin with QM9's index. Copy it again")
+        raise ValueError(f"{path} does not list any molecule; expected lines that begin with an index. Copy it again")
     return indices
 
 

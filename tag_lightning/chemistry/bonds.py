@@ -63,9 +63,9 @@ _EDM = tuple(sorted({number for pair in SINGLE_LENGTHS for number in pair}))
 
 
 def _upper_bounds() -> Tensor:
-    """Distances in picometres below which a pair has first, second and third order; 0 without such a bond.
+    """Distances ``[3, 119, 119]`` in picometres below which a pair has at least order 1, 2, 3; 0 if impossible.
 
-    They decrease with the order, so the order of a pair is the number of bounds above its distance.
+    The bounds decrease with the order, so the order of a pair is the number of bounds above its distance.
     """
     radii = torch.tensor([_TABLE.GetRcovalent(number) for number in range(_ELEMENTS + 1)], dtype=torch.float64)
     highest = torch.tensor([max(VALENCIES.get(number, (0,))) for number in range(_ELEMENTS + 1)])

@@ -31,7 +31,8 @@ def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
         seed: Seed of the distance geometry.
 
     Raises:
-        EmbeddingError: If no geometry is found within 30 seconds, MMFF94 lacks parameters, or the relaxation does not converge.
+        EmbeddingError: If no geometry is found within 30 seconds, MMFF94 lacks parameters, or the relaxation does
+            not converge.
     """
     full = Chem.AddHs(Chem.Mol(mol, confId=-2))
     full.RemoveAllConformers()

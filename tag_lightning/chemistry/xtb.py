@@ -45,21 +45,21 @@ def is_available() -> bool:
     return True
 
 
-def check_request(what: Collection[str]) -> None:
+def check_request(names: Collection[str]) -> None:
     """Check that tblite is installed and xTB has the properties.
 
     Raises:
         ImportError: If tblite cannot be imported.
         ValueError: If a name is not in ``XTB_PROPERTIES``.
     """
-    unknown = sorted(set(what) - set(XTB_PROPERTIES))
+    unknown = sorted(set(names) - set(XTB_PROPERTIES))
     if unknown:
         raise ValueError(f"xTB does not compute {', '.join(unknown)}; expected names from {', '.join(XTB_PROPERTIES)}.")
     _calculator_class()
 
 
 def xtb_properties(
-    numbers: ArrayLike, positions: ArrayLike, what: Collection[str] = CHEAP_PROPERTIES
+    numbers: ArrayLike, positions: ArrayLike, names: Collection[str] = CHEAP_PROPERTIES
 ) -> dict[str, float]:
     """Properties of a neutral molecule at the given geometry, without relaxation.
 
@@ -69,10 +69,10 @@ def xtb_properties(
     Args:
         numbers: Atomic numbers ``[n]``; padding (0) is left out.
         positions: Positions in angstrom, ``[n, 3]``.
-        what: Names from ``XTB_PROPERTIES``.
+        names: Names from ``XTB_PROPERTIES``.
 
     Returns:
-        Values in the order of ``what``: ``mu`` (debye), ``homo``, ``lumo``, ``gap`` (eV; NaN if no orbital is
+        Values in the order of ``names``: ``mu`` (debye), ``homo``, ``lumo``, ``gap`` (eV; NaN if no orbital is
         empty), ``energy`` (hartree), ``max_force`` (hartree/bohr, the largest norm over atoms), ``alpha``
         (bohr^3, isotropic, by finite fields; far below DFT's, since GFN2's basis is minimal), and
         ``relaxation_energy`` (kcal/mol, see there).
@@ -82,18 +82,18 @@ def xtb_properties(
         ValueError: If a name or shape does not match.
         XTBError: If the calculation failed.
     """
-    check_request(what)
+    check_request(names)
     atoms, places = _bare(numbers, positions)
     result = _run(atoms, places)
     found = _orbitals(result)
     found["mu"] = float(np.linalg.norm(result["dipole"])) * ATOMIC_DIPOLE_IN_DEBYE
     found["energy"] = float(result["energy"])
     found["max_force"] = float(np.linalg.norm(result["gradient"], axis=1).max())
-    if "alpha" in what:
+    if "alpha" in names:
         found["alpha"] = _polarizability(atoms, places)
-    if "relaxation_energy" in what:
+    if "relaxation_energy" in names:
         found["relaxation_energy"] = relaxation_energy(numbers, positions)
-    return {name: found[name] for name in what}
+    return {name: found[name] for name in names}
 
 
 def relaxation_energy(numbers: ArrayLike, positions: ArrayLike) -> float:

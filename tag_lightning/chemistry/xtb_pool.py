@@ -21,7 +21,7 @@ Molecule = tuple[np.ndarray, np.ndarray]
 def xtb_many(
     molecules: Sequence[tuple[ArrayLike, ArrayLike]],
     workers: int = 1,
-    what: Collection[str] = CHEAP_PROPERTIES,
+    names: Collection[str] = CHEAP_PROPERTIES,
     progress: bool = True,
 ) -> list[dict[str, float] | None]:
     """``xtb_properties`` of each molecule.
@@ -33,7 +33,7 @@ def xtb_many(
     Args:
         molecules: Pairs of atomic numbers ``[n]`` and positions ``[n, 3]`` in angstrom; CPU tensors or arrays.
         workers: Number of processes, at least 1; each takes seconds to start.
-        what: Names from ``XTB_PROPERTIES``.
+        names: Names from ``XTB_PROPERTIES``.
         progress: Show the progress; False inside another progress bar.
 
     Returns:
@@ -46,7 +46,7 @@ def xtb_many(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1. Give the number of CPU cores to use.")
-    check_request(what)
+    check_request(names)
     arrays = [(np.asarray(numbers), np.asarray(positions)) for numbers, positions in molecules]
     results: list[dict[str, float] | None] = [None] * len(arrays)
     bar = Progress("GFN2-xTB", len(arrays), "molecule", progress, always=False)
@@ -57,11 +57,11 @@ def xtb_many(
 
     todo = list(range(len(arrays)))
     while todo:
-        lost = _calculate(arrays, todo, min(workers, len(todo)), what, keep)
+        lost = _calculate(arrays, todo, min(workers, len(todo)), names, keep)
         # Molecules start in order, so the one that broke the pool is among the first that were lost.
         suspects, todo = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
         for index in suspects:
-            if _calculate(arrays, [index], 1, what, keep):
+            if _calculate(arrays, [index], 1, names, keep):
                 keep(index, None)
     bar.close()
     return results
@@ -71,7 +71,7 @@ def _calculate(
     molecules: Sequence[Molecule],
     indices: Sequence[int],
     workers: int,
-    what: Collection[str],
+    names: Collection[str],
     keep: Callable[[int, dict[str, float] | None], None],
 ) -> list[int]:
     """Pass the results of ``indices`` to ``keep``; return those lost to a crashed process."""
@@ -79,7 +79,7 @@ def _calculate(
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread)
     try:
         _require_start(pool)
-        futures = {pool.submit(_properties_or_none, *molecules[i], tuple(what)): i for i in indices}
+        futures = {pool.submit(_properties_or_none, *molecules[i], tuple(names)): i for i in indices}
         for future in as_completed(futures):
             try:
                 keep(futures[future], future.result())
@@ -110,8 +110,8 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _properties_or_none(numbers: np.ndarray, positions: np.ndarray, what: Collection[str]) -> dict[str, float] | None:
+def _properties_or_none(numbers: np.ndarray, positions: np.ndarray, names: Collection[str]) -> dict[str, float] | None:
     try:
-        return xtb_properties(numbers, positions, what)
+        return xtb_properties(numbers, positions, names)
     except XTBError:
         return None

@@ -74,7 +74,7 @@ class TimePredictorModule(NetworkModule):
             if missing:
                 raise ValueError(
                     f"the time predictor is conditioned on {missing[0]!r}, but the data carry "
-                    f"{', '.join(available) or '(none)'}; change its conditions, or what the data carry"
+                    f"{', '.join(available) or '(none)'}; change its conditions, or the attributes of the data"
                 )
             if stage == "fit":
                 embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())

@@ -1,4 +1,4 @@
-"""Bonds and stability against geometries made by hand, and what must not change them."""
+"""Bonds and stability of geometries made by hand, and their invariances."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Files come back as they went, and broken ones say where and why."""
+"""SD files are read back unchanged; broken records are located and explained."""
 
 import os
 from pathlib import Path

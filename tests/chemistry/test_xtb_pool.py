@@ -1,4 +1,4 @@
-"""Many molecules: the same results for any number of workers, None for failures, no process lost for good."""
+"""Many molecules: the same results on any number of workers, None for failures, crashes contained."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The order of batches: split over processes without loss, and picked up where it was left."""
+"""The order of batches: sharded over processes without loss, and resumable."""
 
 from __future__ import annotations
 

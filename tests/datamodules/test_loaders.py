@@ -1,4 +1,4 @@
-"""Evaluation runs on the same batches whatever the number of processes."""
+"""Evaluation sees the same batches on any number of processes."""
 
 from __future__ import annotations
 

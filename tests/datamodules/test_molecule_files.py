@@ -1,4 +1,4 @@
-"""SMILES and SD files: what is read, embedded, labelled and left out."""
+"""SMILES and SD files: reading, embedding, labels, skipped molecules."""
 
 from __future__ import annotations
 

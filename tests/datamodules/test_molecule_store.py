@@ -1,4 +1,4 @@
-"""Molecules come back from disk as they went, or not at all."""
+"""Molecules are read from disk unchanged, or not at all."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_the_uncharacterised_are_removed(tmp_path: Path) -> None:
     found = module(tmp_path, properties=["mu"]).molecules
     assert found.properties["mu"].tolist() == [m.values[3] for m in some if m.number not in listed]
     (tmp_path / "uncharacterized.txt").write_text("nothing\n")
-    with pytest.raises(ValueError, match=r"uncharacterized\.txt lists no molecule"):
+    with pytest.raises(ValueError, match=r"uncharacterized\.txt does not list any molecule"):
         module(tmp_path).prepare_data()
 
 

@@ -1,4 +1,4 @@
-"""Files of QM9 that are damaged or do not fit each other are named, with the row."""
+"""Damaged or mismatched files of QM9 are named, with the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training batches of similar sizes: an order that loses nothing else that an order of training promises."""
+"""Training batches of similar sizes keep all other properties of a training order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The enumerated molecules: which they are, their geometries and labels, their splits."""
+"""The enumerated molecules: their number, geometries, labels and splits."""
 
 from __future__ import annotations
 

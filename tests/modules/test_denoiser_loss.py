@@ -1,4 +1,4 @@
-"""The loss of a denoiser, held to networks whose error is known because they know what was noised."""
+"""The loss of a denoiser, on networks with a known error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of denoisers, with averaged weights, and of classifiers, on data that fit or do not."""
+"""Training of denoisers, with averaged weights, and of classifiers, on matching and mismatching data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of one optimizer step are noised each in its own way."""
+"""Each batch of one optimizer step has its own noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on molecules: noise in the space they live in, losses free of padding, time predictors told a quantity."""
+"""Training on molecules: centred, masked noise, losses without padding, conditional time predictors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that cannot take the data is refused before training, and trying it leaves no trace."""
+"""A network that cannot take the data is refused before training; a trial run has no side effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The noise that a classifier is trained with: as much as was asked for, and none in validation."""
+"""The training noise of a classifier has the configured size; validation has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of property predictors: units, loss and errors by hand, and noise that repeats."""
+"""Training of property predictors: units, loss and errors by hand, reproducible noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the time predictor: what it logs, what it keeps, what it refuses."""
+"""Training of the time predictor: logged values, stored values, refused settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time predictors that are told classes or quantities beside the sample."""
+"""Time predictors conditioned on classes or quantities."""
 
 from pathlib import Path
 

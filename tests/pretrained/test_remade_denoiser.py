@@ -1,4 +1,4 @@
-"""The shipped denoiser can be made again with the configuration in the repository."""
+"""The shipped denoiser is reproducible from the configuration in the repository."""
 
 from __future__ import annotations
 

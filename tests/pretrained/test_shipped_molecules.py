@@ -1,4 +1,4 @@
-"""The shipped networks of molecules do what the documentation says of them."""
+"""The shipped networks of molecules match their documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks come back from folders and checkpoints as they were saved."""
+"""Networks are loaded from folders and checkpoints unchanged."""
 
 from __future__ import annotations
 
