@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
 from tag_lightning.callbacks.figures import COLOURS, figure_pixels, save_png
 from tag_lightning.callbacks.report import REAL_DATA
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from tag_lightning.datamodules import SmallMoleculesDataModule
 from torch import Tensor, nn
 
 from benchmarks.edge_list_egnn import EdgeListEGNN
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.diffusion import PolynomialSchedule, centred
 from tag_lightning.modules import DiffusionModule
 from tag_lightning.networks import EGNNDenoiser

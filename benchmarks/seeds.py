@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
 from tag_lightning.callbacks.report import REAL_DATA
 from tag_lightning.callbacks.results import ABSENT, write_results
 

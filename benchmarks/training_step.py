@@ -16,12 +16,12 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from tag_lightning.datamodules import DigitsDataModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from benchmarks.timing import now
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, TimePredictorModule
 from tag_lightning.networks import SimpleCNN

@@ -1,4 +1,4 @@
-"""Data: every source yields the same ``Batch``. Nothing here knows of diffusion."""
+"""Data modules: every source yields the same ``Batch``, independent of diffusion."""
 
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.cifar10 import CIFAR10DataModule

@@ -1,4 +1,4 @@
-"""What all data have in common: splits, batches, and an order of training that survives a restart."""
+"""The base of all data modules: splits, batches, and a training order that survives a restart."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ from abc import abstractmethod
 from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
-from tag_lightning.datamodules.batch import Batch
-from tag_lightning.datamodules.loader import BatchIndices, batch_loader
 from torch.utils.data import DataLoader, Dataset
 
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.loader import BatchIndices, batch_loader
+
 Split = Literal["train", "val", "test"]
+Half = Literal["first", "second"]
 
 
 class TableDataModule(LightningDataModule):
-    """Data that answer a list of indices with a ``Batch``.
+    """Base class of data whose table maps a list of indices to a ``Batch``.
+
+    Subclasses take the arguments they share with their base as ``**kwargs``, which the command line resolves.
 
     Args:
-        batch_size: Samples a batch and process.
-        num_workers: Processes that prepare the batches of each loader; 0 is fastest for data that sit in memory.
+        batch_size: Samples per batch and process.
+        num_workers: Worker processes of each loader; 0 is fastest for data in memory.
         seed: Seed of the training order. The splits do not depend on it.
 
     Attributes:
-        num_classes: How many values each attribute takes; known after ``setup``.
+        num_classes: Number of values of each class attribute; known after ``setup``.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
     """
 
     num_classes: dict[str, int]
@@ -41,38 +48,38 @@ class TableDataModule(LightningDataModule):
 
     @abstractmethod
     def build(self, split: Split) -> Dataset:
-        """One split as a data set; sets ``num_classes``."""
+        """Return the table of one split and set ``num_classes``."""
 
     @abstractmethod
     def prepare_data(self) -> None:
-        """Check that the data are there, and fetch them where that was asked for."""
+        """Check that the data exist, and download them if configured to."""
 
     @property
     def example(self) -> Batch:
-        """A batch of one sample, to try networks on."""
+        """A batch of one sample, for trial runs of networks."""
         return self.table("val")[[0]]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample, ``(C, H, W)`` of an image."""
+        """Shape of one sample, ``(C, H, W)`` for images."""
         return tuple(self.example.x.shape[1:])
 
     def table(self, split: Split) -> Dataset:
-        """One split, built once."""
+        """The table of one split, built once."""
         if split not in self._tables:
             self._tables[split] = self.build(split)
         return self._tables[split]
 
     def setup(self, stage: str) -> None:
-        """Load what the stage needs; every stage samples, so each checks itself against the validation data.
+        """Load the validation data, which every stage needs: all of them sample.
 
         Raises:
-            ValueError: Under ``overfit_batches``.
+            ValueError: If ``trainer.overfit_batches`` is set.
         """
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            # Lightning would put a sampler of single indices in the place of ours.
+            # Lightning would replace our sampler by one of single indices.
             raise ValueError(
-                "trainer.overfit_batches does not go with these data, whose order it would replace; use "
+                "trainer.overfit_batches would replace the training order of these data; use "
                 "--trainer.limit_train_batches and --trainer.limit_val_batches"
             )
         self.table("val")
@@ -92,17 +99,17 @@ class TableDataModule(LightningDataModule):
         return self._in_order("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """One empty turn of Lightning's predict loop: what is predicted are samples, which are made from noise."""
+        """One empty step of Lightning's predict loop: samples are drawn from noise, not from data."""
         return DataLoader([0])  # type: ignore[arg-type]
 
     def reference_dataloader(self) -> DataLoader[Any]:
-        """The training data in order, all of them on every process: what samples are compared with."""
+        """All training data in order, on every process: the reference that samples are compared with."""
         table = self.table("train")
         indices = BatchIndices(len(table), self.batch_size, shuffle=False)  # type: ignore[arg-type]
         return batch_loader(table, indices, self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that goes on, and how many of its batches are behind the run."""
+        """The current epoch and its number of completed batches."""
         if self.trainer is None:
             return {"epoch": 0, "batches_done": 0}
         loop = self.trainer.fit_loop
@@ -114,7 +121,7 @@ class TableDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resume_epoch, self._resume_at = state_dict.get("epoch", 0), state_dict["batches_done"]
-        # Lightning looks for the position in the loader, and does not see that it is kept here.
+        # Lightning expects the loader to hold the position and does not see that it is kept here.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def _in_order(self, split: Split) -> DataLoader[Any]:
@@ -129,8 +136,8 @@ class TableDataModule(LightningDataModule):
 
 
 class _TrainingIndices(BatchIndices):
-    # Takes its epoch from the trainer: what Lightning tells samplers is one too high for the rest of a run that
-    # went on from the end of an epoch under `max_steps`.
+    # Takes the epoch from the trainer: after a resume at the end of an epoch under `max_steps`, the epoch that
+    # Lightning passes to samplers is one too high.
     def __init__(self, trainer: Trainer, table: Any, batch_size: int, seed: int) -> None:
         sizes = getattr(table, "sizes", None)
         super().__init__(len(table), batch_size, True, seed, trainer.global_rank, trainer.world_size, sizes)

@@ -1,4 +1,4 @@
-"""What every data source yields."""
+"""The batch that every data source yields."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Clean samples and what is known about them.
+    """Clean samples with their targets and network inputs.
 
     Attributes:
         x: Clean samples, ``[B, C, H, W]`` in [-1, 1] for images.
         attributes: Named targets, each ``[B]``: integers for classes, floats for quantities.
-        inputs: What networks need beside the sample, as keyword arguments.
+        inputs: Further keyword arguments of the networks.
     """
 
     x: Tensor

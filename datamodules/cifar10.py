@@ -1,4 +1,4 @@
-"""CIFAR-10 in the files of its authors."""
+"""CIFAR-10 in its authors' files."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tag_lightning.datamodules.base import Split
-from tag_lightning.datamodules.images import Half, ImageDataModule
-from tag_lightning.datamodules.tables import ImageTable, MirroredTable, fixed_order, select
 from torch.utils.data import Dataset
+
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.images import ImageDataModule
+from tag_lightning.datamodules.tables import ImageTable, MirroredTable, fixed_order, select
 
 
 class CIFAR10DataModule(ImageDataModule):
-    """CIFAR-10, 32x32 RGB, in the files of its authors: 45,000 / 5,000 / 10,000 images.
+    """CIFAR-10, 32x32 RGB, in its authors' files: 45,000 / 5,000 / 10,000 images.
 
     Args:
-        root: Folder that holds, or will hold, ``cifar-10-batches-py``.
-        download: Fetch the files where they are missing.
+        root: Folder of ``cifar-10-batches-py``.
+        download: Download missing files.
         mirror: Train on the mirror images as well.
-        batch_size: Images a batch and process.
-        num_workers: Processes that prepare the batches of each loader; 0 is fastest for images in memory.
-        seed: Seed of the training order. The splits do not depend on it.
-        half: Train on one half of the training images only, so that a guide and a judge share none.
+        batch_size: Images per batch and process.
+        **kwargs: Arguments of ``ImageDataModule``.
     """
 
     def __init__(
@@ -31,11 +30,9 @@ class CIFAR10DataModule(ImageDataModule):
         download: bool = False,
         mirror: bool = True,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        half: Half | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, half)
+        super().__init__(batch_size, **kwargs)
         self.root = Path(root)
         self.download = download
         self.mirror = mirror

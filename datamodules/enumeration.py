@@ -1,4 +1,4 @@
-"""All small molecules of C, N, O and F that the rules of valence and a few of stability allow."""
+"""Enumeration of small molecules of C, N, O and F under valence and stability rules."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from rdkit import Chem
 
 VALENCE = {6: 4, 7: 3, 8: 2, 9: 1}
 _ORDERS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-# Heteroatoms in a row, cumulated double bonds, strained unsaturated rings: what falls apart, or embeds badly.
+# Bonded heteroatoms, cumulated double bonds, strained unsaturated rings: unstable, or hard to embed.
 _UNSTABLE = tuple(
     Chem.MolFromSmarts(pattern) for pattern in ("[N,O,F]~[N,O,F]", "*=*=*", "[r3,r4]=*", "[r3,r4]:*", "[r]#*")
 )
 
 
 def small_molecules(max_heavy_atoms: int = 6) -> list[str]:
-    """Canonical SMILES of all molecules of C, N, O and F with up to so many heavy atoms, by growth, sorted.
+    """Canonical SMILES of all molecules of C, N, O and F with up to ``max_heavy_atoms`` heavy atoms, sorted.
 
-    At most one ring; at most half of the heavy atoms are not carbon; no two of those are neighbours; no
-    cumulated double bonds, no double bond at a ring of three or four atoms and no triple bond in a ring.
+    Molecules have at most one ring and at least as many carbons as heteroatoms, which are never bonded to each
+    other; no cumulated double bonds, no double bond at a ring of three or four atoms, no triple bond in a ring.
 
     Args:
-        max_heavy_atoms: 1 to 7; 6 gives 5,385 in a few seconds, one more takes about eight times as long.
+        max_heavy_atoms: 1 to 7; 6 gives 5,385 molecules in a few seconds, 7 takes about eight times as long.
 
     Raises:
-        ValueError: If outside that range.
+        ValueError: If ``max_heavy_atoms`` is outside that range.
     """
     if not 1 <= max_heavy_atoms <= 7:
         raise ValueError(f"max_heavy_atoms must lie in 1 .. 7, got {max_heavy_atoms}; more would take hours")
@@ -83,7 +83,7 @@ def _distinct(mols: Iterator[Chem.RWMol]) -> dict[str, Chem.RWMol]:
 
 
 def _canonical(mol: Chem.RWMol) -> str | None:
-    """Canonical SMILES, None for what is not stable."""
+    """Canonical SMILES, or None if the molecule is not stable."""
     plain = Chem.Mol(mol)
     Chem.SanitizeMol(plain)
     kekulized = Chem.Mol(mol)

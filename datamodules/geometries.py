@@ -1,10 +1,11 @@
-"""Molecules from formulas: geometries and labels, in parallel, with what failed and why."""
+"""Geometries and labels of molecules given by their formulas, computed in parallel."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,22 +13,22 @@ from typing import NamedTuple
 import numpy as np
 import rdkit
 from rdkit import Chem
-from tag_lightning.datamodules.molecule_store import Molecules, content_key
 
 from tag_lightning.chemistry import embedding, labels, rdkit_labels, xtb_many
 from tag_lightning.chemistry.embedding import EmbeddingError, embed, in_parallel, parse_smiles
 from tag_lightning.chemistry.xtb import check_request
+from tag_lightning.datamodules.molecule_store import OTHER_ELEMENT, Molecules, content_key, too_many_atoms
 
 PHYSICS_PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap")
 
 
 class Source(NamedTuple):
-    """One molecule as its source has it.
+    """One molecule of a source.
 
     Attributes:
-        name: As reports call it.
-        formula: SMILES; or a sanitised molecule, whose own geometry is kept where it has one in space.
-        labels: Properties that the source knows, by name; NaN where this molecule's is missing.
+        name: Name in reports.
+        formula: SMILES, or a sanitised molecule, whose 3D geometry is kept if it has one.
+        labels: Properties that the source has, by name; NaN if missing for this molecule.
     """
 
     name: str
@@ -40,9 +41,9 @@ class Prepared(NamedTuple):
 
     Attributes:
         numbers: Atomic numbers ``[n]``.
-        positions: In angstrom, ``[n, 3]``.
-        labels: Properties by name, NaN where they could not be computed.
-        smiles: Canonical, without hydrogens.
+        positions: Positions in angstrom, ``[n, 3]``.
+        labels: Properties by name, NaN if they could not be computed.
+        smiles: Canonical SMILES without hydrogens.
     """
 
     numbers: np.ndarray
@@ -51,48 +52,66 @@ class Prepared(NamedTuple):
     smiles: str
 
 
-def prepared_molecules(
-    sources: Sequence[Source], properties: Sequence[str], physics: bool = False, workers: int | None = None
-) -> Molecules:
-    """Embed and label; what cannot be embedded is left out and listed in ``skipped``.
+class Recipe(NamedTuple):
+    """The settings that geometries and labels depend on.
 
-    A label that cannot be computed is NaN rather than a reason to leave the molecule out, so that the molecules,
-    and with them the splits, are the same for any ``properties``.
+    Attributes:
+        properties: Labels, taken from the sources or else computed.
+        physics: Compute ``PHYSICS_PROPERTIES`` by GFN2-xTB rather than by RDKit.
+        elements: Atomic numbers; molecules with others are not embedded. Empty allows all.
+        max_atoms: Larger molecules, hydrogens included, are not embedded; None allows any size.
+    """
+
+    properties: Sequence[str]
+    physics: bool = False
+    elements: Sequence[int] = ()
+    max_atoms: int | None = None
+
+
+_NOTHING = Prepared(np.zeros(0, np.uint8), np.zeros((0, 3)), {}, "")
+
+
+def prepared_molecules(sources: Sequence[Source], recipe: Recipe, workers: int | None = None) -> Molecules:
+    """Embed and label molecules.
+
+    Sources without a geometry become rows without atoms and are listed in ``skipped``. A label that cannot be computed
+    is NaN rather than a reason to skip the molecule. So the splits are the same for any recipe.
 
     Args:
         sources: The molecules.
-        properties: Labels, from the sources where those know them, else computed.
-        physics: Compute ``PHYSICS_PROPERTIES`` by GFN2-xTB rather than by RDKit.
-        workers: Threads, and processes for xTB; None is one for each core.
+        recipe: Labels and limits.
+        workers: Number of threads, and of processes for xTB; None is one per core.
 
     Raises:
-        ImportError: xTB is asked for and tblite is not installed.
-        ValueError: A label that is neither known to the sources nor can be computed.
+        ImportError: If xTB is needed and tblite is not installed.
+        ValueError: If a label is neither in the sources nor can be computed.
     """
     workers = workers or os.cpu_count() or 1
     known = {name for source in sources for name in source.labels}
-    unknown = [name for name in properties if name not in known]
-    by_physics = [name for name in unknown if physics and name in PHYSICS_PROPERTIES]
+    unknown = [name for name in recipe.properties if name not in known]
+    by_physics = [name for name in unknown if recipe.physics and name in PHYSICS_PROPERTIES]
     by_rdkit = tuple(name for name in unknown if name not in by_physics)
     _require_labels(by_rdkit, by_physics)
-    results = list(in_parallel(partial(_prepared, names=by_rdkit), sources, "Embedding molecules", workers))
+    work = partial(_prepared, names=by_rdkit, recipe=recipe)
+    results = list(in_parallel(work, sources, "Embedding molecules", workers))
     good = [result for result in results if isinstance(result, Prepared)]
     if by_physics:
         computed = xtb_many([(result.numbers, result.positions) for result in good], workers, by_physics)
         for result, values in zip(good, computed, strict=True):
             result.labels.update(values or dict.fromkeys(by_physics, math.nan))
+    rows = [result if isinstance(result, Prepared) else _NOTHING for result in results]
     return Molecules.packed(
-        [(result.numbers, result.positions) for result in good],
-        {name: [result.labels.get(name, math.nan) for result in good] for name in properties},
-        [result.smiles for result in good],
+        [(row.numbers, row.positions) for row in rows],
+        {name: [row.labels.get(name, math.nan) for row in rows] for name in recipe.properties},
+        [row.smiles for row in rows],
         [(source.name, why) for source, why in zip(sources, results, strict=True) if isinstance(why, str)],
     )
 
 
-def geometry_key(content: str | bytes, properties: Sequence[str], physics: bool = False) -> str:
-    """A digest of what ``prepared_molecules`` depends on; other releases of RDKit make other geometries."""
-    rules = inspect.getsource(embedding) + inspect.getsource(labels)
-    return content_key(content, rules, rdkit.__version__, "GFN2-xTB" if physics else "", *properties)
+def geometry_key(content: str | bytes, recipe: Recipe) -> str:
+    """A digest of everything that ``prepared_molecules`` depends on, the release of RDKit included."""
+    rules = inspect.getsource(embedding) + inspect.getsource(labels) + inspect.getsource(sys.modules[__name__])
+    return content_key(content, rules, rdkit.__version__, repr(recipe))
 
 
 def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str]) -> None:
@@ -103,12 +122,14 @@ def _require_labels(by_rdkit: Sequence[str], by_physics: Sequence[str]) -> None:
     except ValueError as error:
         quantum = sorted(set(by_rdkit) & set(PHYSICS_PROPERTIES) - {"alpha", "mu"})
         hint = f" For {quantum[0]} by GFN2-xTB set data.init_args.physics=true." if quantum else ""
-        raise ValueError(f"{error} Nor have the data a column or field of that name.{hint}") from error
+        raise ValueError(f"{error} The data have no column or field of that name either.{hint}") from error
 
 
-def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
+def _prepared(source: Source, names: Sequence[str], recipe: Recipe) -> Prepared | str:
     try:
-        mol = _with_geometry(parse_smiles(source.formula) if isinstance(source.formula, str) else source.formula)
+        mol = parse_smiles(source.formula) if isinstance(source.formula, str) else source.formula
+        _require_within(mol, recipe)
+        mol = _with_geometry(mol)
     except EmbeddingError as error:
         return str(error)
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], np.uint8)
@@ -116,13 +137,24 @@ def _prepared(source: Source, names: Sequence[str]) -> Prepared | str:
     return Prepared(numbers, mol.GetConformer().GetPositions(), values, Chem.MolToSmiles(Chem.RemoveHs(mol)))
 
 
-def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
+def _require_within(mol: Chem.Mol, recipe: Recipe) -> None:
+    # Before embedding, which takes minutes for large molecules.
+    full = Chem.AddHs(mol)
     if not mol.GetNumAtoms():
         raise EmbeddingError("no atoms")
-    # Number 0 stands for padding in batches.
+    # Atomic number 0 is padding in batches.
     if not all(atom.GetAtomicNum() for atom in mol.GetAtoms()):
-        raise EmbeddingError("an atom of no element")
+        raise EmbeddingError("an atom without an element")
+    if recipe.elements and not {atom.GetAtomicNum() for atom in full.GetAtoms()} <= set(recipe.elements):
+        raise EmbeddingError(OTHER_ELEMENT)
+    if recipe.max_atoms is not None and full.GetNumAtoms() > recipe.max_atoms:
+        raise EmbeddingError(too_many_atoms(recipe.max_atoms))
+
+
+def _with_geometry(mol: Chem.Mol) -> Chem.Mol:
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
+        if len(np.unique(mol.GetConformer().GetPositions(), axis=0)) < mol.GetNumAtoms():
+            raise EmbeddingError("several atoms at the same position")
         return Chem.AddHs(mol, addCoords=True)
     return embed(mol)
 

@@ -1,15 +1,17 @@
-"""Any folder of images."""
+"""Folders of images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from tag_lightning.datamodules.base import Split
-from tag_lightning.datamodules.images import Half, ImageDataModule
-from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order
 from torch.utils.data import Dataset
+
+from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.image_cache import cached_images
+from tag_lightning.datamodules.images import ImageDataModule
+from tag_lightning.datamodules.tables import ImageFiles, ImageTable, MirroredTable, fixed_order, select
 
 _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -17,23 +19,22 @@ _EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff",
 class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/<split>/<class>/*``, the layout of torchvision's ImageFolder.
 
-    Needs ``train`` and ``test``; where there is no ``val`` folder, a fixed tenth of ``train`` validates.
-    Attribute ``label`` numbers the classes of ``train`` in alphabetical order. Hidden folders are passed over.
+    ``train`` and ``test`` are required; without ``val``, a fixed tenth of ``train`` validates. Attribute ``label``
+    numbers the classes of ``train`` in alphabetical order. Hidden files and folders are ignored.
 
     Args:
         root: The folder.
-        size: Height and width the images are resized to: shorter side scaled, centre cut out.
+        size: Height and width after resizing: the shorter side is scaled, the centre cropped.
         channels: 1 for grey, 3 for RGB.
         mirror: Train on the mirror images as well.
-        in_memory: Decode all images once, at ``channels * size^2`` bytes each; else whenever one is used.
-        batch_size: Images a batch and process.
-        num_workers: Processes that prepare the batches of each loader; 0 is fastest for images in memory.
-        seed: Seed of the training order. The splits do not depend on it.
-        half: Train on one half of the training images only, so that a guide and a judge share none.
+        in_memory: Decode all images once and keep them, ``channels * size^2`` bytes each; False decodes on access.
+        cache: Folder for decoded images that are kept in memory; null decodes them anew in every run.
+        batch_size: Images per batch and process.
+        **kwargs: Arguments of ``ImageDataModule``.
 
     Raises:
-        ValueError: If ``size`` is below 1; a class has no images in a split, is none of ``train``, or has folders
-            of its own.
+        ValueError: If ``size`` is below 1, or a class has no images in a split, is missing in ``train`` or contains
+            folders.
     """
 
     def __init__(
@@ -43,12 +44,11 @@ class ImageFolderDataModule(ImageDataModule):
         channels: Literal[1, 3] = 3,
         mirror: bool = False,
         in_memory: bool = True,
+        cache: str | None = "data/images",
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
-        half: Half | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, half)
+        super().__init__(batch_size, **kwargs)
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}; set data.init_args.size")
         self.root = Path(root)
@@ -56,6 +56,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.channels = channels
         self.mirror = mirror
         self.in_memory = in_memory
+        self.cache = None if cache is None else Path(cache)
 
     def prepare_data(self) -> None:
         for split in ("train", "test"):
@@ -64,19 +65,26 @@ class ImageFolderDataModule(ImageDataModule):
                     f"there is no folder {self.root / split}; an image folder is laid out as "
                     "root/train/<class>/*.png and root/test/<class>/*.png (root/val is optional)"
                 )
+        if self.cache is not None:
+            self.table("val")  # fills the cache once, before every process reads it
 
     def load(self, split: Split) -> ImageTable:
         classes = self._classes()
         self.num_classes = {"label": len(classes)}
         carved = split != "test" and not (self.root / "val").is_dir()
-        paths, labels = self._files("train" if carved else split, classes)
-        if carved:
-            order = fixed_order(len(paths))
-            cut = max(1, len(paths) // 10)
-            chosen = (order[cut:] if split == "train" else order[:cut]).tolist()
-            paths, labels = [paths[i] for i in chosen], [labels[i] for i in chosen]
+        folder = self.root / ("train" if carved else split)
+        paths, labels = self._files(folder, classes)
         files = ImageFiles(paths, self.size, self.channels)
-        return ImageTable(files.load() if self.in_memory else files, {"label": torch.tensor(labels)})
+        cached = self.in_memory and self.cache is not None
+        images = cached_images(files, folder, self.cache) if cached else files  # type: ignore[arg-type]
+        table = ImageTable(images, {"label": torch.tensor(labels)})
+        if carved:
+            order = fixed_order(_at_least_two(folder, len(paths)))
+            cut = max(1, len(paths) // 10)
+            table = select(table, order[cut:] if split == "train" else order[:cut])
+        if self.in_memory and isinstance(table.images, ImageFiles):
+            table = ImageTable(table.images.load(), table.attributes)
+        return table
 
     def enlarge(self, table: ImageTable, split: Split) -> Dataset:
         return MirroredTable(table) if self.mirror and split == "train" else table
@@ -85,27 +93,27 @@ class ImageFolderDataModule(ImageDataModule):
         classes = _folders(self.root / "train")
         if not classes:
             raise ValueError(f"{self.root / 'train'} has no class folders; put each class in a folder of its own")
-        # All splits at once: a mistake in `test` should not show only when training is over.
+        # All splits at once, so that a mistake in `test` shows before training.
         for folder in (self.root / "val", self.root / "test"):
             unknown = sorted(set(_folders(folder)) - set(classes)) if folder.is_dir() else []
             if unknown:
                 raise ValueError(
-                    f"the class folder {folder / unknown[0]} has none of that name in {self.root / 'train'}; "
-                    "add the class there, or remove it here"
+                    f"the class folder {folder / unknown[0]} has no counterpart in {self.root / 'train'}; add it "
+                    "there, or remove it here"
                 )
         return classes
 
-    def _files(self, split: str, classes: list[str]) -> tuple[list[Path], list[int]]:
+    def _files(self, parent: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            folder = self.root / split / name
+            folder = parent / name
             if folder.is_dir() and (nested := _folders(folder)):
                 raise ValueError(
-                    f"the class folder {folder} has a folder {nested[0]!r} in it, whose images would not be read; move "
-                    "them up, or the folder elsewhere"
+                    f"the class folder {folder} contains the folder {nested[0]!r}, whose images would not be read; "
+                    "move them up, or the folder elsewhere"
                 )
-            found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _EXTENSIONS)
+            found = sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in _EXTENSIONS)
             if not found:
                 raise ValueError(f"the class folder {folder} is missing or has no images; fill or remove the class")
             paths += found
@@ -113,6 +121,12 @@ class ImageFolderDataModule(ImageDataModule):
         return paths, labels
 
 
+def _at_least_two(folder: Path, count: int) -> int:
+    if count < 2:
+        raise ValueError(f"{folder} has {count} image, too few to train and validate on; add images, or a folder val")
+    return count
+
+
 def _folders(parent: Path) -> list[str]:
-    """Names of its folders, sorted, without hidden ones such as ``.ipynb_checkpoints``."""
+    """Sorted names of the folders in ``parent``, without hidden ones such as ``.ipynb_checkpoints``."""
     return sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))

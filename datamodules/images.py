@@ -1,37 +1,35 @@
-"""What all image data share: values in [-1, 1], halves, enlarging."""
+"""The base of image data: values in [-1, 1], halves, variants."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any
 
-from tag_lightning.datamodules.base import Split, TableDataModule
-from tag_lightning.datamodules.tables import ImageTable, fixed_order, select
 from torch.utils.data import Dataset
 
-Half = Literal["first", "second"]
+from tag_lightning.datamodules.base import Half, Split, TableDataModule
+from tag_lightning.datamodules.tables import ImageTable, fixed_order, select
 
 
 class ImageDataModule(TableDataModule):
-    """Images in [-1, 1].
+    """Base class of images in [-1, 1].
 
     Args:
-        batch_size: Images a batch and process.
-        num_workers: Processes that prepare batches; 0 is fastest for data that sit in memory.
-        seed: Seed of the training order. The splits do not depend on it.
+        batch_size: Images per batch and process.
         half: Train on one half of the training images only, so that a guide and a judge share none.
+        **kwargs: Arguments of ``TableDataModule``.
     """
 
-    def __init__(self, batch_size: int = 256, num_workers: int = 0, seed: int = 0, half: Half | None = None) -> None:
-        super().__init__(batch_size, num_workers, seed)
+    def __init__(self, batch_size: int = 256, half: Half | None = None, **kwargs: Any) -> None:
+        super().__init__(batch_size, **kwargs)
         self.half = half
 
     @abstractmethod
     def load(self, split: Split) -> ImageTable:
-        """The images of one split, before halving and enlarging; sets ``num_classes``."""
+        """Return the images of one split, before halving and variants, and set ``num_classes``."""
 
     def enlarge(self, table: ImageTable, split: Split) -> Dataset:
-        """Every variant of the images that counts as data, for example each hue."""
+        """Return the table with every variant that counts as data, for example each hue."""
         return table
 
     def build(self, split: Split) -> Dataset:

@@ -1,4 +1,4 @@
-"""Batches in an order that a killed run can pick up again."""
+"""Batches in an order that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _WINDOW = 16
 
 
 class BatchIndices(DistributedSampler):
-    """Yields lists of indices, each process its share.
+    """Sampler of index lists, sharded over processes.
 
-    Shuffled, as for training, a global batch of ``world_size * batch_size`` samples is split over the
-    processes. In the data's own order, as for evaluation, the processes take the batches of one process in
-    turn, so that any number of them sees the very same batches; one that gets none yields an empty batch,
-    since Lightning would leave it out of the evaluation and the others would wait for it.
+    With ``shuffle``, for training, a global batch of ``world_size * batch_size`` samples is split over the
+    processes. Without it, for evaluation, the processes take the batches of one process in turn, so that the
+    batches do not depend on the number of processes; a process without batches yields an empty one, since
+    Lightning would leave it out of the evaluation and the others would wait for it.
 
-    The order of an epoch follows from the seed and the epoch alone, and ``start`` skips the batches a
-    resumed epoch has behind it, so that a run continues with the sample it would have seen next, on any
-    number of processes. It is a ``DistributedSampler`` so that Lightning calls ``set_epoch`` and leaves the
-    sharding to it.
+    The order of an epoch depends on the seed and the epoch alone, and ``start`` skips the batches that a
+    resumed epoch has completed, so that a run continues with the sample it would have seen next, on any
+    number of processes. Being a ``DistributedSampler`` makes Lightning call ``set_epoch`` and leave the
+    sharding alone.
 
     Args:
-        length: Samples in the data set.
-        batch_size: Samples a batch and process.
-        shuffle: A new order every epoch, the incomplete last batch dropped; without it the data's own order,
-            incomplete last batch included.
+        length: Number of samples.
+        batch_size: Samples per batch and process.
+        shuffle: Draw a new order every epoch and drop the incomplete last batch; False keeps the data's order
+            and the incomplete last batch.
         seed: Seed of the order.
-        rank: This process.
-        world_size: How many there are.
-        sizes: Of the samples, ``[length]``; shuffled batches then hold samples of similar sizes, which wastes
-            little on padding.
+        rank: Index of this process.
+        world_size: Number of processes.
+        sizes: Size of each sample, ``[length]``; shuffled batches then hold samples of similar sizes, which
+            saves padding.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class BatchIndices(DistributedSampler):
         global_batch = self.batch_size * self.num_replicas
         order = torch.randperm(self.length, generator=generator)
         if self.sizes is not None:
-            order = _of_similar_sizes(order, self.sizes, global_batch, generator)
+            order = _sorted_by_size(order, self.sizes, global_batch, generator)
         for k in range(start, len(self)):
             yield order[k * global_batch : (k + 1) * global_batch][self.rank :: self.num_replicas].tolist()
 
 
-def _of_similar_sizes(order: Tensor, sizes: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    """``order [n]`` with samples of similar sizes side by side, the batches of such in random order.
+def _sorted_by_size(order: Tensor, sizes: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """``order [n]`` with samples of similar sizes in each batch, and the batches in random order.
 
-    Sizes are sorted within windows of many batches only, so that batches differ from epoch to epoch. What does
-    not fill a batch is left out before, or it would always be large samples.
+    Sizes are sorted within windows of several batches, so that batches differ between epochs. The remainder that
+    does not fill a batch is dropped before sorting; otherwise it would always be the largest samples.
     """
     whole = order[: len(order) // batch * batch] if len(order) >= batch else order
     windows = [window[sizes[window].argsort(stable=True)] for window in whole.split(batch * _WINDOW)]
@@ -96,7 +96,7 @@ class _Sized(Dataset):
 
 
 def batch_loader(dataset: Dataset, indices: BatchIndices, num_workers: int = 0) -> DataLoader[Any]:
-    """A loader whose data set answers a whole list of indices with one ``Batch``."""
+    """A loader whose data set maps a list of indices to one ``Batch``."""
     return DataLoader(
         dataset,
         sampler=indices,

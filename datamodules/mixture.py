@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
 from tag_lightning.datamodules.base import Split, TableDataModule
 from tag_lightning.datamodules.tables import PointTable
 
@@ -12,20 +15,23 @@ class MixtureDataModule(TableDataModule):
 
     Args:
         centre: Both coordinates of the first component's mean.
-        num_points: Points for training; a tenth of that many validate and test.
-        batch_size: Points a batch and process.
-        seed: Seed of the training order. The points do not depend on it.
+        num_points: Number of training points; validation and test have a tenth of it each.
+        batch_size: Points per batch and process.
+        **kwargs: Arguments of ``TableDataModule``. The points do not depend on ``seed``.
+
+    Raises:
+        ValueError: If ``num_points`` is below 20.
     """
 
-    def __init__(self, centre: float = 10.0, num_points: int = 50_000, batch_size: int = 512, seed: int = 0) -> None:
-        super().__init__(batch_size, seed=seed)
+    def __init__(self, centre: float = 10.0, num_points: int = 50_000, batch_size: int = 512, **kwargs: Any) -> None:
+        super().__init__(batch_size, **kwargs)
         if num_points < 20:
             raise ValueError(f"num_points must be at least 20, got {num_points}")
         self.centre = centre
         self.num_points = num_points
 
     def prepare_data(self) -> None:
-        """Nothing to fetch."""
+        """Do nothing: the points are generated."""
 
     def build(self, split: Split) -> PointTable:
         stream = {"train": 0, "val": 1, "test": 2}[split]

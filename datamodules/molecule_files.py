@@ -1,4 +1,4 @@
-"""Any file of molecules."""
+"""SMILES and SD files of molecules."""
 
 from __future__ import annotations
 
@@ -8,60 +8,50 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from rdkit import Chem
-from tag_lightning.datamodules.geometries import Source, geometry_key, prepared_molecules
-from tag_lightning.datamodules.molecule_store import Molecules, cached
-from tag_lightning.datamodules.molecules import QM9_ELEMENTS, MoleculeDataModule
 
 from tag_lightning.chemistry import read_sdf
+from tag_lightning.datamodules.geometries import Recipe, Source, geometry_key, prepared_molecules
+from tag_lightning.datamodules.molecule_store import Molecules, cached
+from tag_lightning.datamodules.molecules import MoleculeDataModule
 
 _MISSING = {"", "nan", "na", "n/a", "none", "null"}
 
 
 class MoleculeFilesDataModule(MoleculeDataModule):
-    """Molecules of a SMILES or SD file, 80 / 10 / 10 % train, validate and test.
+    """Molecules of a SMILES or SD file, split 80 / 10 / 10 %.
 
-    A ``.smi`` or ``.txt`` file has one SMILES a line, with or without a name after it; a ``.csv`` file a column
-    ``smiles``; an ``.sdf`` file records. Geometries in space are kept, hydrogens they lack added at the usual
-    lengths and angles; other molecules get ETKDGv3's relaxed by MMFF94. What cannot be read or embedded is left
-    out, counted in a warning and listed in ``<cache>/<name of the file>-skipped.csv``.
+    A ``.smi`` or ``.txt`` file has one SMILES per line, optionally followed by a name; a ``.csv`` file, separated by
+    commas, semicolons or tabs, has a column ``smiles``; an ``.sdf`` file has records. 3D geometries are kept, and
+    missing hydrogens added at standard lengths and angles; other molecules are embedded by ETKDGv3 and relaxed by
+    MMFF94. Unreadable molecules and those without a geometry are left out, counted in a warning and listed in
+    ``<cache>/<file stem>-skipped.csv``. ``properties`` that are columns or fields of the file are taken from it, in
+    its units.
 
     Args:
-        path: The file.
-        properties: Columns or fields of the file, in its units; other names are computed, by RDKit:
-            ``alpha`` (bohr^3), ``mu`` (debye), or a descriptor by its name.
-        physics: Compute ``mu`` (debye), ``alpha`` (bohr^3), ``homo``, ``lumo`` and ``gap`` (eV) by GFN2-xTB where
-            the file has no such column; needs the package tblite.
-        max_molecules: Take the first so many of the file; null takes all.
-        cache: Folder for the prepared molecules; null prepares them anew in every run.
-        elements: Symbols, in the order of the one-hot columns; molecules with others are left out.
-        max_atoms: Larger molecules are left out; null keeps all.
-        batch_size: Molecules a batch and process.
-        num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
-        seed: Seed of the training order. The splits do not depend on it.
-        half: Train on one half of the training molecules only, so that a guide and a judge share none.
+        path: Path of the file.
+        physics: Compute ``mu`` (debye), ``alpha`` (bohr^3), ``homo``, ``lumo`` and ``gap`` (eV) by GFN2-xTB if the
+            file does not have them; needs the package tblite.
+        max_molecules: Read only the first ``max_molecules`` of the file; null reads all.
+        **kwargs: Arguments of ``MoleculeDataModule``.
+
+    Raises:
+        ValueError: If ``max_molecules`` is below 1.
     """
 
     def __init__(
         self,
         path: str,
-        properties: Sequence[str] = ("alpha", "mu"),
         physics: bool = False,
         max_molecules: int | None = None,
-        cache: str | None = "data/molecules",
-        elements: Sequence[str] = QM9_ELEMENTS,
-        max_atoms: int | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        half: Literal["first", "second"] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(properties, elements, max_atoms, batch_size, num_workers, seed, half, cache)
+        super().__init__(**kwargs)
         if max_molecules is not None and max_molecules < 1:
-            raise ValueError(f"max_molecules must be at least 1, got {max_molecules}; null takes all of the file")
+            raise ValueError(f"max_molecules must be at least 1, got {max_molecules}; null reads the whole file")
         self.path = Path(path)
         self.name = self.path.stem
         self.physics = physics
@@ -74,32 +64,40 @@ class MoleculeFilesDataModule(MoleculeDataModule):
             )
         rules = inspect.getsource(inspect.getmodule(read_molecules))  # type: ignore[arg-type]
         content = f"{rules}\n{self.path.suffix}\n{self.max_molecules}\n".encode() + self.path.read_bytes()
-        key = geometry_key(content, self.properties, self.physics)
+        key = geometry_key(content, self._recipe())
         return cached(self.cache, self.name, key, self._build)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(self.properties, self.physics, self.encoding.elements, self.max_atoms)
 
     def _build(self) -> Molecules:
         entries = list(islice(read_molecules(self.path, self.properties), self.max_molecules))
         if not entries:
-            raise ValueError(f"{self.path} has no molecules; give a file with one SMILES a line, or SD records")
+            raise ValueError(f"{self.path} has no molecules; give a file with one SMILES per line, or SD records")
         sources = [entry for entry in entries if isinstance(entry, Source)]
         unreadable = tuple(entry for entry in entries if not isinstance(entry, Source))
-        molecules = prepared_molecules(sources, self.properties, self.physics)
-        repeated = len(molecules) - len(set(molecules.smiles))
+        molecules = prepared_molecules(sources, self._recipe())
+        names = [smiles for smiles in molecules.smiles if smiles]
+        repeated = len(names) - len(set(names))
         if repeated:
-            rank_zero_info(f"{repeated} of the molecules of {self.path} occur there before; they are kept.")
+            rank_zero_info(f"{repeated} molecules of {self.path} are repeats of earlier ones; they are kept.")
         return molecules.with_skipped(unreadable)
 
 
 def read_molecules(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str, str]]:
-    """Every molecule of a file with those of ``properties`` that the file has; ``(name, reason)`` if unreadable.
+    """Yield every molecule of a file with its labels, or ``(name, reason)`` if it is unreadable.
+
+    Args:
+        path: A ``.smi``, ``.txt``, ``.csv`` or ``.sdf`` file.
+        properties: Names of the labels to read if the file has them.
 
     Raises:
-        ValueError: A file of another kind, a table without SMILES or with a row cut short, or a property that is
-            no number; names the line.
+        ValueError: If the file is of another kind, a table lacks SMILES, repeats a column or has a truncated row, or
+            a property is not a number; names the line.
     """
     readers = {".smi": _lines, ".txt": _lines, ".csv": _rows, ".sdf": _records}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"{path} is of no known kind; expected a name that ends in {', '.join(readers)}")
+        raise ValueError(f"{path} is of an unknown kind; expected a name that ends in {', '.join(readers)}")
     return readers[path.suffix.lower()](path, properties)
 
 
@@ -113,11 +111,16 @@ def _lines(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str
 
 def _rows(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str, str]]:
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
         header = [name.strip() for name in next(reader, [])]
         lower = [name.lower() for name in header]
         if "smiles" not in lower:
             raise ValueError(f"{path} has no column 'smiles' in its first line, only {', '.join(header) or '(none)'}")
+        repeated = [name for name in properties if header.count(name) > 1] + ["smiles"] * (lower.count("smiles") > 1)
+        if repeated:
+            raise ValueError(f"{path} has several columns {repeated[0]!r}; rename or remove all but one")
         labels = {name: header.index(name) for name in properties if name in header}
         for cells in reader:
             where = f"{path}, line {reader.line_num}"
@@ -125,8 +128,8 @@ def _rows(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str,
                 continue
             if len(cells) != len(header):
                 raise ValueError(
-                    f"{where}: {len(cells)} cells under {len(header)} columns; it is cut short or a comma lacks its "
-                    "quotes: repair the line"
+                    f"{where}: {len(cells)} cells under {len(header)} columns; the line is truncated, or a comma "
+                    "lacks its quotes: repair the line"
                 )
             smiles = cells[lower.index("smiles")].strip()
             values = {name: _value(cells[column], name, where) for name, column in labels.items()}

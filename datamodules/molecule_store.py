@@ -1,12 +1,10 @@
-"""Many molecules in a few tensors: in memory padded, on disk packed and whole or not there."""
+"""Molecules in a few tensors: padded in memory, packed on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tag_lightning.files import replacing
+
+CACHE_REMEDY = "choose another folder with data.init_args.cache, or null to prepare the data anew in every run"
 _LAYOUT = "1"
 
 
@@ -24,11 +25,12 @@ class Molecules:
     """M molecules of at most N atoms.
 
     Attributes:
-        numbers: Atomic numbers, 0 where there is no atom, ``[M, N]`` bytes.
-        positions: In angstrom, centred, zero where there is no atom, ``[M, N, 3]`` float32.
-        properties: By name, ``[M]`` float64; NaN where a molecule's is not known.
-        smiles: Of each molecule; empty where not known.
-        skipped: What was left out and why, ``(name, reason)``.
+        numbers: Atomic numbers, 0 for padding, ``[M, N]`` bytes.
+        positions: Centred positions in angstrom, zero for padding, ``[M, N, 3]`` float32.
+        properties: Values by name, ``[M]`` float64 each; NaN if unknown.
+        smiles: SMILES of each molecule; empty if unknown.
+        skipped: Molecules that were left out, as ``(name, reason)``. A source that could not be embedded keeps a row
+            without atoms, so that the splits, which index rows, do not depend on the molecules left out.
     """
 
     numbers: Tensor
@@ -42,7 +44,7 @@ class Molecules:
 
     @property
     def sizes(self) -> Tensor:
-        """Atoms of each molecule, ``[M]``."""
+        """Number of atoms of each molecule, ``[M]``."""
         return (self.numbers > 0).sum(1)
 
     @classmethod
@@ -53,18 +55,19 @@ class Molecules:
         smiles: Sequence[str],
         skipped: Sequence[tuple[str, str]] = (),
     ) -> Molecules:
-        """From a list of ``(atomic numbers [n], positions [n, 3])`` in angstrom."""
+        """Pad and centre a list of ``(atomic numbers [n], positions [n, 3])``, in angstrom."""
         width = max((len(numbers) for numbers, _ in geometries), default=0)
         numbers = torch.zeros(len(geometries), width, dtype=torch.uint8)
         positions = torch.zeros(len(geometries), width, 3)
         for row, (z, x) in enumerate(geometries):
             numbers[row, : len(z)] = torch.from_numpy(np.asarray(z, np.uint8))
-            positions[row, : len(z)] = torch.from_numpy(np.asarray(x - np.mean(x, 0), np.float32))
+            if len(z):
+                positions[row, : len(z)] = torch.from_numpy(np.asarray(x - np.mean(x, 0), np.float32))
         values = {name: torch.tensor(column, dtype=torch.float64) for name, column in properties.items()}
         return cls(numbers, positions, values, tuple(smiles), tuple(skipped))
 
     def select(self, indices: Tensor) -> Molecules:
-        """The molecules of these indices, ``[n]``, in this order, as wide as the largest of them needs."""
+        """The molecules at ``indices [n]``, in that order, padded to the largest of them."""
         width = int(self.sizes[indices].max()) if len(indices) else 0
         return Molecules(
             self.numbers[indices, :width],
@@ -74,35 +77,41 @@ class Molecules:
         )
 
     def restricted(self, elements: Sequence[int], max_atoms: int | None) -> tuple[Molecules, Tensor]:
-        """Those of these atomic numbers alone, of at most so many atoms, finite coordinates and known properties.
+        """Drop molecules with other elements, too many atoms, non-finite coordinates or unusable properties.
+
+        Rows without atoms are dropped as well; the reasons for those are in ``skipped`` already.
 
         Returns:
-            They, with the others added to ``skipped``, and their indices ``[n]``.
+            The remaining molecules, with the others added to ``skipped``, and their indices ``[n]``.
         """
         known = torch.zeros(256, dtype=torch.bool)
         known[[0, *elements]] = True
         reasons = {
-            "an element outside the configured set": ~known[self.numbers.long()].all(1),
-            f"more than {max_atoms} atoms": self.sizes > (max_atoms or self.numbers.shape[1]),
+            OTHER_ELEMENT: ~known[self.numbers.long()].all(1),
+            too_many_atoms(max_atoms): self.sizes > (max_atoms or self.numbers.shape[1]),
             "coordinates that are not finite": ~self.positions.isfinite().flatten(1).all(1),
-        } | {f"no value of {name}": ~values.isfinite() for name, values in self.properties.items()}
-        bad = torch.stack(list(reasons.values()))
+        }
+        for name, values in self.properties.items():
+            reasons[f"no value of {name}"] = ~values.isfinite()
+            reasons[f"a value of {name} beyond single precision"] = ~values.float().isfinite()
+        there = self.sizes > 0
+        bad = torch.stack(list(reasons.values())) & there
         skipped = [
             (self.smiles[i] or f"molecule {i}", next(why for why, rows in reasons.items() if rows[i]))
             for i in bad.any(0).nonzero()[:, 0].tolist()
         ]
-        indices = (~bad.any(0)).nonzero()[:, 0]
+        indices = (there & ~bad.any(0)).nonzero()[:, 0]
         return replace(self.select(indices), skipped=(*self.skipped, *skipped)), indices
 
     def with_skipped(self, more: Sequence[tuple[str, str]]) -> Molecules:
-        """They, with more that was left out, ``(name, reason)``."""
+        """A copy with more entries ``(name, reason)`` in ``skipped``."""
         return replace(self, skipped=(*self.skipped, *more))
 
     def save(self, path: Path, key: str) -> None:
-        """Write all of it or nothing; ``key`` names what it was made from.
+        """Write the molecules, completely or not at all, under a key that identifies their source.
 
         Raises:
-            OSError: If the folder cannot be written; names it and the way out.
+            OSError: If the folder cannot be written; names it and the remedy.
         """
         real = self.numbers > 0
         text = "\n".join(self.smiles).encode()
@@ -112,12 +121,12 @@ class Molecules:
             "positions": self.positions[real],
             "smiles": torch.frombuffer(bytearray(text or b"\n"), dtype=torch.uint8),
         } | {f"properties.{name}": values for name, values in self.properties.items()}
-        with replacing(path) as temporary:
+        with replacing(path, CACHE_REMEDY) as temporary:
             save_file(tensors, temporary, {"key": key, "layout": _LAYOUT, "skipped": json.dumps(self.skipped)})
 
     @classmethod
     def load(cls, path: Path, key: str) -> Molecules | None:
-        """What ``save`` wrote under this key; None if there is nothing, something else, or a file cut short."""
+        """Read what ``save`` wrote under ``key``; None if the file is missing, truncated or has another key."""
         try:
             with safe_open(path, "pt") as file:
                 meta = file.metadata() or {}
@@ -135,30 +144,16 @@ class Molecules:
         return cls(numbers, positions, properties, tuple(smiles), tuple(map(tuple, json.loads(meta["skipped"]))))
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what becomes ``path`` at the end of the block, whole, or leaves it as it was.
+OTHER_ELEMENT = "an element outside the configured set"
 
-    Raises:
-        OSError: If the folder cannot be written; names it and the way out.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"cannot write the prepared molecules to {path.parent} ({error}); choose another folder with "
-            "data.init_args.cache, or null to prepare them anew in every run"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+def too_many_atoms(max_atoms: int | None) -> str:
+    """The reason in ``skipped`` of molecules with more than ``max_atoms`` atoms."""
+    return f"more than {max_atoms} atoms"
 
 
 def content_key(*parts: str | bytes) -> str:
-    """A digest of everything that a set of prepared molecules was made from."""
+    """A digest of everything that prepared data depend on."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -167,13 +162,13 @@ def content_key(*parts: str | bytes) -> str:
 
 
 def cached(folder: Path | None, name: str, key: str, build: Callable[[], Molecules]) -> Molecules:
-    """What ``build`` makes, from ``folder`` where it lies there already under the same key.
+    """Load molecules from the cache, or build and cache them.
 
     Args:
-        folder: None always builds.
-        name: Start of the file's name.
-        key: See ``content_key``.
-        build: Makes the molecules.
+        folder: Cache folder; None always builds.
+        name: Prefix of the file name.
+        key: Digest of the source, see ``content_key``.
+        build: Builds the molecules.
     """
     if folder is None:
         return build()

@@ -1,4 +1,4 @@
-"""What all molecule data share: splits, halves, and batches of padded, masked molecules."""
+"""The base of molecule data: splits, halves, and batches of padded, masked molecules."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from rdkit import Chem, rdBase
-from tag_lightning.datamodules.base import Split, TableDataModule
-from tag_lightning.datamodules.batch import Batch
-from tag_lightning.datamodules.molecule_store import Molecules, replacing
-from tag_lightning.datamodules.reference_smiles import reference_smiles
-from tag_lightning.datamodules.tables import fixed_order
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tag_lightning.chemistry import MoleculeEncoding
+from tag_lightning.datamodules.base import Half, Split, TableDataModule
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules
+from tag_lightning.datamodules.reference_smiles import reference_smiles
+from tag_lightning.datamodules.tables import fixed_order
+from tag_lightning.files import replacing
 
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
 
 
 class MoleculeTable(Dataset):
-    """Molecules that answer a list of indices with one batch, as wide as its largest molecule.
+    """Molecules in batches that are padded to their largest molecule.
 
     Args:
-        molecules: Made of ``elements`` alone.
-        encoding: Turns them into samples.
+        molecules: Molecules of the encoding's elements.
+        encoding: Maps molecules to samples.
     """
 
     def __init__(self, molecules: Molecules, encoding: MoleculeEncoding) -> None:
@@ -53,25 +54,28 @@ class MoleculeTable(Dataset):
 
 
 class MoleculeDataModule(TableDataModule):
-    """Molecules ``[B, N, 3 + F]``: centred positions in angstrom, then one-hot elements, scaled down.
+    """Base class of molecules ``[B, N, 3 + F]``: centred positions in angstrom, then scaled one-hot elements.
 
     Padding is exactly zero; the input ``mask [B, N]`` is True at atoms. Attributes are the properties, in the
     units of ``tag_lightning.chemistry.units``.
 
     Args:
-        properties: Names of the properties that batches carry.
-        elements: Symbols, in the order of the one-hot columns.
-        max_atoms: Larger molecules are left out; None keeps all.
-        batch_size: Molecules a batch and process.
-        num_workers: Processes that prepare batches; 0 is fastest, since the molecules sit in memory.
-        seed: Seed of the training order. The splits do not depend on it.
+        properties: Labels that batches carry. RDKit computes those that the source lacks: ``alpha`` (bohr^3),
+            ``mu`` (debye), or a descriptor by its name.
+        cache: Folder for prepared molecules; null prepares them anew in every run.
+        elements: Symbols, in the order of the one-hot columns; molecules with others are left out.
+        max_atoms: Larger molecules are left out; null keeps all.
+        batch_size: Molecules per batch and process.
         half: Train on one half of the training molecules only, so that a guide and a judge share none.
-        cache: Folder for what is prepared once; None prepares it anew in every run.
+        **kwargs: Arguments of ``TableDataModule``.
 
     Attributes:
-        name: Start of the names of files in the cache.
+        name: Prefix of file names in the cache.
         num_classes: Empty: molecules have quantities.
-        encoding: Molecules as samples, and back.
+        encoding: Maps molecules to samples and back.
+
+    Raises:
+        ValueError: If ``max_atoms`` is below 1, or an element is unknown or repeated.
     """
 
     name = "molecules"
@@ -79,16 +83,15 @@ class MoleculeDataModule(TableDataModule):
 
     def __init__(
         self,
-        properties: Sequence[str] = (),
+        properties: Sequence[str] = ("alpha", "mu"),
+        cache: str | None = "data/molecules",
         elements: Sequence[str] = QM9_ELEMENTS,
         max_atoms: int | None = None,
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        half: Literal["first", "second"] | None = None,
-        cache: str | None = None,
+        half: Half | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, **kwargs)
         if max_atoms is not None and max_atoms < 1:
             raise ValueError(f"max_atoms must be at least 1, got {max_atoms}; null keeps molecules of any size")
         self.properties = tuple(properties)
@@ -98,16 +101,18 @@ class MoleculeDataModule(TableDataModule):
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
         numbers = tuple(atomic_number(symbol) for symbol in self.elements)
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"elements must be different, got {', '.join(self.elements)}; name each one once")
         self.encoding = MoleculeEncoding(numbers, self.feature_scale)
         self._loaded: tuple[Molecules, Tensor, int] | None = None
         self._known: dict[Split, frozenset[str]] = {}
 
     @abstractmethod
     def load(self) -> Molecules:
-        """All molecules with their properties, in a fixed order."""
+        """Return all molecules with their properties, in a fixed order."""
 
     def prepare_data(self) -> None:
-        """Prepare and cache the molecules, on one process, and list there what was left out and why."""
+        """Prepare and cache the molecules, and list those left out, with reasons, in ``<cache>/<name>-skipped.csv``."""
         skipped = self.molecules.skipped
         if self.cache is None:
             return
@@ -115,7 +120,7 @@ class MoleculeDataModule(TableDataModule):
         if not skipped:
             report.unlink(missing_ok=True)
             return
-        with replacing(report) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with replacing(report, CACHE_REMEDY) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("molecule", "reason"), *skipped])
 
     def split(self, count: int) -> dict[Split, Tensor]:
@@ -125,15 +130,15 @@ class MoleculeDataModule(TableDataModule):
         return {"train": order[:first], "val": order[first:second], "test": order[second:]}
 
     def halves(self, count: int) -> tuple[Tensor, Tensor]:
-        """Which of the ``count`` training molecules, as ``split`` orders them, make up either half."""
+        """Indices of both halves among ``count`` training molecules in the order of ``split``."""
         first, second = torch.arange(count).tensor_split([count // 2])
         return first, second
 
     def reference_smiles(self, split: Split = "train") -> frozenset[str]:
-        """Distinct SMILES of a split, perceived from its geometries as those of samples are: what is not novel.
+        """Distinct SMILES of a split, perceived from geometries like those of samples; others count as novel.
 
         Raises:
-            ValueError: An element without bond lengths.
+            ValueError: If an element has no bond lengths.
         """
         if split not in self._known:
             molecules = self.table(split).molecules  # type: ignore[attr-defined]
@@ -142,12 +147,12 @@ class MoleculeDataModule(TableDataModule):
 
     @property
     def molecules(self) -> Molecules:
-        """All molecules that can be used, loaded once."""
+        """All usable molecules, loaded once."""
         return self._usable()[0]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """``(N, 3 + F)`` with N the atoms of the largest molecule."""
+        """``(N, 3 + F)``, with N the number of atoms of the largest molecule."""
         return (self.molecules.numbers.shape[1], 3 + len(self.elements))
 
     def build(self, split: Split) -> MoleculeTable:
@@ -155,18 +160,18 @@ class MoleculeDataModule(TableDataModule):
         chosen = self.split(total)[split]
         if split == "train" and self.half is not None:
             chosen = chosen[self.halves(len(chosen))[self.half == "second"]]
-        # Splits and halves are of what the source has: leaving some molecules out moves no other between them.
+        # Splits and halves index the source, so that leaving molecules out does not move others between them.
         row = torch.full((total,), -1).scatter(0, source_rows, torch.arange(len(molecules)))[chosen]
         row = row[row >= 0]
         if not len(row):
             raise ValueError(
-                f"none of the {len(molecules)} molecules that can be used fell into the {split} split; give more of "
-                "them, or raise data.init_args.max_atoms"
+                f"none of the {len(molecules)} usable molecules are in the {split} split; provide more molecules, or "
+                "raise data.init_args.max_atoms"
             )
         return MoleculeTable(molecules.select(row), self.encoding)
 
     def _usable(self) -> tuple[Molecules, Tensor, int]:
-        """What can be used, which rows of the source that is, and how many the source has."""
+        """The usable molecules, their rows in the source, and the length of the source."""
         if self._loaded is None:
             source = self._with_properties(self.load())
             usable, rows = source.restricted(self.encoding.elements, self.max_atoms)
@@ -177,7 +182,7 @@ class MoleculeDataModule(TableDataModule):
     def _with_properties(self, source: Molecules) -> Molecules:
         known = [name for name, values in source.properties.items() if values.isfinite().any()]
         missing = [name for name in self.properties if name not in known]
-        if missing and len(source):
+        if missing and bool((source.sizes > 0).any()):
             raise ValueError(
                 f"the molecules have no values of the property {missing[0]!r}, only of {', '.join(known) or '(none)'}; "
                 "see data.init_args.properties"
@@ -196,18 +201,18 @@ def _require_enough(molecules: Molecules) -> None:
             stacklevel=2,
         )
     if len(molecules) < 10:
-        raise ValueError(f"{len(molecules)} of {total} molecules can be used; at least 10 are needed for the splits")
+        raise ValueError(f"{len(molecules)} of {total} molecules can be used; the splits need at least 10")
 
 
 @lru_cache
 def atomic_number(symbol: str) -> int:
-    """The number of an element.
+    """Atomic number of an element.
 
     Raises:
-        ValueError: There is no such element.
+        ValueError: If the element does not exist.
     """
     with rdBase.BlockLogs():
         try:
             return Chem.GetPeriodicTable().GetAtomicNumber(symbol)
         except RuntimeError as error:
-            raise ValueError(f"there is no element {symbol!r}; elements are symbols such as H, C, N, O, F") from error
+            raise ValueError(f"there is no element {symbol!r}; expected symbols such as H, C, N, O, F") from error

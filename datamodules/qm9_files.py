@@ -11,33 +11,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import track
-from tag_lightning.datamodules.molecule_store import Molecules
-from tag_lightning.datamodules.molecules import atomic_number
 
 from tag_lightning.chemistry.units import HARTREE_IN_EV, HARTREE_IN_MEV
+from tag_lightning.datamodules.molecule_store import Molecules
+from tag_lightning.datamodules.molecules import atomic_number
+from tag_lightning.progress import tracked
 
 MOLECULES = 133_885
 UNCHARACTERIZED = 3_054
 ARCHIVE = "dsgdb9nsd.xyz.tar.bz2"
 UNCHARACTERIZED_FILE = "uncharacterized.txt"
 
-# In the order of the xyz files, with what turns the file's unit into ours.
+# In the order of the xyz files, with the factor from the file's unit to ours.
 _FACTORS = dict.fromkeys(("A", "B", "C", "mu", "alpha"), 1.0)
 _FACTORS |= {"homo": HARTREE_IN_EV, "lumo": HARTREE_IN_EV, "gap": HARTREE_IN_EV, "r2": 1.0, "zpve": HARTREE_IN_MEV}
 _FACTORS |= dict.fromkeys(("u0", "u298", "h298", "g298"), HARTREE_IN_EV) | {"cv": 1.0}
 _XYZ_NAME = re.compile(r"dsgdb9nsd_(\d+)\.xyz")
-_SHOW_PROGRESS_ABOVE = 5000
 
 
 class Record(NamedTuple):
-    """One molecule as its file has it.
+    """One molecule of a QM9 file.
 
     Attributes:
-        identity: QM9's own number, counted from 1.
+        identity: QM9's index, counted from 1.
         numbers: Atomic numbers ``[n]``.
-        positions: In angstrom, ``[n, 3]``.
-        values: The 15 properties in the file's units, NaN where the file has none.
+        positions: Positions in angstrom, ``[n, 3]``.
+        values: The 15 properties in the file's units, NaN if missing.
     """
 
     identity: int
@@ -47,11 +46,11 @@ class Record(NamedTuple):
 
 
 class Layout(ABC):
-    """Where a copy of QM9 lies.
+    """The files of one copy of QM9.
 
     Attributes:
-        files: Every file that is read.
-        count: How many molecules to expect, for the progress bar.
+        files: Paths of all files that are read.
+        count: Expected number of molecules, for the progress bar.
     """
 
     files: list[Path]
@@ -59,10 +58,10 @@ class Layout(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
-        """Every molecule, in any order.
+        """Yield every molecule, in any order.
 
         Raises:
-            ValueError: A file that is cut short, malformed or does not fit the others; names it and the row.
+            ValueError: If a file is truncated, malformed or does not match the others; names it and the row.
         """
 
 
@@ -70,7 +69,7 @@ class SDFLayout(Layout):
     """``gdb9.sdf`` with ``gdb9.sdf.csv``.
 
     Args:
-        folder: Which holds both.
+        folder: Folder of both files.
 
     Raises:
         FileNotFoundError: If the table is missing.
@@ -79,7 +78,7 @@ class SDFLayout(Layout):
     def __init__(self, folder: Path) -> None:
         self.sdf, self.table = self.files = [folder / "gdb9.sdf", folder / "gdb9.sdf.csv"]
         if not self.table.is_file():
-            raise FileNotFoundError(f"there is {self.sdf}, but not its table {self.table}; unpack both into one folder")
+            raise FileNotFoundError(f"{self.sdf} lacks its table {self.table}; unpack both into one folder")
         with self.table.open("rb") as file:
             self.count = sum(1 for _ in file) - 1
 
@@ -90,14 +89,14 @@ class SDFLayout(Layout):
             if block is None:
                 raise ValueError(
                     f"{self.sdf} ends after {row - 1} molecules, but {self.table} has a row {row} (gdb_{index}); one "
-                    "of them is cut short or from another release: unpack both again"
+                    "of them is truncated or from another release: unpack both again"
                 )
             yield self._record(block, row, index, values)
         extra = next(blocks, None)
         if extra is not None:
             raise ValueError(
-                f"{self.table} ends after {row} rows, but {self.sdf} goes on with {extra.split(chr(10), 1)[0]!r}; one "
-                "of them is cut short or from another release: unpack both again"
+                f"{self.table} ends after {row} rows, but {self.sdf} continues with {extra.split(chr(10), 1)[0]!r}; "
+                "one of them is truncated or from another release: unpack both again"
             )
 
     def _record(self, block: str, row: int, index: int, values: list[float]) -> Record:
@@ -105,13 +104,13 @@ class SDFLayout(Layout):
         lines = block.split("\n")
         if lines[0].strip() != f"gdb_{index}":
             raise ValueError(
-                f"{where} is called {lines[0].strip()!r}, but row {row} of {self.table} is of 'gdb_{index}'; the "
+                f"{where} is called {lines[0].strip()!r}, but row {row} of {self.table} is 'gdb_{index}'; the "
                 "files must list the same molecules in the same order: unpack both again"
             )
         try:
             atoms, bonds = int(lines[3][:3]), int(lines[3][3:6])
             if not lines[4 + atoms + bonds].startswith("M  "):
-                raise ValueError(f"its counts line promises {atoms} atoms and {bonds} bonds, its lines are others")
+                raise ValueError(f"the counts line gives {atoms} atoms and {bonds} bonds, unlike the other lines")
             body = lines[4 : 4 + atoms]
             numbers = [atomic_number(line[31:34].strip()) for line in body]
             positions = [(float(line[:10]), float(line[10:20]), float(line[20:30])) for line in body]
@@ -148,8 +147,8 @@ class SDFLayout(Layout):
                 where = f"{self.table}, row {row}"
                 if len(cells) != len(header):
                     raise ValueError(
-                        f"{where}: {len(cells)} cells under {len(header)} columns; it is cut short or damaged, "
-                        "unpack it again"
+                        f"{where}: {len(cells)} cells under {len(header)} columns; the table is truncated or "
+                        "damaged, unpack it again"
                     )
                 name = re.fullmatch(r"gdb_(\d+)", cells[identity].strip())
                 if name is None:
@@ -161,7 +160,7 @@ class XYZLayout(Layout):
     """A folder of ``dsgdb9nsd_NNNNNN.xyz``.
 
     Args:
-        files: They.
+        files: Paths of the xyz files.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -174,10 +173,10 @@ class XYZLayout(Layout):
 
 
 class ArchiveLayout(Layout):
-    """The same xyz files in the archive of the authors, read without unpacking.
+    """The same xyz files in the authors' archive, read without unpacking.
 
     Args:
-        path: The archive.
+        path: Path of the archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -195,13 +194,13 @@ class ArchiveLayout(Layout):
                         yield read_xyz(text, Path(member.name).name, f"{path}, {member.name}")
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(
-                f"cannot read the archive {path} ({error}); it is cut short or damaged: remove it and set "
+                f"cannot read the archive {path} ({error}); it is truncated or damaged: remove it and set "
                 "data.init_args.download=true"
             ) from error
 
 
 def find_layout(root: Path) -> Layout | None:
-    """The copy of QM9 in ``root`` or in a folder in it; None where there is none."""
+    """Find the copy of QM9 in ``root`` or its subfolders; None if there is no copy."""
     for folder in [root, *sorted(path for path in root.glob("*") if path.is_dir())]:
         if (folder / "gdb9.sdf").is_file():
             return SDFLayout(folder)
@@ -214,22 +213,20 @@ def find_layout(root: Path) -> Layout | None:
 
 
 def read_layout(layout: Layout, removed: frozenset[int]) -> Molecules:
-    """All molecules but the removed, in the order of QM9's indices, their properties in our units.
+    """Read all molecules but the removed ones, in the order of QM9's indices, in our units.
 
-    Energies are not taken relative to atoms and ``cv`` is as the file has it, whereas EDM subtracts references.
+    Energies and ``cv`` are those of the file, whereas EDM subtracts atomic references.
 
     Args:
-        layout: See ``find_layout``.
-        removed: QM9's indices of the uncharacterised.
+        layout: The files, see ``find_layout``.
+        removed: QM9's indices of the uncharacterised molecules.
 
     Raises:
-        ValueError: As ``Layout.records``; two molecules of one index; a list of the uncharacterised cut short.
+        ValueError: As ``Layout.records``; or if an index occurs twice, or the list of the uncharacterised
+            molecules is truncated.
     """
     records: dict[int, Record] = {}
-    shown = track(
-        layout.records(), description="Reading QM9", total=layout.count, disable=layout.count < _SHOW_PROGRESS_ABOVE
-    )
-    for record in shown:
+    for record in tracked(layout.records(), "Reading QM9", "molecule", layout.count):
         if record.identity in records:
             raise ValueError(
                 f"{layout.files[0].parent} has gdb_{record.identity} twice; unpack QM9 into an empty folder"
@@ -238,7 +235,7 @@ def read_layout(layout: Layout, removed: frozenset[int]) -> Molecules:
     if len(records) == MOLECULES and removed and len(removed) != UNCHARACTERIZED:
         raise ValueError(
             f"{UNCHARACTERIZED_FILE} in {layout.files[0].parent} lists {len(removed)} molecules, expected "
-            f"{UNCHARACTERIZED:,}; it is cut short or another file: copy it again"
+            f"{UNCHARACTERIZED:,}; it is truncated or another file: copy it again"
         )
     kept = [records[index] for index in sorted(records.keys() - removed)]
     return Molecules.packed(
@@ -249,15 +246,15 @@ def read_layout(layout: Layout, removed: frozenset[int]) -> Molecules:
 
 
 def read_xyz(text: str, name: str, where: str) -> Record:
-    """One molecule of QM9's extended xyz.
+    """Parse one molecule of QM9's extended xyz.
 
     Args:
-        text: Of the file.
-        name: Of the file, ``dsgdb9nsd_NNNNNN.xyz``; its number must be the molecule's.
-        where: How an error calls it.
+        text: Content of the file.
+        name: Name of the file, ``dsgdb9nsd_NNNNNN.xyz``; its number must be the molecule's.
+        where: Name of the file in errors.
 
     Raises:
-        ValueError: Text that is cut short or malformed.
+        ValueError: If the text is truncated or malformed.
     """
     lines = text.splitlines()
     try:
@@ -277,11 +274,11 @@ def read_xyz(text: str, name: str, where: str) -> Record:
             [_float(word) for word in words[2:]],
         )
     except (ValueError, IndexError) as error:
-        raise ValueError(f"cannot read {where}: {error}; it is cut short or no file of QM9, unpack it again") from error
+        raise ValueError(f"cannot read {where}: {error}; it is truncated or not a QM9 file, unpack it again") from error
 
 
 def _float(word: str) -> float:
-    # Some exponents were written by Mathematica.
+    # Some exponents are in Mathematica's notation.
     return float(word.replace("*^", "e"))
 
 
@@ -291,4 +288,4 @@ def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError as error:
-        raise ValueError(f"{where}: {cell!r} is no number; the table is damaged, unpack it again") from error
+        raise ValueError(f"{where}: {cell!r} is not a number; the table is damaged, unpack it again") from error

@@ -1,4 +1,4 @@
-"""The SMILES of known molecules, perceived from geometries as those of generated ones are."""
+"""SMILES of known molecules, perceived from geometries like those of generated molecules."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import os
 from pathlib import Path
 
 import rdkit
-from tag_lightning.datamodules.molecule_store import Molecules, content_key, replacing
 from torch import Tensor
 
 from tag_lightning.chemistry import bonds, canonical_smiles, molecule, perception
 from tag_lightning.chemistry.embedding import in_parallel
+from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules, content_key
+from tag_lightning.files import replacing
 
 
 def reference_smiles(
     molecules: Molecules, folder: Path | None, name: str, workers: int | None = None
 ) -> frozenset[str]:
-    """Distinct canonical SMILES of the geometries; those that the perception finds invalid have none.
+    """Distinct canonical SMILES of the geometries, without those whose perceived bonds are invalid.
 
-    Novelty means little unless both sides are perceived alike: the same molecule has another SMILES where its
-    bonds come from a file.
+    Both sides of a novelty count must be perceived alike: the bonds in a file can give another SMILES for the same
+    molecule.
 
     Args:
-        molecules: Of elements with bond lengths, see ``tag_lightning.chemistry.bonds``.
-        folder: Where the SMILES are kept for the next run; None keeps them nowhere.
-        name: Start of the file's name.
-        workers: Threads; None is one for each core.
+        molecules: Molecules of elements with bond lengths, see ``tag_lightning.chemistry.bonds``.
+        folder: Cache folder; None does not cache.
+        name: Prefix of the file name.
+        workers: Number of threads; None is one per core.
 
     Raises:
-        ValueError: An element without bond lengths.
-        OSError: The folder cannot be written.
+        ValueError: If an element has no bond lengths.
+        OSError: If the folder cannot be written.
     """
     rules = inspect.getsource(bonds) + inspect.getsource(perception)
     atoms = molecules.numbers.numpy().tobytes(), molecules.positions.numpy().tobytes()
@@ -42,7 +43,7 @@ def reference_smiles(
         perceived = in_parallel(_smiles, pairs, "Perceiving the known molecules", workers or os.cpu_count() or 1)
         found = frozenset(smiles for smiles in perceived if smiles is not None)
         if path is not None:
-            with replacing(path) as temporary:
+            with replacing(path, CACHE_REMEDY) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in [f"{key} {len(found)}", *sorted(found)]))
     return found
 
@@ -52,12 +53,12 @@ def _smiles(pair: tuple[Tensor, Tensor]) -> str | None:
 
 
 def _read(path: Path, key: str) -> frozenset[str] | None:
-    """What was written under this key; None if there is nothing, something else, or a file cut short."""
+    """Read the SMILES written under ``key``; None if the file is missing, truncated or has another key."""
     try:
         first, *lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError):
         return None
-    # A whole file ends in a line break, hence the empty text after it.
+    # A complete file ends in a line break, hence the empty last line.
     if first != f"{key} {len(lines) - 1}" or lines[-1]:
         return None
     return frozenset(lines[:-1])

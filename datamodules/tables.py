@@ -1,4 +1,4 @@
-"""Images that answer a list of indices with one batch."""
+"""Tables that map a list of indices to one batch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from rich.progress import track
-from tag_lightning.datamodules.batch import Batch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.progress import tracked
+
 _WORKERS = 8
-_SHOW_PROGRESS_ABOVE = 2000
 
 
 class ImageTable(Dataset):
     """Images with integer attributes.
 
     Args:
-        images: ``[N, C, H, W]`` bytes, or anything that a list of indices turns into such.
-        attributes: Named classes, ``[N]`` each.
+        images: Bytes ``[N, C, H, W]``, or files that are decoded on access.
+        attributes: Class indices by name, ``[N]`` each.
     """
 
     def __init__(self, images: Tensor | ImageFiles, attributes: dict[str, Tensor]) -> None:
@@ -43,13 +43,13 @@ class ImageTable(Dataset):
 
 
 class TintedTable(Dataset):
-    """Every grey image in every hue, white turned into the hue and black left black.
+    """Every grey image in every hue: white becomes the hue, black stays black.
 
-    Sample ``i`` is image ``i // num_hues`` in hue ``i % num_hues``; the attribute ``hue`` joins the others.
+    Sample ``i`` is image ``i // num_hues`` in hue ``i % num_hues``; the attribute ``hue`` is added.
 
     Args:
         grey: Images with one channel.
-        num_hues: Hues spaced evenly around the colour circle, starting at red.
+        num_hues: Number of hues, spaced evenly around the colour circle, starting at red.
     """
 
     def __init__(self, grey: ImageTable, num_hues: int = 8) -> None:
@@ -88,8 +88,8 @@ class PointTable(Dataset):
     """Vectors with integer attributes.
 
     Args:
-        points: ``[N, D]``.
-        attributes: Named classes, ``[N]`` each.
+        points: Vectors ``[N, D]``.
+        attributes: Class indices by name, ``[N]`` each.
     """
 
     def __init__(self, points: Tensor, attributes: dict[str, Tensor]) -> None:
@@ -104,11 +104,11 @@ class PointTable(Dataset):
 
 
 class ImageFiles:
-    """Image files, decoded and resized when asked for.
+    """Image files, decoded and resized on access.
 
     Args:
-        paths: The files.
-        size: Height and width to resize to; the shorter side is scaled, the centre cut out.
+        paths: Paths of the images.
+        size: Height and width after resizing; the shorter side is scaled, the centre cropped.
         channels: 1 for grey, 3 for RGB.
     """
 
@@ -127,24 +127,19 @@ class ImageFiles:
         return pixels
 
     def load(self) -> Tensor:
-        """All images in memory, ``[N, C, size, size]`` bytes, decoded in parallel.
+        """Decode all images in parallel, to bytes ``[N, C, size, size]``.
 
         Raises:
-            ValueError: If a file is no readable image; names it.
+            ValueError: If a file is not a readable image; names it.
         """
         with ThreadPoolExecutor(_WORKERS) as pool:
-            images = track(
-                pool.map(self._decode, self.paths),
-                description=f"Reading {len(self)} images",
-                total=len(self),
-                disable=len(self) < _SHOW_PROGRESS_ABOVE,
-            )
-            return torch.stack(list(images))
+            decoded = pool.map(self._decode, self.paths)
+            return torch.stack(list(tracked(decoded, "Reading images", "image", len(self))))
 
     def _decode(self, path: Path) -> Tensor:
         try:
             with Image.open(path) as opened:
-                image = _in_bytes(opened).convert("L" if self.channels == 1 else "RGB")
+                image = _in_bytes(ImageOps.exif_transpose(opened)).convert("L" if self.channels == 1 else "RGB")
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read the image {path}: {error}; repair, convert or remove the file") from error
         scale = self.size / min(image.size)
@@ -158,7 +153,7 @@ class ImageFiles:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion cuts off at 255.
+    # Pillow's own conversion clips at 255.
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -167,12 +162,12 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 
 
 def fixed_order(length: int) -> Tensor:
-    """A permutation of ``0 .. length - 1`` that is the same everywhere, for splits."""
+    """A permutation of ``0 .. length - 1`` for splits, the same on every machine."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(0))
 
 
 def select(table: ImageTable, indices: Tensor) -> ImageTable:
-    """The images of these indices, ``[n]``, in this order."""
+    """The images at ``indices [n]``, in that order."""
     chosen = indices.tolist()
     images = table.images
     if isinstance(images, ImageFiles):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from tag_lightning.callbacks import GuidedSampling
-from tag_lightning.datamodules import DigitsDataModule
 from tiny_runs import SIZE, TIMESTEPS, TinyNetworks, seeded
 
+from tag_lightning.callbacks import GuidedSampling
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.evaluation import ImageTask
 from tag_lightning.modules import TimePredictorModule

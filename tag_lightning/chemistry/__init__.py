@@ -1,4 +1,4 @@
-"""Molecules as chemists judge them: bonds, validity, labels, quantum chemistry and files."""
+"""Chemistry of molecules: bonds, validity, labels, quantum chemistry and files."""
 
 from tag_lightning.chemistry.bonds import bond_orders, stable_atoms
 from tag_lightning.chemistry.encoding import MoleculeEncoding

@@ -1,41 +1,48 @@
-"""From structural formulas to geometries: ETKDGv3, then MMFF94."""
+"""Geometries of structural formulas: ETKDGv3, then MMFF94."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
-from rich.progress import track
+
+from tag_lightning.progress import tracked
 
 _ITERATIONS = 2000
-_SHOW_PROGRESS_ABOVE = 500
+# Formulas that embed at all take far less; chains of hundreds of carbons would take minutes.
+_SECONDS = 30
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class EmbeddingError(ValueError):
-    """A formula for which no geometry was found; the message says why, in few words."""
+    """No geometry was found for a formula; the message is a short reason."""
 
 
 def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
-    """A copy with explicit hydrogens and one conformer: ETKDGv3 (Wang et al. 2020), relaxed by MMFF94.
+    """Embed a copy with explicit hydrogens by ETKDGv3 (Wang et al. 2020) and relax it by MMFF94.
 
     Args:
-        mol: A sanitised molecule; a conformer it may have is not used.
-        seed: Of the distance geometry; the same seed gives the same geometry.
+        mol: A sanitised molecule; its own conformers are ignored.
+        seed: Seed of the distance geometry.
 
     Raises:
-        EmbeddingError: If no geometry is found, MMFF94 lacks parameters, or the relaxation does not converge.
+        EmbeddingError: If no geometry is found within 30 seconds, MMFF94 lacks parameters, or the relaxation does
+            not converge.
     """
     full = Chem.AddHs(Chem.Mol(mol, confId=-2))
     full.RemoveAllConformers()
     settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed
+    settings.timeout = _SECONDS
+    started = time.monotonic()
     if rdDistGeom.EmbedMolecule(full, settings) != 0:
-        raise EmbeddingError("no geometry found")
+        late = time.monotonic() - started >= _SECONDS
+        raise EmbeddingError(f"no geometry found within {_SECONDS} s" if late else "no geometry found")
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(full):
         raise EmbeddingError("MMFF94 lacks parameters")
     if rdForceFieldHelpers.MMFFOptimizeMolecule(full, maxIters=_ITERATIONS) != 0:
@@ -44,10 +51,10 @@ def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
 
 
 def parse_smiles(smiles: str) -> Chem.Mol:
-    """A sanitised molecule.
+    """Parse and sanitise a molecule.
 
     Raises:
-        EmbeddingError: If the text is no SMILES of a possible molecule.
+        EmbeddingError: If the text is not the SMILES of a valid molecule.
     """
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
@@ -59,14 +66,13 @@ def parse_smiles(smiles: str) -> Chem.Mol:
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], description: str, workers: int
 ) -> Iterator[Result]:
-    """``work`` on every item, results in order; threads, since RDKit lets go of the interpreter while it computes.
+    """Yield ``work(item)`` for every item, in order, computed by threads: RDKit releases the interpreter lock.
 
     Args:
-        work: The job.
-        items: What it is given.
-        description: For the progress bar, which many items get.
-        workers: Threads, at least 1.
+        work: Function of one item.
+        items: Its arguments.
+        description: Text of the progress bar.
+        workers: Number of threads, at least 1.
     """
     with rdBase.BlockLogs(), ThreadPoolExecutor(workers) as pool:
-        results: Iterable[Result] = pool.map(work, items)
-        yield from track(results, description=description, total=len(items), disable=len(items) < _SHOW_PROGRESS_ABOVE)
+        yield from tracked(pool.map(work, items), description, "molecule", len(items))

@@ -1,4 +1,4 @@
-"""Molecules as networks see them, and back."""
+"""Encoding of molecules as tensors for networks, and decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that RDKit computes: rough, but instantly there for any molecule."""
+"""Labels computed by RDKit: rough, but fast for any molecule."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def rdkit_label(mol: Chem.Mol, name: str) -> float:
     """One label of one molecule.
 
     Args:
-        mol: With all hydrogens as atoms and, for ``mu``, with a conformer; left as it is.
+        mol: Molecule with explicit hydrogens and, for ``mu``, with a conformer; not modified.
         name: ``alpha``: polarizability in bohr^3, from Crippen's molar refractivity MR by Lorentz and Lorenz,
-            alpha = 3 MR / (4 pi N_A). ``mu``: dipole moment in debye, of the charges of MMFF94 at the conformer's
-            positions; about the centre of mass where the molecule is charged. Otherwise a name of
+            alpha = 3 MR / (4 pi N_A). ``mu``: dipole moment in debye, from MMFF94 charges at the conformer's
+            positions, about the centre of mass. Otherwise a name of
             ``rdkit.Chem.Descriptors``, in RDKit's unit.
 
     Raises:
-        ValueError: An unknown name (close ones are named), a molecule that RDKit cannot sanitise, hydrogens that
-            are not atoms, and for ``mu`` no conformer or an atom without MMFF parameters.
+        ValueError: If the name is unknown (close ones are named), RDKit cannot sanitise the molecule, hydrogens are
+            implicit, or, for ``mu``, a conformer or MMFF parameters are missing.
     """
     return rdkit_labels(mol, [name])[name]
 
@@ -64,12 +64,12 @@ def _sanitised(mol: Chem.Mol) -> Chem.Mol:
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"The molecule cannot be labelled, since RDKit refuses it: {error}. Expected valid valencies; leave "
-                "it out, or look for canonical_smiles(mol) being None first."
+                "it out: canonical_smiles(mol) is None for such molecules."
             ) from error
     bare = sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
     if bare:
         raise ValueError(
-            f"{bare} hydrogens of the molecule are not atoms; expected all of them. Add them before the positions: "
+            f"{bare} hydrogens of the molecule are implicit; expected explicit ones. Add them before embedding: "
             "Chem.AddHs(mol)."
         )
     return mol

@@ -1,4 +1,4 @@
-"""Molecules from elements and positions, and the SMILES they are compared by."""
+"""Molecules from elements and positions, and their canonical SMILES."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from tag_lightning.chemistry.bonds import bond_orders
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 
-# Valence assignments that RDKit tries before it gives up. Their number multiplies with every atom that has
-# several valencies, and by default there is no bound.
+# Valence assignments that RDKit tries: their number grows exponentially with the atoms of several valencies, and
+# the default is unbounded.
 _MAX_ASSIGNMENTS = 1000
 
 
 def molecule(numbers: Tensor, positions: Tensor) -> Chem.Mol:
-    """The molecule with the bonds of ``bond_orders``, neither sanitised nor checked.
+    """Build the molecule with the bonds of ``bond_orders``, without sanitising it.
 
     Args:
         numbers: Atomic numbers, integers ``[n]``; padding (0) is left out.
-        positions: Angstrom, ``[n, 3]``.
+        positions: Positions in angstrom, ``[n, 3]``.
 
     Returns:
-        Atoms in the given order, hydrogens explicit, positions as its only conformer.
+        The molecule, atoms in the given order, hydrogens explicit, positions as its only conformer.
 
     Raises:
         ValueError: As ``bond_orders``.
@@ -42,16 +42,15 @@ def molecule(numbers: Tensor, positions: Tensor) -> Chem.Mol:
 def canonical_smiles(mol: Chem.Mol) -> str | None:
     """SMILES of the largest fragment, as papers count valid and unique molecules.
 
-    Valid means that RDKit sanitises the whole molecule. That is weaker than stability: an atom with too few bonds
-    is silently given hydrogens.
+    Valid means that RDKit sanitises the whole molecule. This is weaker than stability: RDKit silently adds hydrogens
+    to an atom with too few bonds.
 
     Args:
-        mol: A molecule, which is left as it is.
+        mol: A molecule; not modified.
 
     Returns:
-        Canonical SMILES with the hydrogens that are atoms of ``mol`` spelled out, the same for every order of the
-        atoms; None for a molecule that is invalid or empty. Of fragments with equally many atoms the first by
-        its SMILES counts.
+        Canonical SMILES with the explicit hydrogens of ``mol``, independent of the order of atoms; None if the
+        molecule is invalid or empty. Among equally large fragments, the first by SMILES is taken.
     """
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
@@ -65,15 +64,15 @@ def canonical_smiles(mol: Chem.Mol) -> str | None:
 
 
 def perceived(numbers: Tensor, positions: Tensor) -> Chem.Mol | None:
-    """The neutral molecule that RDKit's own perception sees, bond orders and aromatic rings included.
+    """Perceive the neutral molecule by RDKit, with bond orders and aromatic rings.
 
     Args:
         numbers: Atomic numbers, integers ``[n]``; padding (0) is left out. Any element.
-        positions: Angstrom, ``[n, 3]``.
+        positions: Positions in angstrom, ``[n, 3]``.
 
     Returns:
-        A sanitised molecule with its positions as conformer, atoms in the given order. None where RDKit finds no
-        bonds that suit the valencies, where a position is not finite, and without atoms.
+        A sanitised molecule with its positions as conformer, atoms in the given order; None if RDKit finds no
+        bonds that match the valencies, a position is not finite, or there are no atoms.
     """
     real = numbers > 0
     if not bool(real.any()) or not bool(torch.isfinite(positions[real]).all()):

@@ -1,12 +1,14 @@
-"""SD files: written whole or not at all, read record by record with a reason for each that fails."""
+"""SD files: written completely or not at all, read record by record with a reason for each failure."""
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rdkit import Chem, rdBase
+
+from tag_lightning.files import replacing
 
 _END = "$$$$"
 
@@ -17,59 +19,45 @@ def write_sdf(
     """Write molecules with their data fields, so that ``path`` is complete or as it was before.
 
     Args:
-        path: The file; folders are made and a former file is replaced.
-        mols: Molecules, sanitised or not. Positions keep four decimals, as the format has them.
-        fields: One mapping of data fields a molecule; numbers are written with all their digits.
+        path: Path of the file, created with its folders or replaced.
+        mols: Molecules, sanitised or not. The format keeps four decimals of positions.
+        fields: One mapping of data fields per molecule; numbers are written with all digits.
 
     Raises:
-        ValueError: Not one mapping a molecule, or a field whose name or text would break the format.
-        OSError: The file cannot be written.
+        ValueError: If there is not one mapping per molecule, or a field's name or text would break the format.
+        OSError: If the file cannot be written.
     """
     fields = [{} for _ in mols] if fields is None else fields
     if len(fields) != len(mols):
         raise ValueError(f"{len(mols)} molecules came with {len(fields)} mappings of fields; expected one each.")
-    text = "".join(_record(index, mol, own) for index, (mol, own) in enumerate(zip(mols, fields, strict=True)))
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            if temporary.exists():
-                temporary.unlink()
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"Cannot write {len(mols)} molecules to '{target}' ({error.strerror}); expected a folder that can be "
-            f"written and has space left. Check '{target.parent}' or choose another path",
-        ) from error
+    text = io.StringIO()
+    with rdBase.BlockLogs(), Chem.SDWriter(text) as writer:
+        for index, (mol, own) in enumerate(zip(mols, fields, strict=True)):
+            # Without sanitising there are no aromatic bonds to kekulise.
+            writer.SetKekulize(not mol.NeedsUpdatePropertyCache())
+            writer.write(_with_fields(index, mol, own))
+    # Not by SDWriter itself, which ignores a full disk.
+    with replacing(Path(path), "check this folder or choose another path") as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
 
 
 def read_sdf(path: str | Path, sanitize: bool = True) -> Iterator[tuple[int, Chem.Mol | None, str]]:
-    """Every record of an SD file, hydrogens and data fields (as properties) kept.
+    """Read every record of an SD file, with hydrogens and data fields (as properties).
 
     Args:
-        path: The file.
-        sanitize: Whether RDKit checks valencies and finds aromatic rings; False takes the molecules as written.
+        path: Path of the file.
+        sanitize: Check valencies and find aromatic rings by RDKit; False keeps the molecules as written.
 
     Yields:
-        Index of the record, counted from 0; the molecule, or None where it cannot be read; the reason, or ``""``.
-        A file that ends within a record yields that record as one that failed.
+        Index of the record, counted from 0; the molecule, or None if unreadable; the reason, or ``""``. An incomplete
+        last record counts as unreadable.
 
     Raises:
-        FileNotFoundError: There is no such file; raised at once, not with the first record.
+        FileNotFoundError: If there is no such file; raised at the call, not with the first record.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no SD file '{path}'; expected a file as write_sdf or a data set brings it. Check the path, "
-            "unpack the archive it comes in, or write it first."
-        )
+        raise FileNotFoundError(f"There is no SD file '{path}'; check the path, or unpack the archive of the file.")
     return _records(path, sanitize)
 
 
@@ -88,7 +76,7 @@ def _records(path: Path, sanitize: bool) -> Iterator[tuple[int, Chem.Mol | None,
 def _parse(record: str, sanitize: bool) -> tuple[Chem.Mol | None, str]:
     title = record.split("\n", 1)[0].strip()
     if not any(line.startswith("M  END") for line in record.splitlines()):
-        return None, f"Record '{title}' has no line 'M  END': its atoms or bonds are cut off."
+        return None, f"Record '{title}' has no line 'M  END': it is truncated."
     with rdBase.BlockLogs():
         supplier = Chem.SDMolSupplier()
         supplier.SetData(record, sanitize=False, removeHs=False)
@@ -103,17 +91,17 @@ def _parse(record: str, sanitize: bool) -> tuple[Chem.Mol | None, str]:
     return mol, ""
 
 
-def _record(index: int, mol: Chem.Mol, fields: Mapping[str, float | str]) -> str:
-    with rdBase.BlockLogs():
-        # Bonds that distances gave are no aromatic ones, and without sanitising there is nothing to kekulise.
-        block = Chem.MolToMolBlock(mol, kekulize=not mol.NeedsUpdatePropertyCache())
-    parts = [block]
+def _with_fields(index: int, mol: Chem.Mol, fields: Mapping[str, float | str]) -> Chem.Mol:
+    """A copy whose only public properties are ``fields``."""
+    copy = Chem.Mol(mol)
+    for name in copy.GetPropNames():
+        copy.ClearProp(name)
     for name, value in fields.items():
         text = value if isinstance(value, str) else repr(float(value))
         if not name.strip() or set(name) & set("<>\r\n") or not text.strip() or set(text) & set("\r\n"):
             raise ValueError(
-                f"Molecule {index} has the field '{name}' with {value!r}; expected a name without < and > and a text "
-                "on one line that is not empty. Rename the field or leave it out."
+                f"Molecule {index} has the field '{name}' with {value!r}; expected a name without < and > and a "
+                "non-empty text on one line. Rename the field or leave it out."
             )
-        parts.append(f">  <{name}>\n{text}\n\n")
-    return "".join([*parts, f"{_END}\n"])
+        copy.SetProp(name, text)
+    return copy

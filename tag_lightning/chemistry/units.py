@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# As papers on QM9 convert, so that their errors and ours compare; CODATA continues 27.21138.
+# The factor of papers on QM9, so that errors are comparable; CODATA has 27.21138.
 HARTREE_IN_EV = 27.2114
 HARTREE_IN_MEV = 1000 * HARTREE_IN_EV
 # CODATA 2018.
@@ -21,9 +21,9 @@ class Property:
     """A property of a molecule.
 
     Attributes:
-        name: As files and configurations say it.
-        unit: Of every number this project shows and trains on.
-        long_name: For tables and figures.
+        name: Name in files and configurations.
+        unit: Unit of all values in data, training and results.
+        long_name: Name in tables and figures.
     """
 
     name: str
@@ -57,7 +57,7 @@ def property_of(name: str) -> Property:
     """The property called ``name``.
 
     Raises:
-        ValueError: No such property; the message lists them.
+        ValueError: If there is no such property; lists the properties.
     """
     if name in PROPERTIES:
         return PROPERTIES[name]

@@ -1,6 +1,6 @@
 """Properties of one geometry by quantum chemistry: GFN2-xTB (Bannwarth et al. 2019, doi 10.1021/acs.jctc.8b01176).
 
-A judge of generated molecules that no gradient of a guide has ever met. It needs the optional package tblite.
+An independent judge of generated molecules: no guide has its gradient. Needs the optional package tblite.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tag_lightning.chemistry.units import (
     HARTREE_IN_KCAL_PER_MOL,
 )
 
-# All of them come with one run; the other two cost six runs and up to some eighty.
+# These come from one run; the other two need six runs and up to about eighty.
 CHEAP_PROPERTIES = ("mu", "homo", "lumo", "gap", "energy", "max_force")
 XTB_PROPERTIES = (*CHEAP_PROPERTIES, "alpha", "relaxation_energy")
 
-# Atomic units: strong enough to stand out of the convergence error, weak enough for a linear response.
+# Atomic units: above the convergence error, and within the linear response.
 _FIELD = 1e-3
 _MAX_STEPS = 50
-# Hartree/bohr. Of 12 molecules of QM9 half came within 0.02 kcal/mol of a full relaxation, the worst within 0.44.
+# Hartree/bohr. Errors against a full relaxation on 12 molecules of QM9: median 0.02 kcal/mol, largest 0.44.
 _RELAXED_FORCE = 1e-4
 
 
@@ -37,7 +37,7 @@ class XTBError(RuntimeError):
 
 
 def is_available() -> bool:
-    """Whether tblite can be used."""
+    """True if tblite can be imported."""
     try:
         _calculator_class()
     except ImportError:
@@ -45,71 +45,71 @@ def is_available() -> bool:
     return True
 
 
-def check_request(what: Collection[str]) -> None:
-    """Refuse properties that xTB does not give, and any where tblite is missing.
+def check_request(names: Collection[str]) -> None:
+    """Check that tblite is installed and xTB has the properties.
 
     Raises:
-        ImportError: tblite cannot be imported.
-        ValueError: A name that is not in ``XTB_PROPERTIES``.
+        ImportError: If tblite cannot be imported.
+        ValueError: If a name is not in ``XTB_PROPERTIES``.
     """
-    unknown = sorted(set(what) - set(XTB_PROPERTIES))
+    unknown = sorted(set(names) - set(XTB_PROPERTIES))
     if unknown:
-        raise ValueError(f"xTB does not give {', '.join(unknown)}; expected some of {', '.join(XTB_PROPERTIES)}.")
+        raise ValueError(f"xTB does not compute {', '.join(unknown)}; expected names from {', '.join(XTB_PROPERTIES)}.")
     _calculator_class()
 
 
 def xtb_properties(
-    numbers: ArrayLike, positions: ArrayLike, what: Collection[str] = CHEAP_PROPERTIES
+    numbers: ArrayLike, positions: ArrayLike, names: Collection[str] = CHEAP_PROPERTIES
 ) -> dict[str, float]:
-    """Properties of a neutral molecule as it lies, without any relaxation.
+    """Properties of a neutral molecule at the given geometry, without relaxation.
 
-    Energies of orbitals need a closed shell to mean much; of an odd number of electrons the half filled orbital
+    Orbital energies are meaningful for closed shells; with an odd number of electrons, the half-filled orbital
     counts as the highest occupied one.
 
     Args:
         numbers: Atomic numbers ``[n]``; padding (0) is left out.
-        positions: Angstrom, ``[n, 3]``.
-        what: Names out of ``XTB_PROPERTIES``.
+        positions: Positions in angstrom, ``[n, 3]``.
+        names: Names from ``XTB_PROPERTIES``.
 
     Returns:
-        In the order of ``what``: ``mu`` (debye), ``homo``, ``lumo``, ``gap`` (eV; NaN where no orbital is
+        Values in the order of ``names``: ``mu`` (debye), ``homo``, ``lumo``, ``gap`` (eV; NaN if no orbital is
         empty), ``energy`` (hartree), ``max_force`` (hartree/bohr, the largest norm over atoms), ``alpha``
-        (bohr^3, isotropic, by finite fields; GFN2's basis is minimal, so it lies far below DFT's), and
+        (bohr^3, isotropic, by finite fields; far below DFT's, since GFN2's basis is minimal), and
         ``relaxation_energy`` (kcal/mol, see there).
 
     Raises:
-        ImportError: tblite is not installed.
-        ValueError: A name or shape that does not fit.
-        XTBError: The calculation failed.
+        ImportError: If tblite is not installed.
+        ValueError: If a name or shape does not match.
+        XTBError: If the calculation failed.
     """
-    check_request(what)
+    check_request(names)
     atoms, places = _bare(numbers, positions)
     result = _run(atoms, places)
     found = _orbitals(result)
     found["mu"] = float(np.linalg.norm(result["dipole"])) * ATOMIC_DIPOLE_IN_DEBYE
     found["energy"] = float(result["energy"])
     found["max_force"] = float(np.linalg.norm(result["gradient"], axis=1).max())
-    if "alpha" in what:
+    if "alpha" in names:
         found["alpha"] = _polarizability(atoms, places)
-    if "relaxation_energy" in what:
+    if "relaxation_energy" in names:
         found["relaxation_energy"] = relaxation_energy(numbers, positions)
-    return {name: found[name] for name in what}
+    return {name: found[name] for name in names}
 
 
 def relaxation_energy(numbers: ArrayLike, positions: ArrayLike) -> float:
-    """What a geometry gains by a short relaxation: how far it is from the nearest minimum.
+    """Energy released by a short relaxation, a distance from the nearest minimum.
 
     Args:
         numbers: Atomic numbers ``[n]``; padding (0) is left out.
-        positions: Angstrom, ``[n, 3]``.
+        positions: Positions in angstrom, ``[n, 3]``.
 
     Returns:
-        Energy as it lies minus the lowest energy within 50 steps of L-BFGS, kcal/mol, not negative. NaN where
-        the first calculation fails; where a later one does, what was gained until then.
+        Energy of the given geometry minus the lowest energy within 50 steps of L-BFGS, in kcal/mol, at least 0.
+        NaN if the first calculation fails; a later failure ends the relaxation.
 
     Raises:
-        ImportError: tblite is not installed.
-        ValueError: Shapes that do not fit.
+        ImportError: If tblite is not installed.
+        ValueError: If the shapes do not match.
     """
     energies: list[float] = []
     try:
@@ -140,7 +140,7 @@ def _calculator_class() -> Any:
 
 
 def _bare(numbers: ArrayLike, positions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Real atoms alone, positions ``[n, 3]`` in bohr."""
+    """Atoms without padding, positions ``[n, 3]`` in bohr."""
     atoms, places = np.asarray(numbers, dtype=np.int64), np.asarray(positions, dtype=np.float64)
     if atoms.ndim != 1 or places.shape != (len(atoms), 3):
         raise ValueError(
@@ -161,7 +161,7 @@ def _calculator(atoms: np.ndarray, places: np.ndarray, field: Collection[float] 
         calculator = kind("GFN2-xTB", atoms, places)
     calculator.set("verbosity", 0)
     if field is not None:
-        # tblite 0.8.0 hands this straight to C: a list of floats arrives there, a numpy array is refused.
+        # tblite 0.8.0 passes this to C, which takes a list of floats and refuses a numpy array.
         calculator.add("electric-field", [float(component) for component in field])
     return calculator
 
@@ -171,11 +171,11 @@ def _run(atoms: np.ndarray, places: np.ndarray, field: Collection[float] | None 
 
 
 def _solved(calculator: Any, start: Any = None) -> Any:
-    """The calculator's result, begun from ``start`` where there is one."""
+    """The calculator's result, started from ``start`` if given."""
     with _as_xtb_errors():
         result = calculator.singlepoint(start)
     if not (math.isfinite(result["energy"]) and np.isfinite(result["gradient"]).all()):
-        raise XTBError("GFN2-xTB gave an energy or force that is not finite; count this molecule as failed.")
+        raise XTBError("GFN2-xTB returned a non-finite energy or force; count this molecule as failed.")
     return result
 
 
@@ -192,7 +192,7 @@ def _as_xtb_errors() -> Iterator[None]:
 
 def _orbitals(result: Any) -> dict[str, float]:
     energies = np.asarray(result["orbital-energies"]) * HARTREE_IN_EV
-    # Electrons are counted, since smearing may leave neighbours of a narrow gap both half filled.
+    # Electrons are counted, since smearing may half-fill both orbitals of a narrow gap.
     occupied = math.ceil(round(float(np.sum(result["orbital-occupations"]))) / 2)
     homo = float(energies[occupied - 1])
     lumo = float(energies[occupied]) if occupied < len(energies) else math.nan
@@ -200,7 +200,7 @@ def _orbitals(result: Any) -> dict[str, float]:
 
 
 def _polarizability(atoms: np.ndarray, places: np.ndarray) -> float:
-    # Every run starts afresh: restarted from the one without a field, it stops while the dipole still lags behind.
+    # Every run starts from scratch: restarted from the one without a field, it stops before the dipole has converged.
     diagonal = [
         (_run(atoms, places, axis)["dipole"] - _run(atoms, places, -axis)["dipole"]) @ axis
         for axis in _FIELD * np.eye(3)
@@ -216,7 +216,7 @@ def _surface(atoms: np.ndarray, places: np.ndarray) -> Callable[[np.ndarray], tu
     def energy_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal previous
         if not np.isfinite(flat).all():
-            raise XTBError("The relaxation left the finite numbers; count this molecule as failed.")
+            raise XTBError("The relaxation reached non-finite positions; count this molecule as failed.")
         with _as_xtb_errors():
             calculator.update(flat.reshape(-1, 3))
         previous = _solved(calculator, previous)

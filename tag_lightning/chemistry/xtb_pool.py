@@ -1,4 +1,4 @@
-"""GFN2-xTB for many molecules, in processes of their own."""
+"""GFN2-xTB for many molecules, in worker processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from rich.console import Console
-from rich.progress import Progress
 
 from tag_lightning.chemistry.xtb import CHEAP_PROPERTIES, XTBError, check_request, xtb_properties
-
-# Below it a bar would be gone before it is read.
-_BAR_FROM = 50
+from tag_lightning.progress import Progress
 
 Molecule = tuple[np.ndarray, np.ndarray]
 
@@ -25,50 +21,49 @@ Molecule = tuple[np.ndarray, np.ndarray]
 def xtb_many(
     molecules: Sequence[tuple[ArrayLike, ArrayLike]],
     workers: int = 1,
-    what: Collection[str] = CHEAP_PROPERTIES,
+    names: Collection[str] = CHEAP_PROPERTIES,
     progress: bool = True,
 ) -> list[dict[str, float] | None]:
-    """``xtb_properties`` of each molecule, with a progress bar for more than 50 of them.
+    """``xtb_properties`` of each molecule.
 
-    Each molecule is calculated by itself on one thread, so the results are the same for any number of workers. A
-    molecule that brings its process down costs a new process and nothing else. A script that calls this needs
-    the guard ``if __name__ == "__main__":``, since its processes import it.
+    Each molecule is computed on one thread, so the results do not depend on the number of workers. A molecule that
+    crashes its process affects no other. A script that calls this needs the guard ``if __name__ == "__main__":``,
+    since the worker processes import it.
 
     Args:
         molecules: Pairs of atomic numbers ``[n]`` and positions ``[n, 3]`` in angstrom; CPU tensors or arrays.
-        workers: Processes, at least 1; each takes seconds to start.
-        what: Names out of ``XTB_PROPERTIES``.
-        progress: Whether to show a bar for more than 50 molecules; not inside another one.
+        workers: Number of processes, at least 1; each takes seconds to start.
+        names: Names from ``XTB_PROPERTIES``.
+        progress: Show the progress; False inside another progress bar.
 
     Returns:
-        In the order of ``molecules``: the properties, or None where the calculation failed.
+        The properties in the order of ``molecules``, None for failed calculations.
 
     Raises:
-        ImportError: tblite is not installed.
-        RuntimeError: The processes cannot be started.
-        ValueError: Fewer than one worker, or a name or shape that does not fit.
+        ImportError: If tblite is not installed.
+        RuntimeError: If the processes cannot be started.
+        ValueError: If ``workers`` is below 1, or a name or shape does not match.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1. Give the number of CPU cores to use.")
-    check_request(what)
+    check_request(names)
     arrays = [(np.asarray(numbers), np.asarray(positions)) for numbers, positions in molecules]
     results: list[dict[str, float] | None] = [None] * len(arrays)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not progress or len(arrays) <= _BAR_FROM) as bar:
-        task = bar.add_task("GFN2-xTB", total=len(arrays))
+    bar = Progress("GFN2-xTB", len(arrays), "molecule", progress, always=False)
 
-        def keep(index: int, properties: dict[str, float] | None) -> None:
-            results[index] = properties
-            bar.advance(task)
+    def keep(index: int, properties: dict[str, float] | None) -> None:
+        results[index] = properties
+        bar.advance(1)
 
-        todo = list(range(len(arrays)))
-        while todo:
-            lost = _calculate(arrays, todo, min(workers, len(todo)), what, keep)
-            # Molecules start in order, so whichever broke the pool is among the first that it lost.
-            suspects, todo = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
-            for index in suspects:
-                if _calculate(arrays, [index], 1, what, keep):
-                    keep(index, None)
+    todo = list(range(len(arrays)))
+    while todo:
+        lost = _calculate(arrays, todo, min(workers, len(todo)), names, keep)
+        # Molecules start in order, so the one that broke the pool is among the first that were lost.
+        suspects, todo = lost[: 2 * workers + 1], lost[2 * workers + 1 :]
+        for index in suspects:
+            if _calculate(arrays, [index], 1, names, keep):
+                keep(index, None)
+    bar.close()
     return results
 
 
@@ -76,15 +71,15 @@ def _calculate(
     molecules: Sequence[Molecule],
     indices: Sequence[int],
     workers: int,
-    what: Collection[str],
+    names: Collection[str],
     keep: Callable[[int, dict[str, float] | None], None],
 ) -> list[int]:
-    """Hand the results of ``indices`` to ``keep``; the ones lost to a process that died are returned."""
+    """Pass the results of ``indices`` to ``keep``; return those lost to a crashed process."""
     lost: list[int] = []
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread)
     try:
         _require_start(pool)
-        futures = {pool.submit(_properties_or_none, *molecules[i], tuple(what)): i for i in indices}
+        futures = {pool.submit(_properties_or_none, *molecules[i], tuple(names)): i for i in indices}
         for future in as_completed(futures):
             try:
                 keep(futures[future], future.result())
@@ -100,23 +95,23 @@ def _require_start(pool: ProcessPoolExecutor) -> None:
         pool.submit(_started).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "The processes for GFN2-xTB died as they started; expected them to import the program that asks for them. "
+            "The worker processes of GFN2-xTB died at their start; they must be able to import the calling script. "
             'Put its last part under: if __name__ == "__main__":'
         ) from error
 
 
 def _started() -> None:
-    """Comes back once a process runs."""
+    """Return as soon as a process runs."""
 
 
 def _use_one_thread() -> None:
-    # tblite reads the variable as it is loaded, which is later; where it shares torch's OpenMP torch sets it.
+    # tblite reads the variables when it is loaded, later; if it shares torch's OpenMP, torch sets the number.
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
-def _properties_or_none(numbers: np.ndarray, positions: np.ndarray, what: Collection[str]) -> dict[str, float] | None:
+def _properties_or_none(numbers: np.ndarray, positions: np.ndarray, names: Collection[str]) -> dict[str, float] | None:
     try:
-        return xtb_properties(numbers, positions, what)
+        return xtb_properties(numbers, positions, names)
     except XTBError:
         return None

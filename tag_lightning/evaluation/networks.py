@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
-from tag_lightning.networks.probe import require_accepts
+from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.pretrained.store import require_same_schedule
 

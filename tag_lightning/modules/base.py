@@ -1,4 +1,4 @@
-"""What the three modules share: the optimizer, repeatable randomness, checkpoints that describe themselves."""
+"""The base of all modules: optimizer, reproducible randomness, self-describing checkpoints."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule, centred
-from tag_lightning.networks.probe import require_accepts
+from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import describe, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 
 class Mean(Metric):
-    """A mean over samples that, unlike torchmetrics' own, may be updated under inference mode and outside it."""
+    """Mean over samples that, unlike torchmetrics' own, can be updated both in and outside inference mode."""
 
     full_state_update = False
     total: Tensor
@@ -31,12 +31,12 @@ class Mean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, weight: int = 1) -> None:
-        """Add values of any shape, each the mean of ``weight`` samples."""
+        """Add ``values`` of any shape, each the mean of ``weight`` samples."""
         self.total = self.total + weight * values.detach().double().sum()
         self.count = self.count + weight * values.numel()
 
     def compute(self) -> Tensor:
-        """A float32 scalar; NaN where nothing was added."""
+        """The mean, a float32 scalar; NaN without values."""
         return (self.total / self.count).float()
 
 
@@ -65,11 +65,11 @@ class NetworkModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.seed = seed
-        # Logged when the epoch ends, by every process: one without batches would leave the others waiting.
+        # Logged by every process when the epoch ends; otherwise one without batches would block the others.
         self.mean_loss = Mean()
 
     def setup(self, stage: str) -> None:
-        """Try the network on one sample, so that a misfit shows before any step is taken.
+        """Run the network on one sample, to reveal a mismatch before the first step.
 
         Raises:
             ValueError: If the network cannot take the samples of the datamodule.
@@ -89,7 +89,7 @@ class NetworkModule(LightningModule):
 
     @abstractmethod
     def evaluate(self, batch: Any, batch_idx: int) -> None:
-        """Add one batch, which is not empty, to the metrics of validation and test."""
+        """Add one non-empty batch to the metrics of validation and test."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if len(batch.x):  # a process may have no data
@@ -114,10 +114,10 @@ class NetworkModule(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """Refuse a run that outlasts its learning rate's schedule, which would end it midway.
+        """Check that the learning rate schedule is at least as long as the run.
 
         Raises:
-            ValueError: If the schedule has fewer steps than the run, or than what a resumed run began with.
+            ValueError: If the schedule has fewer steps than the run, including the steps before a resume.
         """
         planned = self.trainer.estimated_stepping_batches
         for config in self.trainer.lr_scheduler_configs:
@@ -131,9 +131,9 @@ class NetworkModule(LightningModule):
 
     @property
     def batches_trained(self) -> int:
-        """Training batches behind the run, those before a resume included; 0 without a trainer.
+        """Number of completed training batches, including those before a resume; 0 without a trainer.
 
-        Several make one optimizer step where gradients are accumulated, so ``global_step`` does not tell them apart.
+        With accumulated gradients several batches share one ``global_step``.
         """
         if self._trainer is None:
             return 0
@@ -142,8 +142,8 @@ class NetworkModule(LightningModule):
     def generator(self, index: int) -> torch.Generator:
         """Randomness of one batch: the ``index``-th of the run in training, of its epoch in evaluation.
 
-        In training every process draws its own, and a resumed run draws what it would have drawn. In
-        evaluation, where processes take batches in turn, a batch gets the same on any number of them.
+        In training every process has its own stream, which a resumed run continues. In evaluation, where processes
+        take batches in turn, the noise of a batch does not depend on the number of processes.
         """
         stream, rank = 0, self.global_rank
         if not self.training:
@@ -152,7 +152,7 @@ class NetworkModule(LightningModule):
         return torch.Generator(self.device).manual_seed(key)
 
     def blurred(self, x: Tensor, noise: float) -> Tensor:
-        """A training batch ``x [B, ...]`` with Gaussian noise of that standard deviation."""
+        """Training batch ``x [B, ...]`` plus Gaussian noise of standard deviation ``noise``."""
         if noise == 0:
             return x
         generator = self.generator(self.batches_trained)
@@ -163,8 +163,8 @@ class NetworkModule(LightningModule):
         return 1 if self._trainer is None else self.trainer.world_size
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[()]:
-        """Nothing: ``GuidedSampling`` makes the samples."""
-        return ()  # Lightning would warn of None
+        """Do nothing: ``GuidedSampling`` draws the samples."""
+        return ()  # Lightning warns about None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = describe(self.network, self.schedule)
@@ -178,13 +178,13 @@ class NetworkModule(LightningModule):
 def noised(
     x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean samples at uniformly drawn timesteps: the one training-step noising.
+    """Add noise to clean samples at uniformly drawn timesteps.
 
     Args:
         x0: Clean samples ``[B, ...]``.
         schedule: The noise schedule.
-        generator: On the device of ``x0``.
-        mask: Of point clouds, ``[B, N]``; the noise is then centred and masked as they are.
+        generator: Random generator on the device of ``x0``.
+        mask: Mask ``[B, N]`` of point clouds, whose noise is centred and masked.
 
     Returns:
         The noisy samples ``[B, ...]``, the noise in them ``[B, ...]``, their timesteps ``[B]``.

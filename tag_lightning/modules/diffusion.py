@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, LinearSchedule, NoiseSchedule
 from tag_lightning.modules.base import NetworkModule, noised
-from tag_lightning.networks.probe import require_accepts
+from tag_lightning.networks.trial_run import require_accepts
 
 
 class DiffusionModule(NetworkModule):
@@ -53,7 +53,7 @@ class DiffusionModule(NetworkModule):
         self.mean_loss.update(self._loss(batch, batch_idx), len(batch.x))
 
     def sampling_resources(self) -> dict[str, Any]:
-        """What this module brings to guided sampling: its own denoiser."""
+        """The denoiser, for guided sampling."""
         return {"denoiser": Denoiser(self.network, self.schedule)}
 
     def _loss(self, batch: Any, index: int) -> Tensor:
@@ -61,6 +61,6 @@ class DiffusionModule(NetworkModule):
         x_t, epsilon, timesteps = noised(batch.x, self.schedule, self.generator(index), mask)
         output = self.network(x_t, timesteps, **batch.inputs)
         predicted = output if isinstance(output, Tensor) else output.sample
-        if mask is not None:  # padding is predicted without error and would dilute the mean
+        if mask is not None:  # padding has no error and would dilute the mean
             predicted, epsilon = predicted[mask], epsilon[mask]
         return F.mse_loss(predicted, epsilon)

@@ -19,7 +19,7 @@ class PropertyModule(NetworkModule):
 
     Args:
         network: Maps samples to logits ``[B, K]`` and has ``num_classes``.
-        attribute: Which attribute of the data it learns.
+        attribute: Attribute of the data that the network predicts.
         noise: Standard deviation of the Gaussian noise added to training samples, so that a guide can read
             the blurred estimates it meets while sampling.
         optimizer: Builds the optimizer from the parameters.
@@ -27,7 +27,7 @@ class PropertyModule(NetworkModule):
         seed: Seed of that noise.
 
     Raises:
-        ValueError: If ``noise`` is negative, or the data do not have the attribute or have too many classes.
+        ValueError: If ``noise`` is negative, or the data lack the attribute or have another number of classes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class PropertyModule(NetworkModule):
         self.accuracy = Mean()
 
     def setup(self, stage: str) -> None:
-        """Check the data against the network before any step is taken."""
+        """Check the data against the network before the first step."""
         datamodule = getattr(self.trainer, "datamodule", None)
         available = getattr(datamodule, "num_classes", None)
         if available is not None:
@@ -60,7 +60,7 @@ class PropertyModule(NetworkModule):
         classes, known = available[self.attribute], getattr(self.network, "num_classes", None)
         if known is not None and classes != known:
             raise ValueError(
-                f"the data have {classes} classes of {self.attribute!r} but the network tells {known} apart; "
+                f"the data have {classes} classes of {self.attribute!r} but the network has {known}; "
                 "set model.init_args.network.init_args.num_classes"
             )
 

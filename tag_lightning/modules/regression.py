@@ -1,4 +1,4 @@
-"""Training of predictors of quantities: guides and judges of molecules."""
+"""Training of regressors: guides and judges of molecules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tag_lightning.networks import EGNNPropertyPredictor
 
 
 class RegressionModule(NetworkModule):
-    """Trains a predictor of quantities of clean molecules, by L1 in units of each quantity's spread.
+    """Trains a regressor of properties of clean molecules, by L1 in units of each property's spread.
 
-    Mean and spread (mean absolute deviation) are those of the training data (Hoogeboom et al. 2022, App. E) and
-    are kept in the network. Logs ``train/loss``, ``val/loss`` and ``val/mae_<property>`` in the data's unit.
+    Mean and spread (mean absolute deviation) of the training data (Hoogeboom et al. 2022, App. E) are stored in the
+    network. Logs ``train/loss``, ``val/loss`` and ``val/mae_<property>`` in the data's unit.
 
     Args:
-        network: Has ``properties``, ``mean`` and ``spread``.
+        network: Regressor with ``properties``, ``mean`` and ``spread``.
         noise: Standard deviation of the Gaussian noise added to training positions (angstrom) and features, so
             that a guide can read the blurred estimates it meets while sampling.
         optimizer: Builds the optimizer from the parameters.
@@ -27,7 +27,7 @@ class RegressionModule(NetworkModule):
         seed: Seed of that noise.
 
     Raises:
-        ValueError: If ``noise`` is negative, or the data lack one of the properties or have values that are NaN.
+        ValueError: If ``noise`` is negative, or the data lack a property or have non-finite values.
     """
 
     network: EGNNPropertyPredictor
@@ -47,7 +47,7 @@ class RegressionModule(NetworkModule):
         self.errors = torch.nn.ModuleDict({name: Mean() for name in network.properties})
 
     def setup(self, stage: str) -> None:
-        """Check the data against the network and, before training, take mean and spread from them."""
+        """Check the data against the network and, before training, measure their mean and spread."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if hasattr(datamodule, "table"):
             self._require_properties(datamodule)
@@ -61,7 +61,7 @@ class RegressionModule(NetworkModule):
         if missing:
             known = ", ".join(sorted(available)) or "(none)"
             raise ValueError(
-                f"the network predicts {missing[0]!r}, but the data carry {known}; add it to data.init_args.properties"
+                f"the network predicts {missing[0]!r}, but the data have {known}; add it to data.init_args.properties"
             )
 
     def _measure(self, datamodule: Any) -> None:
@@ -100,7 +100,7 @@ class RegressionModule(NetworkModule):
             self.log(f"{verb}/mae_{name}", self.mean_error(name), prog_bar=True)
 
     def mean_error(self, name: str) -> Mean:
-        """The metric of one property's absolute error."""
+        """The mean absolute error of one property."""
         return cast(Mean, self.errors[name])
 
     def _targets(self, attributes: dict[str, Tensor]) -> Tensor:

@@ -14,28 +14,28 @@ from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
 from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import TimePredictor
-from tag_lightning.networks.probe import require_accepts
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
+from tag_lightning.networks.trial_run import require_accepts
 
 
 class TimePredictorModule(NetworkModule):
-    """Trains a network to tell the timestep of a noisy sample (arXiv 2510.11057): cross-entropy over T timesteps.
+    """Trains a network to predict the timestep of a noisy sample (arXiv 2510.11057), by cross-entropy over T timesteps.
 
     Logs ``train/loss`` and, on forward-noised validation data, ``val/loss`` (nats), ``val/time_gap`` (training
     timesteps, the predictor's own floor), ``val/time_gap_tenth_0`` (cleanest) to ``_9`` (noisiest), and the
-    calibration of its posterior as ``val/calibration_*``. What real data score at every timestep is kept in
-    the network as ``typical_nll``, where strengths that calibrate themselves find it.
+    calibration of its posterior as ``val/calibration_*``. The mean negative log-likelihood of real data at
+    every timestep is stored in the network as ``typical_nll``, for self-calibrating strengths.
 
     Args:
         network: Maps noisy samples to logits ``[B, T]``.
-        schedule: None is ``LinearSchedule()``; must be the one of the denoiser it will correct.
+        schedule: Noise schedule of the denoiser to correct; None is ``LinearSchedule()``.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
-        noise_draws: How often each validation sample is noised; more make ``typical_nll`` smoother.
+        noise_draws: Noise draws per validation sample; more make ``typical_nll`` smoother.
         seed: Seed of timesteps and noise.
 
     Raises:
-        ValueError: If the network tells another number of timesteps apart than the schedule has.
+        ValueError: If network and schedule differ in their number of timesteps.
     """
 
     network: TimePredictor
@@ -66,7 +66,7 @@ class TimePredictorModule(NetworkModule):
         self._validated = False
 
     def setup(self, stage: str) -> None:
-        """Check the data against the network's conditions; before training, take their mean and spread."""
+        """Check the data against the network's conditions; before training, measure their mean and spread."""
         embedding, datamodule = self.network.embedding, getattr(self.trainer, "datamodule", None)
         if embedding is not None and datamodule is not None:
             available = datamodule.example.attributes
@@ -74,7 +74,7 @@ class TimePredictorModule(NetworkModule):
             if missing:
                 raise ValueError(
                     f"the time predictor is conditioned on {missing[0]!r}, but the data carry "
-                    f"{', '.join(available) or '(none)'}; change its conditions, or what the data carry"
+                    f"{', '.join(available) or '(none)'}; change its conditions, or the attributes of the data"
                 )
             if stage == "fit":
                 embedding.measure(batch.attributes for batch in datamodule.reference_dataloader())
@@ -112,14 +112,14 @@ class TimePredictorModule(NetworkModule):
 
     def on_test_epoch_start(self) -> None:
         self._reset()
-        self._validated = False  # what is measured on test data is not kept
+        self._validated = False  # measurements on test data are not stored
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         self._log_evaluation("test")
 
     def sampling_resources(self) -> dict[str, Any]:
-        """What this module brings to guided sampling: its network, with ``typical_nll`` up to date."""
+        """The time predictor, with ``typical_nll`` up to date, and its schedule, for guided sampling."""
         self._store_typical_nll()
         return {"predictor": self.network, "predictor_schedule": self.schedule}
 
@@ -131,7 +131,7 @@ class TimePredictorModule(NetworkModule):
             metric.reset()
 
     def _store_typical_nll(self) -> None:
-        # Without a validation, and under `test`, the values stand.
+        # Without a validation, and under `test`, the stored values remain.
         if not self._validated:
             return
         measured = self.typical_nll.compute()
@@ -139,8 +139,8 @@ class TimePredictorModule(NetworkModule):
             network.typical_nll.copy_(measured)
 
     def _averaged(self) -> list[TimePredictor]:
-        # Around a validation, callbacks that average weights swap them, and then average buffers too: what only
-        # one of both networks held would be lost, or mixed with the NaN of the other.
+        # Callbacks that average weights swap them around a validation and average buffers as well, so both networks
+        # need the values: NaN in one of them would spread.
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         averages = [callback._average_model for callback in callbacks if isinstance(callback, WeightAveraging)]
         return [cast(TimePredictor, average.module.network) for average in averages if average is not None]
@@ -149,5 +149,5 @@ class TimePredictorModule(NetworkModule):
         values = {f"{verb}/time_gap": self.time_gap.compute()}
         values |= {f"{verb}/time_gap_tenth_{i}": gap for i, gap in enumerate(self.time_gap.per_tenth())}
         values |= {f"{verb}/calibration_{name}": value for name, value in self.calibration.compute().items()}
-        # A schedule of fewer than ten timesteps leaves some tenths empty.
+        # With fewer than ten timesteps some tenths are empty.
         self.log_dict({name: value.float() for name, value in values.items() if not value.isnan()})

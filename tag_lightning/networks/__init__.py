@@ -1,4 +1,4 @@
-"""Networks that diffusers does not have: time predictors, classifiers, networks on molecules."""
+"""Networks that diffusers lacks: time predictors, classifiers, networks for molecules."""
 
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class ImageClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
-    """A residual network with group normalisation, so that a sample's logits ignore the rest of its batch.
+    """A residual network with group normalisation, so that the logits of a sample do not depend on its batch.
 
     Args:
         in_channels: C, 1 for grey and 3 for RGB images.
@@ -36,12 +36,12 @@ class ImageClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
 
     @property
     def num_features(self) -> int:
-        """D, the width of what ``features`` returns."""
+        """D, the width of ``features``."""
         return self.head.in_features
 
     @property
     def num_classes(self) -> int:
-        """K, the number of classes told apart."""
+        """K, the number of classes."""
         return self.head.out_features
 
     def features(self, x: Tensor) -> Tensor:

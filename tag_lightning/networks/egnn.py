@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Pairs(NamedTuple):
-    """What all blocks share about the pairs of atoms.
+    """Quantities of atom pairs that all blocks share.
 
     Attributes:
         mask: 1 for pairs of two different real atoms, else 0, ``[B, N, N, 1]``.
@@ -26,10 +26,10 @@ class PairMLP(nn.Module):
     """``SiLU(W2 SiLU(W1 [h_i, h_j, d_ij^2, d_ij^2 at the input]))`` for every pair.
 
     ``W1`` is applied to the atoms before they are paired, which costs N instead of N^2 products and never
-    holds the concatenation in memory.
+    stores the concatenation.
 
     Args:
-        width: Of ``h`` and of the messages.
+        width: Width of ``h`` and of the messages.
     """
 
     def __init__(self, width: int) -> None:
@@ -50,7 +50,7 @@ class InvariantLayer(nn.Module):
     """One round of messages with a sigmoid gate, summed over the senders (Hoogeboom et al. 2022, App. B).
 
     Args:
-        width: Of ``h``.
+        width: Width of ``h``.
     """
 
     def __init__(self, width: int) -> None:
@@ -63,7 +63,7 @@ class InvariantLayer(nn.Module):
         """The updated ``h [B, N, W]``."""
         message = self.message(h, squared, pairs)
         gate = self.gate(message).sigmoid() * pairs.mask
-        # A product of matrices sums the gated messages without holding them a second time.
+        # A matrix product sums the gated messages without storing them.
         received = (gate.transpose(-1, -2) @ message).squeeze(-2)
         return h + self.node(torch.cat((h, received), -1))
 
@@ -72,8 +72,8 @@ class EquivariantLayer(nn.Module):
     """Moves the atoms along their mutual directions.
 
     Args:
-        width: Of ``h``.
-        longest: Most that one atom moves another, in angstrom.
+        width: Width of ``h``.
+        longest: Largest displacement of one atom by another, in angstrom.
     """
 
     def __init__(self, width: int, longest: float) -> None:
@@ -94,16 +94,16 @@ class EquivariantLayer(nn.Module):
 class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
     """Predicts the noise in molecules, equivariantly: EGNN of Hoogeboom et al. 2022 (arXiv 2203.17003, App. B).
 
-    The defaults are those of the published QM9 model. Every result of a molecule is free of the padding
-    around it and of the other molecules of its batch.
+    The defaults are those of the published QM9 model. The output for a molecule depends neither on its padding nor
+    on the other molecules of the batch.
 
     Args:
         num_features: F, feature columns beside the three of the position.
         num_timesteps: T, which scales the timestep to (0, 1].
-        width: Of the atoms' embeddings.
-        num_blocks: Each one round of messages and one move of the atoms.
-        longest: Most that one atom moves another in one block, in angstrom. The published 15 needs a learning
-            rate of about 1e-4; shorter moves bear a higher one.
+        width: Width of the atoms' embeddings.
+        num_blocks: Number of blocks, each an invariant and an equivariant layer.
+        longest: Largest displacement of one atom by another in one block, in angstrom. The published 15 needs a
+            learning rate of about 1e-4; smaller values allow higher rates.
     """
 
     @register_to_config
@@ -126,7 +126,7 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.
 
         Args:
-            x: Noisy molecules, zero where there is no atom.
+            x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
         """
@@ -147,12 +147,12 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
 
 
 class InvariantEncoder(nn.Module):
-    """Embeds every atom, free of rotation and translation, without moving any: the trunk of all EGNN predictors.
+    """Embeds every atom, invariant to rotation and translation: the trunk of all EGNN predictors.
 
     Args:
         num_features: F, feature columns beside the three of the position.
-        width: Of the embeddings.
-        num_layers: Rounds of messages.
+        width: Width of the embeddings.
+        num_layers: Number of message-passing layers.
     """
 
     def __init__(self, num_features: int, width: int, num_layers: int) -> None:
@@ -161,7 +161,7 @@ class InvariantEncoder(nn.Module):
         self.layers = nn.ModuleList(InvariantLayer(width) for _ in range(num_layers))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``[B, N, W]``, zero where there is no atom, for molecules ``x [B, N, 3 + F]`` and ``mask [B, N]``."""
+        """Embeddings ``[B, N, W]``, zero at padding, of molecules ``x [B, N, 3 + F]`` and ``mask [B, N]``."""
         real = mask[..., None].to(x)
         squared = squared_distances(x[..., :3] * real)
         pairs = Pairs(pair_mask(mask, x), squared)
@@ -172,7 +172,7 @@ class InvariantEncoder(nn.Module):
 
 
 def squared_distances(positions: Tensor) -> Tensor:
-    """``[B, N, N, 1]`` for ``positions [B, N, 3]``, from differences: the shorter formula cancels badly."""
+    """``[B, N, N, 1]`` for ``positions [B, N, 3]``, from differences: the expanded square cancels badly."""
     return (positions[:, :, None] - positions[:, None]).square().sum(-1, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""What is read from a molecule by a trunk that ignores rotation and translation: properties, and the timestep."""
+"""Predictors of properties and of the timestep of molecules, invariant to rotation and translation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tag_lightning.networks.time_predictor import TimePredictor
 class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
     """Predicts quantities of clean molecules: the guides and judges of Hoogeboom et al. 2022 (App. E).
 
-    Atoms' embeddings are summed between two small networks. The defaults are the published sizes.
+    The atoms' embeddings are summed between two small networks. The defaults are the published sizes.
 
     Args:
-        properties: Their names, K of them.
+        properties: Names of the K properties.
         num_features: F, feature columns beside the three of the position.
-        width: Of the atoms' embeddings.
-        num_layers: Rounds of messages.
+        width: Width of the atoms' embeddings.
+        num_layers: Number of message-passing layers.
 
     Attributes:
-        mean: Of each property in the training data, ``[K]`` in its unit.
-        spread: Mean absolute deviation from it, ``[K]``; what the training and guidance count as one.
+        mean: Mean of each property over the training data, ``[K]`` in its unit.
+        spread: Mean absolute deviation, ``[K]``: the unit of errors in training and guidance.
     """
 
     mean: Tensor
@@ -51,16 +51,15 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
 
 
 class EGNNTimePredictor(TimePredictor):
-    """Tells the timestep of noisy molecules: an EGNN and a feed-forward head (arXiv 2510.11057).
+    """Predicts the timestep of noisy molecules: an EGNN and a feed-forward head (arXiv 2510.11057).
 
-    Messages carry the distances; each atom's own distance from the centre, which is rotation's invariant of
-    its position, joins its features before the head.
+    Messages carry distances; each atom's squared distance from the centre joins its features before the head.
 
     Args:
         num_features: F, feature columns beside the three of the position.
         num_timesteps: T.
-        width: Of the atoms' embeddings.
-        num_layers: Rounds of messages.
+        width: Width of the atoms' embeddings.
+        num_layers: Number of message-passing layers.
         conditions: See ``TimePredictor``.
     """
 
@@ -85,6 +84,6 @@ class EGNNTimePredictor(TimePredictor):
         radius = x[..., :3].square().sum(-1, keepdim=True)
         atoms = self.atom(torch.cat((self.encoder(x, mask), radius, x[..., 3:]), -1)) * real
         count = real.sum(1)
-        # A mean, since how much noise there is does not grow with the molecule; its size stands beside it.
+        # A mean, since the noise level does not grow with the molecule; the size is a feature of its own.
         hidden = self.hidden(torch.cat((atoms.sum(1) / count, count / 10), -1))
         return self.head(self.with_condition(hidden, values))

@@ -11,16 +11,16 @@ from tag_lightning.diffusion import LinearSchedule
 
 
 class MixtureDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
-    """Predicts the noise in samples of ``1/K sum_k N(m_k, I)`` in closed form, with nothing to train.
+    """Predicts the noise in samples of ``1/K sum_k N(m_k, I)`` in closed form, without training.
 
     Under a variance-preserving linear schedule every marginal is ``1/K sum_k N(sqrt(a) m_k, I)``, so
     ``epsilon = sqrt(1 - a) (x - sum_k r_k(x) sqrt(a) m_k)`` with responsibilities ``r_k``.
 
     Args:
-        means: ``m_k``, K lists of D numbers.
+        means: The means ``m_k``, K lists of D numbers.
         num_timesteps: T of the linear schedule.
-        beta_start: Its first beta.
-        beta_end: Its last.
+        beta_start: First beta of the schedule.
+        beta_end: Last beta of the schedule.
     """
 
     centres: Tensor

@@ -13,8 +13,8 @@ from tag_lightning.networks.time_predictor import TimePredictor
 class SimpleCNN(TimePredictor):
     """Blocks of 3x3 convolution, ReLU and 2x2 average pooling, then one linear layer (arXiv 2510.11057).
 
-    With its defaults on 32x32 RGB it has 1.41 M parameters; the paper found such a network to repair samples as
-    well as a UNet encoder twelve times its size.
+    The defaults have 1.41 M parameters on 32x32 RGB; in the paper such a network corrects samples as well as a
+    UNet encoder of twelve times the size.
 
     Args:
         sample_size: Height and width of the images, a multiple of ``2 ** len(widths)``.
@@ -24,7 +24,7 @@ class SimpleCNN(TimePredictor):
         conditions: See ``TimePredictor``.
 
     Raises:
-        ValueError: If the image cannot be halved once a block.
+        ValueError: If the image cannot be halved once per block.
     """
 
     @register_to_config

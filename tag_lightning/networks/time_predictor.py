@@ -1,4 +1,4 @@
-"""What all time predictors share, and the smallest of them."""
+"""The base of time predictors, and the smallest one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 
 class ConditionEmbedding(nn.Module):
-    """Embeds what a time predictor is told of a sample beside the sample itself (arXiv 2510.11057).
+    """Embeds the conditions of a time predictor (arXiv 2510.11057).
 
     Args:
         conditions: Number of classes of each condition, or 0 for a quantity.
-        width: Of each embedding.
+        width: Width of each embedding.
 
     Attributes:
-        mean: Of each condition in the training data, ``[C]``; quantities are seen relative to it.
-        spread: What counts as one, ``[C]``.
+        mean: Mean of each quantity over the training data, ``[C]``.
+        spread: Mean absolute deviation, ``[C]``; quantities are standardised by both.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class ConditionEmbedding(nn.Module):
         self.register_buffer("spread", torch.ones(len(conditions)))
 
     def measure(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Take mean and spread (mean absolute deviation) of the quantities from real data."""
+        """Measure mean and spread (mean absolute deviation) of the quantities on real data."""
         quantities = [k for k, layer in enumerate(self.layers.values()) if not isinstance(layer, nn.Embedding)]
         if not quantities:
             return
@@ -65,19 +65,19 @@ class ConditionEmbedding(nn.Module):
 
 
 class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
-    """A network that tells at which of T training timesteps a noisy sample is.
+    """Base class of networks that predict the timestep, 0 .. T - 1, of a noisy sample.
 
-    Subclasses map samples ``[B, ...]`` to logits ``[B, T]``, and append ``condition`` to what their last linear
-    layer sees. With conditions it is the single- or multi-condition kind of arXiv 2510.11057; their values are
-    then further keyword arguments of every call, ``[B]`` each.
+    Subclasses map samples ``[B, ...]`` to logits ``[B, T]`` and pass the input of their last linear layer through
+    ``with_condition``. With conditions, as in the single- and multi-condition predictors of arXiv 2510.11057, every
+    call takes their values, ``[B]`` each, as keyword arguments.
 
     Args:
-        num_timesteps: T, that of the schedule the denoiser was trained on.
-        conditions: Number of classes of each condition, or 0 for a quantity; None is the unconditional kind.
+        num_timesteps: T of the denoiser's schedule.
+        conditions: Number of classes of each condition, or 0 for a quantity; None is unconditional.
 
     Attributes:
         typical_nll: Mean ``-log p(t | x_t)`` of real, forward-noised data at every timestep, ``[T]`` in nats;
-            NaN until measured. Kept with the weights, for strengths that calibrate themselves.
+            NaN until measured. Saved with the weights, for self-calibrating strengths.
     """
 
     typical_nll: Tensor
@@ -93,17 +93,17 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
 
     @property
     def num_timesteps(self) -> int:
-        """T, the number of timesteps told apart."""
+        """T, the number of timesteps."""
         return len(self.typical_nll)
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of what has to be told beside the sample."""
+        """Names of the conditions, keyword arguments of every call."""
         return () if self.embedding is None else self.embedding.names
 
     @property
     def condition_width(self) -> int:
-        """Columns that ``with_condition`` adds."""
+        """Number of columns that ``with_condition`` adds."""
         return 0 if self.embedding is None else self.embedding.width
 
     def with_condition(self, features: Tensor, values: Mapping[str, Tensor]) -> Tensor:
@@ -117,7 +117,7 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         missing = [name for name in self.conditions if name not in values]
         if missing:
             raise ValueError(
-                f"{type(self).__name__} was trained with the condition {missing[0]!r}, which it was not told; pass "
+                f"{type(self).__name__} was trained with the condition {missing[0]!r}, which is missing; pass "
                 f"{missing[0]}=..., or use data and a guide that have it"
             )
         return torch.cat((features, self.embedding(values)), 1)

@@ -1,4 +1,4 @@
-"""Networks with their weights: as shipped, as folders, or inside checkpoints."""
+"""Networks with weights: shipped, in folders, or in checkpoints."""
 
 from tag_lightning.pretrained.store import Pretrained, describe, load_pretrained, require_same, save_pretrained
 

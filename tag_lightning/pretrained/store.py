@@ -1,17 +1,14 @@
-"""Save and load a network together with the noise schedule it belongs to.
+"""Saving and loading of a network with its noise schedule.
 
-A saved network is a folder in the format of diffusers (``config.json`` and safetensors weights) with
-``schedule.safetensors`` beside them where the network was trained on noisy samples. A Lightning checkpoint
-carries the same description under the key ``tag_lightning``. Neither can execute code.
+A saved network is a folder in the format of diffusers (``config.json`` and safetensors weights), with
+``schedule.safetensors`` if the network was trained on noisy samples. A Lightning checkpoint has the same
+description under the key ``tag_lightning``. Neither can execute code.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 
 import tag_lightning.networks as networks
 from tag_lightning.diffusion import NoiseSchedule
+from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
@@ -33,7 +31,7 @@ class Pretrained(NamedTuple):
 
     Attributes:
         network: The network.
-        schedule: What it was trained on; None for networks of clean samples.
+        schedule: Noise schedule of its training; None for networks of clean samples.
     """
 
     network: nn.Module
@@ -41,10 +39,10 @@ class Pretrained(NamedTuple):
 
 
 def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, Any]:
-    """Architecture and schedule in plain types, enough to build the network again.
+    """Architecture and schedule in plain types, sufficient to rebuild the network.
 
     Raises:
-        ValueError: If the network does not know its own configuration, as diffusers' models do.
+        ValueError: If the network has no ``config`` like diffusers' models.
     """
     config = getattr(network, "config", None)
     if config is None:
@@ -58,34 +56,34 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
 
 
 def require_same(saved: dict[str, Any], current: dict[str, Any], source: str) -> None:
-    """Check that a checkpoint fits the configured network and schedule.
+    """Check that a checkpoint matches the configured network and schedule.
 
     Args:
-        saved: Description found in the checkpoint.
-        current: Description of what is configured.
-        source: What to call the checkpoint in the error.
+        saved: Description in the checkpoint.
+        current: Description of the configured network.
+        source: Name of the checkpoint in errors.
 
     Raises:
-        ValueError: Names the first differences.
+        ValueError: If they differ; names the differences.
     """
     if saved["class"] != current["class"]:
         raise ValueError(
             f"{source} holds a {saved['class']} but a {current['class']} is configured; use the configuration "
-            "the checkpoint was made with"
+            "of the checkpoint"
         )
     keys = sorted(saved["config"].keys() | current["config"].keys())
     differing = [k for k in keys if saved["config"].get(k) != current["config"].get(k)]
     if differing:
         rows = ", ".join(f"{k} {saved['config'].get(k)} there and {current['config'].get(k)} here" for k in differing)
-        raise ValueError(f"{source} was made for another architecture: {rows}; use the configuration it was made with")
+        raise ValueError(f"{source} was made for another architecture: {rows}; use the configuration of the checkpoint")
     require_same_schedule(saved["alphas_cumprod"], current["alphas_cumprod"], source, "the configured schedule")
 
 
 def require_same_schedule(first: Tensor | None, second: Tensor | None, first_name: str, second_name: str) -> None:
-    """Check that two networks were trained on the same ``alphas_cumprod [T]``.
+    """Check that two networks were trained on the same ``alphas_cumprod [T]``; None matches any.
 
     Raises:
-        ValueError: Says how they differ.
+        ValueError: If they differ.
     """
     if first is None or second is None:
         return
@@ -98,38 +96,34 @@ def require_same_schedule(first: Tensor | None, second: Tensor | None, first_nam
 
 
 def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None) -> None:
-    """Write the network so that ``load_pretrained`` finds it, replacing the folder as a whole.
+    """Write a folder for ``load_pretrained``; it is complete or, after an error, as it was before.
 
     Args:
-        folder: Where to; missing parents are made.
+        folder: Target, replaced if it exists; missing parents are created.
         network: A network of diffusers or of ``tag_lightning.networks``.
-        schedule: What it was trained on, if on noisy samples.
+        schedule: Noise schedule of its training; None for networks of clean samples.
+
+    Raises:
+        OSError: If the folder cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing(folder) as temporary:
         network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
         if schedule is not None:
             save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.chmod(0o755)
         for file in temporary.iterdir():
-            file.chmod(0o644)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            file.chmod(0o644)  # safetensors leaves its files readable by the owner only
 
 
 def load_pretrained(source: str | Path) -> Pretrained:
-    """Load a network by the name of a shipped one, from a folder or from a Lightning checkpoint.
+    """Load a shipped network by its name, or one from a folder or a Lightning checkpoint.
 
     Args:
         source: ``digits/denoiser`` and the like, a folder written by ``save_pretrained`` or by diffusers, or a
             ``.ckpt`` file of this package.
 
     Raises:
-        FileNotFoundError: If there is nothing under that name.
-        ValueError: If it is not a network this package can build.
+        FileNotFoundError: If there is no such network.
+        ValueError: If the package cannot build the network.
     """
     path = Path(source)
     if path.is_file():
@@ -149,7 +143,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is truncated, is no checkpoint, or would execute code.
+        ValueError: If it is truncated, not a checkpoint, or would execute code.
     """
     if not path.is_file():
         why = ": it is a folder; give a file, as in checkpoints/last.ckpt" if path.is_dir() else ""
@@ -157,11 +151,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights and plain values, or is no checkpoint; refused") from error
+        raise ValueError(f"{path} holds more than weights and plain values, or is not a checkpoint; refused") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no readable checkpoint (truncated?): {error}") from error
+        raise ValueError(f"{path} is not a readable checkpoint (truncated?): {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is no Lightning checkpoint: it has no state_dict")
+        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
 
 
@@ -190,11 +184,11 @@ def _from_folder(folder: Path) -> Pretrained:
         )
     except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise ValueError(f"cannot load the network in {folder}: {error}") from error
-    # diffusers only logs these, and leaves what is missing as the memory happened to be.
+    # diffusers only logs these and leaves missing weights uninitialised.
     for kind in ("missing_keys", "unexpected_keys"):
         if found[kind]:
             what = f"{kind.replace('_', ' ')} {', '.join(sorted(found[kind])[:3])}"
-            raise ValueError(f"the weights in {folder} are not of the {name} that its config.json describes: {what}")
+            raise ValueError(f"the weights in {folder} do not match the {name} of its config.json: {what}")
     return _frozen(network, _schedule_from(folder / "schedule.safetensors"))
 
 
@@ -204,7 +198,7 @@ def _schedule_from(file: Path) -> NoiseSchedule | None:
     try:
         return NoiseSchedule(load_file(file)["alphas_cumprod"])
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{file} is no readable noise schedule (truncated?): {error}; save it again") from error
+        raise ValueError(f"{file} is not a readable noise schedule (truncated?): {error}; save it again") from error
 
 
 def _network_class(name: str, source: str) -> Any:

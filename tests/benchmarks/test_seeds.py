@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tag_lightning.callbacks.results import ABSENT
 
 from benchmarks import seeds
 from benchmarks.seeds import aggregate, changes, differences, markdown
+from tag_lightning.callbacks.results import ABSENT
 
 RUNS = [
     {

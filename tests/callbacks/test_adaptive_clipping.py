@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tag_lightning.callbacks import AdaptiveGradientClipping
 from torch import nn
+
+from tag_lightning.callbacks import AdaptiveGradientClipping
 
 
 def step(callback: AdaptiveGradientClipping, norm: float) -> float:

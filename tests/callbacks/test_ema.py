@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from tag_lightning.callbacks import WarmedUpEMA
 from tiny_runs import denoiser_arguments
 from torch import Tensor, nn
 
+from tag_lightning.callbacks import WarmedUpEMA
 from tag_lightning.cli import main
 
 

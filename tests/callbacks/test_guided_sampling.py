@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny_trainer
-from tag_lightning.callbacks import GuidedSampling
 from tiny_runs import TinyNetworks, predictor_arguments
 
+from tag_lightning.callbacks import GuidedSampling
 from tag_lightning.cli import main
 from tag_lightning.evaluation import Arm, ImageTask, Results, default_arms
 from tag_lightning.guidance import DPS, Corruption, TemporalAlignment

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-from tag_lightning.callbacks.progress import PlainProgress, progress_bars
 
+from tag_lightning.callbacks.progress import PlainProgress, progress_bars
 from tag_lightning.progress import Progress, tracked
 
 

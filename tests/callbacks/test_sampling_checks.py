@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from lightning import Trainer
 from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny_trainer
-from tag_lightning.callbacks import GuidedSampling
-from tag_lightning.datamodules import MixtureDataModule
 from tiny_runs import TIMESTEPS, TinyNetworks, seeded
 
+from tag_lightning.callbacks import GuidedSampling
+from tag_lightning.datamodules import MixtureDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, VectorTask
 from tag_lightning.guidance import TemporalAlignment, TemporalAlignmentAfterStep

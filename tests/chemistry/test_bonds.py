@@ -1,5 +1,6 @@
-"""Bonds and stability against geometries made by hand, and what must not change them."""
+"""Bonds and stability of geometries made by hand, and their invariances."""
 
+import itertools
 import math
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from geometries import ARCHIVE, GEOMETRIES, STABLE, archive_molecules, geometry, orders_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem
 from torch import Tensor
 
-from tag_lightning.chemistry import bond_orders, stable_atoms
+from tag_lightning.chemistry import bond_orders, bonds, stable_atoms
+from tag_lightning.chemistry.embedding import embed
 
 ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -87,6 +90,27 @@ def test_no_order_beyond_the_tables(pair: tuple[int, int], highest: int) -> None
     assert orders.tolist() == [[[0, highest], [highest, 0]]]
 
 
+def test_edm_pairs_have_the_bounds_of_its_tables_alone() -> None:
+    for order, table in enumerate((bonds.SINGLE_LENGTHS, bonds.DOUBLE_LENGTHS, bonds.TRIPLE_LENGTHS)):
+        for pair in itertools.product(ELEMENTS, ELEMENTS):
+            length = table.get((min(pair), max(pair)))
+            expected = 0.0 if length is None else length + bonds.MARGINS[order]
+            assert float(bonds._UPPER_BOUNDS[order][pair]) == expected
+    assert {number: bonds.VALENCIES[number] for number in ELEMENTS} == {1: (1,), 6: (4,), 7: (3,), 8: (2,), 9: (1,)}
+
+
+@pytest.mark.parametrize("smiles", ["CS", "CCl", "CBr", "CSC", "CS(=O)C", "CS(=O)(=O)C", "OS(=O)(=O)O", "COP(=O)(O)O"])
+def test_other_elements_have_the_bonds_of_their_covalent_radii(smiles: str) -> None:
+    mol = embed(Chem.MolFromSmiles(smiles))
+    numbers = torch.tensor([[atom.GetAtomicNum() for atom in mol.GetAtoms()]])
+    positions = torch.tensor(mol.GetConformer().GetPositions())[None]
+    expected = torch.tensor(Chem.GetAdjacencyMatrix(mol, useBO=True)).long()
+    assert torch.equal(bond_orders(numbers, positions)[0], expected)
+    assert stable_atoms(numbers, positions).all()
+    bare = numbers.masked_fill(numbers == 1, 0)
+    assert not stable_atoms(bare, positions)[bare == 6].any()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_atom_that_is_not_finite_has_no_bonds(value: float) -> None:
     numbers, positions = geometry("water")
@@ -149,7 +173,7 @@ def test_padding_and_the_rest_of_the_batch_never_matter(
     [
         (torch.ones(3), torch.zeros(3, 3), r"numbers\[None\]"),
         (torch.ones(1, 3), torch.zeros(1, 2, 3), r"\[1, 3\] and positions \[1, 2, 3\]"),
-        (torch.tensor([[6, 16]]), torch.zeros(1, 2, 3), r"\[16\] have no bond lengths"),
+        (torch.tensor([[6, 26]]), torch.zeros(1, 2, 3), r"\[26\] have no bond lengths"),
         (torch.tensor([[6, -1]]), torch.zeros(1, 2, 3), r"\[-1\] have no bond lengths"),
     ],
 )

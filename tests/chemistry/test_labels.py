@@ -73,7 +73,7 @@ def test_an_unknown_label_names_close_ones() -> None:
 
 
 def test_what_a_molecule_lacks_is_said() -> None:
-    with pytest.raises(ValueError, match=r"6 hydrogens .* not atoms.*Chem\.AddHs"):
+    with pytest.raises(ValueError, match=r"6 hydrogens .* implicit.*Chem\.AddHs"):
         rdkit_label(Chem.MolFromSmiles("CCO"), "alpha")
     with pytest.raises(ValueError, match="no conformer"):
         rdkit_label(Chem.AddHs(Chem.MolFromSmiles("CCO")), "mu")

@@ -1,4 +1,4 @@
-"""Files come back as they went, and broken ones say where and why."""
+"""SD files are read back unchanged; broken records are located and explained."""
 
 import os
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_missing_file_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"Cannot write 3 molecules to .*out\.sdf.*Check '.*file'"):
+    with pytest.raises(OSError, match=r"cannot write into .*file.*check this folder"):
         write(tmp_path / "file" / "out.sdf")
 
 

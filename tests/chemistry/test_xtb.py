@@ -118,7 +118,7 @@ def test_open_shells_and_lone_atoms_have_what_there_is() -> None:
 
 @needs_tblite
 def test_wrong_requests_say_what_is_possible() -> None:
-    with pytest.raises(ValueError, match=r"does not give zpve; expected some of mu, homo"):
+    with pytest.raises(ValueError, match=r"does not compute zpve; expected names from mu, homo"):
         xtb_properties(*geometry("water"), ["mu", "zpve"])
     with pytest.raises(ValueError, match=r"\[1, 3\] and positions \[1, 3, 3\]"):
         xtb_properties(*(tensor[None] for tensor in geometry("water")))

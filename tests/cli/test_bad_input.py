@@ -217,7 +217,7 @@ def test_unreadable_checkpoints(
         file.write_bytes(content)
         assert str(file) in error_of(arguments)
     torch.save({"weights": torch.zeros(1)}, file)
-    assert f"{file} is no Lightning checkpoint" in error_of(arguments)
+    assert f"{file} is not a Lightning checkpoint" in error_of(arguments)
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", "loops": {}}, file)
     assert "not made by tag_lightning" in error_of(arguments)
 

@@ -13,12 +13,12 @@ import yaml
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from tag_lightning.callbacks.point_task import PointTask
-from tag_lightning.callbacks.task import ArmResult
-from tag_lightning.datamodules import MixtureDataModule
 from torch import Tensor
 
+from tag_lightning.callbacks.point_task import PointTask
+from tag_lightning.callbacks.task import ArmResult
 from tag_lightning.cli import main
+from tag_lightning.datamodules import MixtureDataModule
 
 CONFIG = Path("configs/toy/time_predictor.yaml")
 ARMS = tuple(yaml.safe_load(CONFIG.read_text())["sampling"]["arms"])

@@ -1,4 +1,4 @@
-"""The order of batches: split over processes without loss, and picked up where it was left."""
+"""The order of batches: sharded over processes without loss, and resumable."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tag_lightning.datamodules.loader import BatchIndices
 
 sizes = st.integers(1, 60)

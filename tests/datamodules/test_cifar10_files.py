@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tag_lightning.datamodules import Batch, CIFAR10DataModule
-from tag_lightning.datamodules.base import Split
 from torch import Tensor
 from torchvision.datasets import cifar
+
+from tag_lightning.datamodules import Batch, CIFAR10DataModule
+from tag_lightning.datamodules.base import Split
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from tag_lightning.datamodules import ImageFolderDataModule
 from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.tables import ImageFiles
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
@@ -27,6 +30,12 @@ def folder(tmp_path: Path) -> Path:
             for i in range(count):
                 _save(tmp_path / split / name / f"{i}.png", rng.integers(0, 256, (8, 8, 3)))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _own_working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the default cache out of the repository."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 def _images(data: ImageFolderDataModule, split: Split) -> torch.Tensor:
@@ -149,7 +158,7 @@ def test_pixels_of_no_known_range_are_refused(kind: type, folder: Path) -> None:
 def test_a_class_that_training_lacks_is_named(split: Split, folder: Path) -> None:
     for name in ("ant", "bee", "cat"):
         _save(folder / split / name / "0.png", np.zeros((8, 8, 3)))
-    with pytest.raises(ValueError, match=rf"{split}.cat has none of that name in .*train"):
+    with pytest.raises(ValueError, match=rf"{split}.cat has no counterpart in .*train"):
         ImageFolderDataModule(str(folder), size=8).table("train")
 
 
@@ -164,10 +173,106 @@ def test_hidden_folders_are_passed_over(folder: Path) -> None:
 
 def test_folders_within_a_class_are_refused(folder: Path) -> None:
     _save(folder / "train" / "ant" / "queens" / "0.png", np.zeros((8, 8, 3)))
-    with pytest.raises(ValueError, match=r"ant has a folder 'queens' in it"):
+    with pytest.raises(ValueError, match=r"ant contains the folder 'queens'"):
         ImageFolderDataModule(str(folder), size=8).table("train")
 
 
 def test_images_without_a_size_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"size must be at least 1, got 0; set data\.init_args\.size"):
         ImageFolderDataModule(str(folder), size=0)
+
+
+def test_the_exif_orientation_is_applied(folder: Path) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, :] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    (folder / "test" / "ant" / "0.png").unlink()
+    Image.fromarray(pixels).save(folder / "test" / "ant" / "0.png", exif=exif)
+    x = _images(ImageFolderDataModule(str(folder), size=8), "test")[0]
+    assert torch.equal(x[:, :, -1], torch.ones(3, 8))
+    assert torch.equal(x[:, :, :-1], -torch.ones(3, 8, 7))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_hidden_files_are_ignored(in_memory: bool, folder: Path) -> None:
+    for place in ("train", "test"):
+        (folder / place / "ant" / "._0.png").write_bytes(b"resource fork")
+    data = ImageFolderDataModule(str(folder), size=8, in_memory=in_memory)
+    assert (len(_images(data, "train")), len(_images(data, "test"))) == (18, 6)
+
+
+def test_a_single_training_image_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        _save(tmp_path / split / "ant" / "0.png", np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match=r"train has 1 image, too few to train and validate on; .*folder val"):
+        ImageFolderDataModule(str(tmp_path), size=8).prepare_data()
+
+
+class _Decoded:
+    """Counts the images that are decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        decode = ImageFiles._decode
+
+        def counted(files: ImageFiles, path: Path) -> torch.Tensor:
+            self.count += 1
+            return decode(files, path)
+
+        monkeypatch.setattr(ImageFiles, "_decode", counted)
+
+    def by(self, folder: Path, **arguments: object) -> int:
+        """Images that a new run decodes for training and validation."""
+        before = self.count
+        data = ImageFolderDataModule(str(folder), **{"size": 8, "cache": "cache"} | arguments)  # type: ignore[arg-type]
+        data.prepare_data()
+        _images(data, "train"), _images(data, "val")
+        return self.count - before
+
+
+def test_images_are_decoded_once_for_all_stages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ImageFolderDataModule(str(folder), size=8, cache=None)
+    expected = [_images(plain, split) for split in ("train", "val", "test")]
+    decoded = _Decoded(monkeypatch)
+    assert decoded.by(folder) == 20
+    assert decoded.by(folder, half="first", mirror=True, seed=3) == 0
+    cached = ImageFolderDataModule(str(folder), size=8, cache="cache")
+    assert all(torch.equal(_images(cached, s), x) for s, x in zip(("train", "val", "test"), expected, strict=True))
+    assert len(list(Path("cache").iterdir())) == 2, "one for train, one for test"
+    assert decoded.by(folder, cache=None) == 20
+    assert decoded.by(folder, in_memory=False) == 20
+    assert decoded.by(folder, channels=1) == 20
+    assert len(list(Path("cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("change", ["time", "size", "name", "new", "gone", "truncated", "garbage"])
+def test_a_change_of_the_files_decodes_them_anew(change: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = _Decoded(monkeypatch)
+    decoded.by(folder)
+    (stored,) = Path("cache").iterdir()
+    path = folder / "train" / "ant" / "0.png"
+    if change == "time":
+        os.utime(path, (1, 1))
+    elif change == "size":
+        state = path.stat()
+        path.write_bytes(path.read_bytes() + b"0")
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif change == "name":
+        path.rename(path.with_name("00.png"))
+    elif change == "new":
+        _save(path.with_name("10.png"), np.zeros((8, 8, 3)))
+    elif change == "gone":
+        path.unlink()
+    else:
+        stored.write_bytes(stored.read_bytes()[:-1] if change == "truncated" else b"garbage")
+    assert decoded.by(folder) == {"new": 21, "gone": 19}.get(change, 20)
+    assert decoded.by(folder) == 0
+    assert list(Path("cache").iterdir()) == [stored]
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder: Path) -> None:
+    Path("file").write_text("")
+    data = ImageFolderDataModule(str(folder), size=8, cache="file/cache")
+    with pytest.raises(OSError, match=r"cannot write into file/cache .*data\.init_args\.cache, or null"):
+        data.prepare_data()

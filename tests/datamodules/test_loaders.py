@@ -1,4 +1,4 @@
-"""Evaluation runs on the same batches whatever the number of processes."""
+"""Evaluation sees the same batches on any number of processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning import Trainer
 from PIL import Image
+
 from tag_lightning.datamodules import DigitsDataModule, ImageFolderDataModule
 from tag_lightning.datamodules.loader import BatchIndices
-
 from tag_lightning.modules import PropertyModule
 from tag_lightning.networks import ImageClassifier
 
@@ -67,5 +67,5 @@ def test_every_loader_of_data_has_the_workers_asked_for() -> None:
 
 def test_overfitting_a_few_batches_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", overfit_batches=2, logger=False, default_root_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"overfit_batches does not go with.*--trainer\.limit_train_batches"):
+    with pytest.raises(ValueError, match=r"overfit_batches would replace .*--trainer\.limit_train_batches"):
         trainer.fit(PropertyModule(ImageClassifier(widths=(8, 8))), datamodule=DigitsDataModule(size=8))

@@ -1,8 +1,9 @@
-"""SMILES and SD files: what is read, embedded, labelled and left out."""
+"""SMILES and SD files: reading, embedding, labels, skipped molecules."""
 
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolLogP, MolWt
-from tag_lightning.datamodules import MoleculeFilesDataModule, molecule_files
 
-from tag_lightning.chemistry import is_available, rdkit_labels, write_sdf, xtb, xtb_properties
+from tag_lightning.chemistry import embedding, is_available, rdkit_labels, write_sdf, xtb, xtb_properties
 from tag_lightning.chemistry.embedding import embed
+from tag_lightning.datamodules import MoleculeFilesDataModule, geometries, molecule_files
 
 SMILES = ["C", "CC", "CO", "CN", "C#N", "C=O", "CCO", "CCN", "C1CC1", "c1ccccc1", "CF", "O=CCO"]
 # Carbons bound so closely that no geometry has room for them.
@@ -91,7 +92,7 @@ def test_records_without_a_geometry_get_one_and_lacking_hydrogens_are_added(tmp_
 
 def test_what_cannot_be_used_is_counted_and_listed_in_full(tmp_path: Path) -> None:
     rows = [*SMILES, "not a smiles", "C(C)(C)(C)(C)C", "", CROWDED, "CCl", "[Na+].[Cl-]", "C[*]", "C" * 12]
-    data = module(lines(tmp_path / "some.smi", rows), cache=str(tmp_path / "cache"), max_atoms=20)
+    data = module(lines(tmp_path / "some.smi", rows), cache=str(tmp_path / "cache"), max_atoms=30)
     with pytest.warns(UserWarning, match=r"7 of 19 molecules were left out: .*2 not a readable SMILES"):
         data.prepare_data()
     with (tmp_path / "cache" / "some-skipped.csv").open(newline="") as file:
@@ -99,9 +100,9 @@ def test_what_cannot_be_used_is_counted_and_listed_in_full(tmp_path: Path) -> No
     assert listed["line 13: not"] == "not a readable SMILES"
     assert listed["line 14: C(C)(C)(C)(C)C"] == "not a readable SMILES"
     assert listed[f"line 16: {CROWDED}"] in ("no geometry found", "the relaxation did not converge")
-    assert listed["CCl"] == "an element outside the configured set"
-    assert listed["C" * 12] == "more than 20 atoms"
-    assert listed["line 19: C[*]"] == "an atom of no element"
+    assert listed["line 17: CCl"] == "an element outside the configured set"
+    assert listed[f"line 20: {'C' * 12}"] == "more than 30 atoms"
+    assert listed["line 19: C[*]"] == "an atom without an element"
     assert len(listed) == 7
     assert list(data.molecules.smiles) == SMILES
     module(lines(tmp_path / "some.smi", SMILES), cache=str(tmp_path / "cache")).prepare_data()
@@ -165,7 +166,7 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
     ("name", "text", "arguments", "error", "message"),
     [
         ("missing.smi", None, {}, FileNotFoundError, r"there is no file .*missing\.smi"),
-        ("some.pdb", "x", {}, ValueError, r"some\.pdb is of no known kind; expected .*\.smi, \.txt, \.csv, \.sdf"),
+        ("some.pdb", "x", {}, ValueError, r"some\.pdb is of an unknown kind; expected .*\.smi, \.txt, \.csv, \.sdf"),
         ("some.smi", "", {}, ValueError, r"some\.smi has no molecules"),
         ("some.sdf", "", {}, ValueError, r"some\.sdf has no molecules"),
         ("some.csv", "", {}, ValueError, r"no column 'smiles' in its first line, only \(none\)"),
@@ -173,8 +174,17 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
         ("some.csv", "smiles,a\nC,1\nCC\n", {}, ValueError, r"some\.csv, line 3: 1 cells under 2 columns"),
         ("some.csv", "smiles,a\nC,x1\n", {"properties": ["a"]}, ValueError, r"line 2: a is 'x1', expected a number"),
         ("some.csv", "smiles,a\nC,\n", {"properties": ["a"]}, ValueError, r"no values of the property 'a'"),
-        ("some.smi", "C\n", {"properties": ["gap"]}, ValueError, r"no label 'gap'.*Nor have the data.*physics=true"),
-        ("some.smi", "C\n", {}, ValueError, r"1 of 1 molecules can be used; at least 10"),
+        ("some.smi", "C\n", {"properties": ["gap"]}, ValueError, r"no label 'gap'.*have no column.*physics=true"),
+        ("some.smi", "C\n", {}, ValueError, r"1 of 1 molecules can be used; the splits need at least 10"),
+        (
+            "some.csv",
+            "smiles,a,a\nC,1,2\n",
+            {"properties": ["a"]},
+            ValueError,
+            r"some\.csv has several columns 'a'; re",
+        ),
+        ("some.csv", "smiles,SMILES\nC,C\n", {}, ValueError, r"some\.csv has several columns 'smiles'; rename"),
+        ("some.smi", "C\n", {"elements": ["H", "C", "C"]}, ValueError, r"elements must be different, got H, C, C"),
         ("some.smi", "C\n", {"max_molecules": 0}, ValueError, r"max_molecules must be at least 1, got 0"),
     ],
 )
@@ -186,6 +196,60 @@ def test_what_is_wrong_is_said_in_one_line(
     with pytest.raises(error, match=message) as raised:
         module(tmp_path / name, **arguments).prepare_data()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_tables_may_be_separated_by_commas_semicolons_or_tabs(delimiter: str, tmp_path: Path) -> None:
+    rows = [delimiter.join(("name", "smiles", "a")), *(f'"x{delimiter}y"{delimiter}{s}{delimiter}1.5' for s in SMILES)]
+    found = module(lines(tmp_path / "some.csv", rows), properties=["a"]).molecules
+    assert list(found.smiles) == SMILES
+    assert set(found.properties["a"].tolist()) == {1.5}
+
+
+def test_labels_beyond_single_precision_are_left_out_and_others_are_finite(tmp_path: Path) -> None:
+    rows = ["smiles,a", "CCC,1e300", "CCCC,-1e300", "CCCO,inf", *(f"{s},1e30" for s in SMILES)]
+    data = module(lines(tmp_path / "some.csv", rows), properties=["a"])
+    with pytest.warns(UserWarning, match=r"3 of 15 .*2 a value of a beyond single precision, 1 no value of a"):
+        assert list(data.molecules.smiles) == SMILES
+    assert data.table("train").attributes["a"].isfinite().all()  # type: ignore[attr-defined]
+
+
+def test_records_whose_coordinates_are_all_zero_are_left_out(records: Path) -> None:
+    flagged = embed(Chem.MolFromSmiles("CCCC"))
+    for atom in range(flagged.GetNumAtoms()):
+        flagged.GetConformer().SetAtomPosition(atom, (0.0, 0.0, 0.0))
+    flagged.GetConformer().Set3D(True)
+    write_sdf(records.with_name("zero.sdf"), [flagged])
+    records.write_text(records.read_text() + records.with_name("zero.sdf").read_text())
+    data = module(records)
+    with pytest.warns(UserWarning, match=r"1 of 13 .*1 several atoms at the same position \(first: record 13"):
+        assert list(data.molecules.smiles) == SMILES
+
+
+def test_limits_apply_before_embedding_and_move_no_molecule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[int] = []
+
+    def counted(mol: Chem.Mol) -> Chem.Mol:
+        embedded.append(mol.GetNumAtoms())
+        return embed(mol)
+
+    monkeypatch.setattr(geometries, "embed", counted)
+    path = lines(tmp_path / "some.smi", ["C" * 240, "CCl", CROWDED, *SMILES * 3, "CCBr"])
+    with pytest.warns(UserWarning, match=r"4 of 40 .*2 an element outside .*1 more than 30 atoms"):
+        narrow = module(path, max_atoms=30, half="second").table("train").molecules  # type: ignore[attr-defined]
+    assert max(embedded) <= 16, "neither the chain nor the halides"
+    path = lines(tmp_path / "other.smi", ["CCCC", "CCl", "CCCCC", *SMILES * 3, "CCBr"])
+    elements = ("H", "C", "N", "O", "F", "Cl", "Br")
+    wide = module(path, elements=elements, half="second").table("train").molecules  # type: ignore[attr-defined]
+    assert [s for s in wide.smiles if s in SMILES] == list(narrow.smiles)
+
+
+def test_embedding_gives_up_after_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(embedding.EmbeddingError, match="no geometry found within 1 s"):
+        embed(Chem.MolFromSmiles("C" * 240))
+    assert time.monotonic() - started < 15
 
 
 def test_a_field_that_is_no_number_is_named(records: Path) -> None:

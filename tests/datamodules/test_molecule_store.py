@@ -1,4 +1,4 @@
-"""Molecules come back from disk as they went, or not at all."""
+"""Molecules are read from disk unchanged, or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tag_lightning.datamodules.molecule_store import Molecules, cached, content_key
 
 
@@ -127,7 +128,7 @@ def test_nothing_is_written_without_a_folder() -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OSError, match=r"cannot write the prepared molecules to .*file.*data\.init_args\.cache"):
+    with pytest.raises(OSError, match=r"cannot write into .*file.*data\.init_args\.cache"):
         cached(tmp_path / "file", "some", "key", lambda: Molecules.packed([], {}, []))
 
 

@@ -6,14 +6,18 @@ import hashlib
 import os
 import re
 import tarfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from qm9_layouts import NAMES, Molecule, module, molecules, write_sdf, write_xyz
+
 from tag_lightning.datamodules import qm9, qm9_files
 from tag_lightning.datamodules.base import Split
 
@@ -92,7 +96,7 @@ def test_the_uncharacterised_are_removed(tmp_path: Path) -> None:
     found = module(tmp_path, properties=["mu"]).molecules
     assert found.properties["mu"].tolist() == [m.values[3] for m in some if m.number not in listed]
     (tmp_path / "uncharacterized.txt").write_text("nothing\n")
-    with pytest.raises(ValueError, match=r"uncharacterized\.txt lists no molecule"):
+    with pytest.raises(ValueError, match=r"uncharacterized\.txt does not list any molecule"):
         module(tmp_path).prepare_data()
 
 
@@ -108,7 +112,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         module(tmp_path).prepare_data()
     assert len(module(tmp_path, properties=["alpha"]).molecules) == 40
     (tmp_path / "gdb9.sdf.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"not its table .*gdb9\.sdf\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"gdb9\.sdf lacks its table .*gdb9\.sdf\.csv"):
         module(tmp_path).prepare_data()
 
 
@@ -151,23 +155,36 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
     assert len(reads) == 3
 
 
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
 @pytest.fixture
-def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands in for the authors' collection."""
+def official(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder, served over HTTP, that stands in for the authors' collection."""
     folder = tmp_path / "official"
     write_xyz(folder / "xyz", molecules())
     with tarfile.open(folder / "dsgdb9nsd.xyz.tar.bz2", "w:bz2") as archive:
         archive.add(folder / "xyz", "xyz")
     (folder / "uncharacterized.txt").write_text("1 C\n")
-    files = [
-        file._replace(url=(folder / file.name).as_uri(), md5=hashlib.md5((folder / file.name).read_bytes()).hexdigest())
-        for file in qm9.OFFICIAL
-    ]
-    monkeypatch.setattr(qm9, "OFFICIAL", files)
-    return folder
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        files = [
+            file._replace(
+                url=f"http://127.0.0.1:{server.server_port}/{file.name}",
+                md5=hashlib.md5((folder / file.name).read_bytes()).hexdigest(),
+            )
+            for file in qm9.OFFICIAL
+        ]
+        monkeypatch.setattr(qm9, "OFFICIAL", files)
+        yield folder
+        server.shutdown()
+        thread.join()
 
 
-def test_files_are_fetched_once_and_only_when_asked_for(official: Path, tmp_path: Path) -> None:
+def test_files_are_downloaded_once_and_only_if_configured(official: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     with pytest.raises(FileNotFoundError, match="download=true"):
         module(root).prepare_data()
@@ -179,13 +196,15 @@ def test_files_are_fetched_once_and_only_when_asked_for(official: Path, tmp_path
         (official / "dsgdb9nsd.xyz.tar.bz2").write_bytes(b"changed")
 
 
-def test_what_arrives_damaged_is_not_kept(official: Path, tmp_path: Path) -> None:
+def test_a_damaged_download_is_not_kept(official: Path, tmp_path: Path) -> None:
     path = official / "dsgdb9nsd.xyz.tar.bz2"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"tar\.bz2 from file:.* has MD5 [0-9a-f]{32}, expected"):
+    named = r"cannot download dsgdb9nsd\.xyz\.tar\.bz2 with MD5 [0-9a-f]{32} from http:"
+    with pytest.raises(OSError, match=named + r".*corrupted") as raised:
         module(tmp_path / "root", download=True).prepare_data()
+    assert "\n" not in str(raised.value)
     path.unlink()
-    with pytest.raises(OSError, match=r"cannot fetch dsgdb9nsd\.xyz\.tar\.bz2 from file:"):
+    with pytest.raises(OSError, match=named + r".*404"):
         module(tmp_path / "root", download=True).prepare_data()
     assert [file.name for file in (tmp_path / "root").iterdir()] == ["uncharacterized.txt"]
 

@@ -1,4 +1,4 @@
-"""Files of QM9 that are damaged or do not fit each other are named, with the row."""
+"""Damaged or mismatched files of QM9 are named, with the row."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SDF_DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "another name": (lambda t: t.replace("gdb_7\n", "gdb_8\n"), r"molecule 3 is called 'gdb_8'.*row 3 .*'gdb_7'"),
     "cut within a molecule": (lambda t: cut(t, 0.5), r"gdb9\.sdf ends within the molecule 'gdb_\d+'"),
     "cut after a molecule": (lambda t: cut(t, 0.5).rsplit("gdb_", 1)[0], r"ends after \d+ molecules, but .*row"),
-    "an atom less": (lambda t: drop_line(t, 5), r"molecule 1 \(gdb_1\): its counts line promises"),
+    "an atom less": (lambda t: drop_line(t, 5), r"molecule 1 \(gdb_1\): the counts line gives"),
     "no number": (lambda t: change_line(t, 4, ".", "x"), r"molecule 1 \(gdb_1\): could not convert"),
     "no element": (lambda t: change_line(t, 4, " C ", " Xx"), r"\(gdb_1\): there is no element 'Xx'"),
     "nothing": (lambda t: "", r"ends after 0 molecules"),
 }
 TABLE_DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
-    "a row less": (lambda t: drop_line(t, 40), r"csv ends after 39 rows, but .* goes on with 'gdb_118'"),
+    "a row less": (lambda t: drop_line(t, 40), r"csv ends after 39 rows, but .* continues with 'gdb_118'"),
     "a row cut": (lambda t: t.rstrip("\n").rsplit(",", 3)[0], r"csv, row 40: 14 cells under 17 columns"),
-    "a cell": (lambda t: t.replace("gdb_4,", "gdb_4,x"), r"csv, row 2: 'x.*' is no number"),
+    "a cell": (lambda t: t.replace("gdb_4,", "gdb_4,x"), r"csv, row 2: 'x.*' is not a number"),
     "an identity": (lambda t: t.replace("gdb_4,", "four,"), r"csv, row 2: mol_id is 'four'"),
     "a column": (lambda t: t.replace(",mu,", ",nu,"), r"has no column 'mu'"),
     "nothing": (lambda t: "", r"has no column 'mol_id'"),

@@ -1,4 +1,4 @@
-"""Training batches of similar sizes: an order that loses nothing else that an order of training promises."""
+"""Training batches of similar sizes keep all other properties of a training order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tag_lightning.datamodules.loader import BatchIndices
 
 CASES = {"length": st.integers(1, 200), "batch_size": st.integers(1, 9), "seed": st.integers(0, 9)}

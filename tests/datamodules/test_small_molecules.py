@@ -1,4 +1,4 @@
-"""The enumerated molecules: which they are, their geometries and labels, their splits."""
+"""The enumerated molecules: their number, geometries, labels and splits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolWt
+
+from tag_lightning.chemistry import canonical_smiles, is_available, stable_atoms, xtb, xtb_properties
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.datamodules import reference_smiles as reference
 from tag_lightning.datamodules import small_molecules as module
 from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.enumeration import VALENCE, small_molecules
-
-from tag_lightning.chemistry import canonical_smiles, is_available, stable_atoms, xtb, xtb_properties
 
 # Written down once, so that a change of the rules is seen.
 COUNTS = {1: 1, 2: 10, 3: 31, 4: 175, 5: 767}
@@ -26,7 +26,7 @@ COUNTS = {1: 1, 2: 10, 3: 31, 4: 175, 5: 767}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SmallMoleculesDataModule:
     """Of up to four heavy atoms, prepared once."""
-    return SmallMoleculesDataModule(4, str(tmp_path_factory.mktemp("cache")))
+    return SmallMoleculesDataModule(4, cache=str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.mark.parametrize(("heavy", "count"), COUNTS.items())
@@ -65,7 +65,7 @@ def test_splits_share_nothing_and_have_all(data: SmallMoleculesDataModule) -> No
     names = [data.table(split).molecules.smiles for split in splits]  # type: ignore[attr-defined]
     assert sorted(chain(*names)) == small_molecules(4)
     halves = [
-        SmallMoleculesDataModule(4, str(data.cache), half=half).table("train").molecules.smiles  # type: ignore
+        SmallMoleculesDataModule(4, cache=str(data.cache), half=half).table("train").molecules.smiles  # type: ignore
         for half in ("first", "second")
     ]
     assert halves[0] + halves[1] == names[0]
@@ -115,14 +115,14 @@ def test_known_molecules_are_kept_and_perceived_anew_where_the_file_is_cut(
 def test_nothing_is_prepared_twice(data: SmallMoleculesDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
     data.prepare_data()
     monkeypatch.setattr(module, "prepared_molecules", None)
-    again = SmallMoleculesDataModule(4, str(data.cache))
+    again = SmallMoleculesDataModule(4, cache=str(data.cache))
     again.prepare_data()
     assert torch.equal(again.molecules.positions, data.molecules.positions)
 
 
 def test_no_cache_and_fewer_molecules() -> None:
     with pytest.warns(UserWarning, match=r"\d+ of 31 molecules were left out: .*, \d+ more than 9 atoms \(first: "):
-        small = SmallMoleculesDataModule(3, None, elements=("H", "C", "N", "O"), max_atoms=9).molecules
+        small = SmallMoleculesDataModule(3, cache=None, elements=("H", "C", "N", "O"), max_atoms=9).molecules
     assert int(small.sizes.max()) <= 9
     assert 9 not in small.numbers
 
@@ -130,9 +130,9 @@ def test_no_cache_and_fewer_molecules() -> None:
 def test_splits_stay_where_properties_or_sizes_leave_some_out(data: SmallMoleculesDataModule) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        narrow = SmallMoleculesDataModule(4, None, properties=["MolWt"], max_atoms=10, half="second")
+        narrow = SmallMoleculesDataModule(4, cache=None, properties=["MolWt"], max_atoms=10, half="second")
         chosen = narrow.table("train").molecules.smiles  # type: ignore[attr-defined]
-    wide = SmallMoleculesDataModule(4, str(data.cache), half="second").table("train").molecules  # type: ignore
+    wide = SmallMoleculesDataModule(4, cache=str(data.cache), half="second").table("train").molecules  # type: ignore
     assert chosen == tuple(s for s, n in zip(wide.smiles, wide.sizes, strict=True) if n <= 10)
 
 
@@ -143,7 +143,7 @@ def test_splits_stay_where_properties_or_sizes_leave_some_out(data: SmallMolecul
         ({"properties": ["MolWeight"]}, r"no label 'MolWeight'.*Close names: .*MolWt"),
         ({"elements": ["H", "Xx"]}, r"no element 'Xx'"),
         ({"max_atoms": 0}, r"max_atoms must be at least 1, got 0"),
-        ({"max_heavy_atoms": 1}, r"1 of 1 molecules can be used; at least 10"),
+        ({"max_heavy_atoms": 1}, r"1 of 1 molecules can be used; the splits need at least 10"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: dict, message: str) -> None:
@@ -157,12 +157,12 @@ def test_physics_without_its_package_says_how_to_install_it(monkeypatch: pytest.
 
     monkeypatch.setattr(xtb, "_calculator_class", missing)
     with pytest.raises(ImportError, match="tblite"):
-        SmallMoleculesDataModule(3, None, properties=["gap"], physics=True).prepare_data()
+        SmallMoleculesDataModule(3, cache=None, properties=["gap"], physics=True).prepare_data()
 
 
 @pytest.mark.skipif(not is_available(), reason="needs tblite")
 def test_labels_by_physics_are_those_of_the_geometry() -> None:
-    small = SmallMoleculesDataModule(3, None, properties=["gap", "mu", "MolWt"], physics=True).molecules
+    small = SmallMoleculesDataModule(3, cache=None, properties=["gap", "mu", "MolWt"], physics=True).molecules
     expected = xtb_properties(small.numbers[7].numpy(), small.positions[7].double().numpy(), ["gap", "mu"])
     for name, value in expected.items():
         assert np.isclose(small.properties[name][7], value, atol=1e-4)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from tag_lightning.datamodules import Batch, CIFAR10DataModule, DigitsDataModule, MixtureDataModule
 from tag_lightning.datamodules.base import Split, TableDataModule
 from tag_lightning.datamodules.tables import TintedTable
-from torch import Tensor
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sampling_runs import tiny_data
-from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import TinyNetworks, seeded
 from torch import nn
 
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.evaluation import Arm, ImageTask, MoleculeTask, compare
 from tag_lightning.guidance import DPS, Condition
 from tag_lightning.networks import EGNNPropertyPredictor, ImageClassifier

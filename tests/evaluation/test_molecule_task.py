@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tag_lightning.datamodules import SmallMoleculesDataModule
 from tiny_runs import seeded
 from torch import Tensor
 
 from tag_lightning.chemistry import read_sdf
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.evaluation import ArmResult, MoleculeTask, molecule_task
 from tag_lightning.metrics import molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tag_lightning.datamodules import Batch
 from torch import Tensor
 
+from tag_lightning.datamodules import Batch
 from tag_lightning.evaluation import VectorTask
 
 CPU = torch.device("cpu")

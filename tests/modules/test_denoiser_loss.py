@@ -1,4 +1,4 @@
-"""The loss of a denoiser, held to networks whose error is known because they know what was noised."""
+"""The loss of a denoiser, on networks with a known error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tag_lightning.datamodules import Batch
 from torch import Tensor, nn
 
+from tag_lightning.datamodules import Batch
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule
 

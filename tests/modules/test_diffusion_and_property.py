@@ -1,4 +1,4 @@
-"""Training of denoisers, with averaged weights, and of classifiers, on data that fit or do not."""
+"""Training of denoisers, with averaged weights, and of classifiers, on matching and mismatching data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from diffusers import UNet2DModel
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from tag_lightning.callbacks import SavePretrained
-from tag_lightning.datamodules import DigitsDataModule
 from tiny_runs import UNET
 
+from tag_lightning.callbacks import SavePretrained
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule
 from tag_lightning.networks import ImageClassifier
@@ -87,7 +87,7 @@ def test_an_unknown_attribute_is_refused_before_training(tmp_path: Path) -> None
 
 def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path: Path) -> None:
     module = PropertyModule(ImageClassifier(widths=(8, 8)), attribute="hue")
-    with pytest.raises(ValueError, match="8 classes of 'hue' but the network tells 10 apart"):
+    with pytest.raises(ValueError, match="8 classes of 'hue' but the network has 10"):
         _fit(module, tmp_path, DigitsDataModule(size=8))
 
 

@@ -1,4 +1,4 @@
-"""Batches of one optimizer step are noised each in its own way."""
+"""Each batch of one optimizer step has its own noise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from lightning import Trainer
-from tag_lightning.datamodules import DigitsDataModule
 from tiny_runs import UNET
 
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule, TimePredictorModule
 from tag_lightning.modules.base import NetworkModule

@@ -1,4 +1,4 @@
-"""Training on molecules: noise in the space they live in, losses free of padding, time predictors told a quantity."""
+"""Training on molecules: centred, masked noise, losses without padding, conditional time predictors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Trainer
-from tag_lightning.datamodules import SmallMoleculesDataModule
-from tag_lightning.datamodules.batch import Batch
 from tiny_runs import seeded
 from torch import Tensor, nn
 
+from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.batch import Batch
 from tag_lightning.diffusion import LinearSchedule, PolynomialSchedule
 from tag_lightning.modules import DiffusionModule, TimePredictorModule
 from tag_lightning.modules import diffusion as diffusion_module

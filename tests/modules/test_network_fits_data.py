@@ -1,4 +1,4 @@
-"""A network that cannot take the data is refused before training, and trying it leaves no trace."""
+"""A network that cannot take the data is refused before training; a trial run has no side effects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import UNet2DModel
-from tag_lightning.datamodules import DigitsDataModule
-from tag_lightning.datamodules.batch import Batch
 from tiny_runs import UNET
 from torch import nn
 
+from tag_lightning.datamodules import DigitsDataModule
+from tag_lightning.datamodules.batch import Batch
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule, RegressionModule, TimePredictorModule
 from tag_lightning.modules.base import NetworkModule

@@ -1,13 +1,13 @@
-"""The noise that a classifier is trained with: as much as was asked for, and none in validation."""
+"""The training noise of a classifier has the configured size; validation has none."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tag_lightning.datamodules import Batch
 from torch import Tensor, nn
 
+from tag_lightning.datamodules import Batch
 from tag_lightning.modules import PropertyModule
 
 # Modules called by hand have nowhere to log to.

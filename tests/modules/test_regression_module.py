@@ -1,4 +1,4 @@
-"""Training of property predictors: units, loss and errors by hand, and noise that repeats."""
+"""Training of property predictors: units, loss and errors by hand, reproducible noise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
-from tag_lightning.datamodules import SmallMoleculesDataModule
-from tag_lightning.datamodules.batch import Batch
-from tag_lightning.datamodules.molecule_store import Molecules
 from tiny_runs import seeded
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.molecule_store import Molecules
 from tag_lightning.modules import RegressionModule
 from tag_lightning.networks import EGNNPropertyPredictor
 
@@ -151,9 +151,7 @@ def test_a_batch_without_molecules_changes_no_error() -> None:
 
 
 def test_a_property_that_the_data_lack_is_named(data: SmallMoleculesDataModule, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"predicts 'gap', but the data carry alpha, mu; .*data\.init_args\.properties"
-    ):
+    with pytest.raises(ValueError, match=r"predicts 'gap', but the data have alpha, mu; .*data\.init_args\.properties"):
         trainer(tmp_path, max_steps=1).fit(module(properties=("alpha", "gap")), datamodule=data)
 
 

@@ -1,4 +1,4 @@
-"""Training of the time predictor: what it logs, what it keeps, what it refuses."""
+"""Training of the time predictor: logged values, stored values, refused settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from tag_lightning.datamodules import DigitsDataModule
 
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import SimpleCNN

@@ -1,4 +1,4 @@
-"""Time predictors that are told classes or quantities beside the sample."""
+"""Time predictors conditioned on classes or quantities."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_the_unconditional_kind_ignores_all(kind: str) -> None:
 
 
 def test_a_condition_that_is_not_told_is_named() -> None:
-    with pytest.raises(ValueError, match="trained with the condition 'alpha', which it was not told"):
+    with pytest.raises(ValueError, match="trained with the condition 'alpha', which is missing"):
         MLPTimePredictor(2, T, (8,), BOTH)(torch.zeros(2, 2), label=VALUES["label"])
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from gaussian_mixture import ExactTimePosterior, typical_nll
 from lightning import Trainer
 from problems import TOY
-from tag_lightning.datamodules import Batch, MixtureDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tag_lightning.datamodules import Batch, MixtureDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import MLPTimePredictor

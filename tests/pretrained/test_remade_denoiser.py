@@ -1,4 +1,4 @@
-"""The shipped denoiser can be made again with the configuration in the repository."""
+"""The shipped denoiser is reproducible from the configuration in the repository."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tag_lightning.callbacks.image_task import ImageTask
-from tag_lightning.datamodules import DigitsDataModule
 
+from tag_lightning.callbacks.image_task import ImageTask
 from tag_lightning.cli import main
+from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import DDIM, Denoiser, Sampler
 from tag_lightning.metrics import JudgeFeatures
 from tag_lightning.pretrained import load_pretrained

@@ -1,11 +1,11 @@
-"""The shipped networks of molecules do what the documentation says of them."""
+"""The shipped networks of molecules match their documentation."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tag_lightning.datamodules import SmallMoleculesDataModule
 
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, Sampler
 from tag_lightning.metrics import molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor, EGNNTimePredictor

@@ -1,4 +1,4 @@
-"""Networks come back from folders and checkpoints as they were saved."""
+"""Networks are loaded from folders and checkpoints unchanged."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_unknown_name_lists_the_shipped_ones() -> None:
     ("content", "message"),
     [
         pytest.param(b"", "readable checkpoint", id="empty"),
-        pytest.param(b"no checkpoint at all", "no checkpoint", id="text"),
+        pytest.param(b"no checkpoint at all", "not a checkpoint", id="text"),
     ],
 )
 def test_files_that_are_no_checkpoint_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
@@ -159,14 +159,14 @@ def test_a_broken_schedule_is_named(content: bytes | None, tmp_path: Path) -> No
     save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
     file = tmp_path / "net" / "schedule.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
-    with pytest.raises(ValueError, match=r"schedule\.safetensors is no readable noise schedule"):
+    with pytest.raises(ValueError, match=r"schedule\.safetensors is not a readable noise schedule"):
         load_pretrained(tmp_path / "net")
 
 
 def test_a_schedule_file_of_something_else_is_named(tmp_path: Path) -> None:
     save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
     save_file({"betas": torch.rand(20)}, tmp_path / "net" / "schedule.safetensors")
-    with pytest.raises(ValueError, match=r"no readable noise schedule.*alphas_cumprod"):
+    with pytest.raises(ValueError, match=r"not a readable noise schedule.*alphas_cumprod"):
         load_pretrained(tmp_path / "net")
 
 
@@ -186,7 +186,7 @@ def test_weights_of_another_network_are_refused(change: dict[str, int], named: s
     if not change:
         weights.pop("head.bias")
     save_file(weights, tmp_path / "one" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=f"not of the ImageClassifier that its config.json describes: {named}"):
+    with pytest.raises(ValueError, match=f"do not match the ImageClassifier of its config.json: {named}"):
         load_pretrained(tmp_path / "one")
 
 

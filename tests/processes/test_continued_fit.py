@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.datamodules import DigitsDataModule
-
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import TimePredictorModule
 from tag_lightning.networks import SimpleCNN

@@ -3,7 +3,7 @@ import torch
 from diffusers import UNet2DModel
 
 from tag_lightning.networks import ImageClassifier, SimpleCNN
-from tag_lightning.networks.probe import require_accepts
+from tag_lightning.networks.trial_run import require_accepts
 
 
 def small_unet(channels: int) -> UNet2DModel:

@@ -1,4 +1,4 @@
-"""A trial run of a network, so that a misfit shows before hours of work."""
+"""A trial run of a network, which reveals a mismatch with the data before training."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 def require_accepts(
-    network: nn.Module, sample_shape: Sequence[int], what: str, *arguments: Any, **inputs: Tensor
+    network: nn.Module, sample_shape: Sequence[int], name: str, /, *arguments: Any, **inputs: Tensor
 ) -> None:
     """Run one empty sample through the network.
 
     Args:
         network: Called as ``network(x, *arguments, **inputs)``.
-        sample_shape: Of one sample.
-        what: What to call the network in the error.
-        *arguments: Further arguments of the call.
-        **inputs: And those by name, of one sample.
+        sample_shape: Shape of one sample.
+        name: Name of the network in the error.
+        *arguments: Further positional arguments of the call.
+        **inputs: Keyword arguments of the call, for one sample.
 
     Raises:
         ValueError: If the network cannot take such samples.
@@ -36,7 +36,7 @@ def require_accepts(
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{what} ({type(network).__name__}) cannot take samples of shape {list(sample_shape)}: {reason}; "
+            f"{name} ({type(network).__name__}) cannot take samples of shape {list(sample_shape)}: {reason}; "
             f"{_remedy(network, sample_shape)}"
         ) from error
     finally:
