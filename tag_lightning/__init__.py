@@ -1,3 +1,47 @@
 """Train and evaluate Temporal Alignment Guidance (TAG) for guided diffusion, on PyTorch Lightning."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tag_lightning.diffusion import DDIM, Denoiser, Sampler
+    from tag_lightning.evaluation import compare
+    from tag_lightning.guidance import DPS, Condition, TemporalAlignment
+    from tag_lightning.pretrained import load_pretrained
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "DDIM",
+    "DPS",
+    "Condition",
+    "Denoiser",
+    "Sampler",
+    "TemporalAlignment",
+    "compare",
+    "load_pretrained",
+]
+
+# Imported at first use: every module of the package runs this file, and must not load all the others by it.
+_ROOMS = {
+    "DDIM": "diffusion",
+    "Denoiser": "diffusion",
+    "Sampler": "diffusion",
+    "compare": "evaluation",
+    "DPS": "guidance",
+    "Condition": "guidance",
+    "TemporalAlignment": "guidance",
+    "load_pretrained": "pretrained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
