@@ -43,7 +43,8 @@ class Sampler:
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
-        ValueError: If ``num_steps`` or ``recurrence`` is out of range.
+        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance needs the noise of a stochastic
+            solver and this one draws none.
     """
 
     def __init__(
@@ -58,6 +59,12 @@ class Sampler:
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"num_steps must lie in 1 .. {total} (the schedule's T), got {num_steps}")
+        for entry in guidance:
+            if entry.needs_noise and not solver.is_stochastic:
+                raise ValueError(
+                    f"{type(entry).__name__} chooses the noise of each step, but {type(solver).__name__} as configured "
+                    "draws none; use a stochastic solver, such as DDIM with eta above 0"
+                )
         self.denoiser = denoiser
         self.solver = solver
         self.num_steps = num_steps
@@ -121,11 +128,12 @@ class Sampler:
 
     def _steps(self, space: Space, noise: SampleNoise, checks: DeferredChecks) -> Iterator[Step]:
         """The steps as the solver sees them, whose memory and noise they carry."""
-        alpha_bars = [*self._alpha_bars, 1.0]
         timesteps, state = self.timesteps, dict[str, Any]()
+        bars = [self._alpha_bars[timestep] for timestep in timesteps]
+        levels = list(zip(bars, [*bars[1:], 1.0], strict=True))
         for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-            levels = alpha_bars[timestep], alpha_bars[-1 if after is None else after]
-            yield Step(index, timestep, after, *levels, len(alpha_bars) - 1, space, noise, state=state, checks=checks)
+            total = len(self._alpha_bars)
+            yield Step(index, timestep, after, *levels[index], total, levels, space, noise, state=state, checks=checks)
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]

@@ -64,7 +64,17 @@ def step_at(schedule: NoiseSchedule, space: Space, timestep: int, next_timestep:
     powers = schedule.alphas_cumprod.tolist()
     next_power = 1.0 if next_timestep is None else powers[next_timestep]
     source = SampleNoise(0, space.indices, stream=1)
-    return Step(index, timestep, next_timestep, powers[timestep], next_power, len(powers), space, source)
+    return Step(
+        index,
+        timestep,
+        next_timestep,
+        powers[timestep],
+        next_power,
+        len(powers),
+        [(powers[timestep], next_power)],
+        space,
+        source,
+    )
 
 
 def proposed(solver: Solver, prediction: Prediction, step: Step) -> Proposal:
