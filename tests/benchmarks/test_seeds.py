@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tag_lightning.callbacks.results import ABSENT
+
+from tag_lightning.evaluation.results import ABSENT
 
 from benchmarks import seeds
 from benchmarks.seeds import aggregate, changes, differences, markdown
