@@ -253,9 +253,7 @@ class GuidedSampling(Callback):
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
-        show_pictures(
-            boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step
-        )
+        show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
         with torch.inference_mode(False), isolate_rng():
             pictures = results.pictures()
         write_pictures(folder, pictures)

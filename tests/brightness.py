@@ -12,7 +12,9 @@ from tag_lightning.metrics import SampleMetric
 class Brightness(SampleMetric):
     """Mean brightness of the samples, in [-1, 1]."""
 
-    columns = {"brightness": 1}
+    @property
+    def columns(self) -> dict[str, int]:
+        return {"brightness": 1}
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         return {"brightness": x.flatten(1).mean(1)}

@@ -237,7 +237,9 @@ def test_networks_in_each_others_place(error_of: Failing, tiny: TinyNetworks, tm
     same = f"{TASK}.guide={tiny.root / 'judge'}"
     assert "the network that guides must not score" in error_of(predictor_arguments("fit", tmp_path, tiny, same))
     guide = tiny.root / "guide"
-    assert "it is not a denoiser" in error_of(predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}"))
+    assert "it is not a denoiser" in error_of(
+        predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}")
+    )
     predictor = f"--sampling.predictor={guide}"
     assert "it is not a time predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, predictor))
     denoiser = f"--sampling.predictor={tiny.root / 'denoiser'}"

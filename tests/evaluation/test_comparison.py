@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_runs import tiny_data, tiny_task
+from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny_trainer
 from tiny_runs import TinyNetworks
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, Results, compar
 from tag_lightning.guidance import DPS, TemporalAlignment
 from tag_lightning.metrics import FID, SampleMetric
 
-ARMS = {"unguided": Arm(), "dps": Arm([DPS(scale=8.0)]), "dps+tag": Arm([TemporalAlignment(strength=0.1), DPS(scale=8.0)])}
+TAG, GUIDED = TemporalAlignment(strength=0.1), DPS(scale=8.0)
+ARMS = {"unguided": Arm(), "dps": Arm([GUIDED]), "dps+tag": Arm([TAG, GUIDED])}
 METRICS = ("fid", "accuracy", "time_gap", "num_samples")
 
 
@@ -46,8 +47,6 @@ def test_a_comparison_is_a_table_and_a_folder(tiny: TinyNetworks, tmp_path: Path
 
 
 def test_the_callback_gives_the_same_figures(tiny: TinyNetworks, tmp_path: Path) -> None:
-    from sampling_runs import tiny_module, tiny_sampling, tiny_trainer
-
     sampling = tiny_sampling(tiny, predictor=str(tiny.root / "predictor"), arms=ARMS, solver=DDIM(0.0))
     tiny_trainer(tmp_path, sampling).validate(tiny_module(), datamodule=tiny_data(), verbose=False)
     alone = results_of(tiny)

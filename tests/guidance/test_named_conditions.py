@@ -52,7 +52,7 @@ def test_binding_again_takes_the_targets_of_the_next_chunk() -> None:
     assert template.condition == "alpha"
 
 
-@pytest.mark.parametrize(("offered", "message"), [(OFFERED, "offers alpha, mu"), ({}, r"none: set sampling\.task\.init_args\.guide")])
+@pytest.mark.parametrize(("offered", "message"), [(OFFERED, "offers alpha, mu"), ({}, r"none: set sampling\.guide")])
 def test_an_unknown_name_is_refused(offered: dict[str, Condition], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DPS("gap").bind(conditions=offered)

@@ -69,7 +69,9 @@ def test_conditions_are_saved_with_the_network(tmp_path: Path) -> None:
     assert isinstance(loaded, TimePredictor)
     assert loaded.conditions == ("alpha", "label")
     x = torch.randn(2, 2)
-    torch.testing.assert_close(ConditionedTimePredictor(loaded, VALUES)(x), ConditionedTimePredictor(network, VALUES)(x))
+    torch.testing.assert_close(
+        ConditionedTimePredictor(loaded, VALUES)(x), ConditionedTimePredictor(network, VALUES)(x)
+    )
 
 
 def test_tag_follows_the_gradient_of_the_told_predictor() -> None:
