@@ -132,7 +132,8 @@ class GuidedSampling(Callback):
         with torch.inference_mode(False), self._settings_named():
             self._common = self._load(trainer, pl_module)
             if self._common is None:
-                missing = "task" if "denoiser" in pl_module.sampling_resources() else "denoiser"
+                own = pl_module.sampling_resources()  # type: ignore[operator]
+                missing = "task" if "denoiser" in own else "denoiser"
                 if stage == "predict":
                     raise ValueError(f"predict draws samples: set sampling.{missing}")
                 rank_zero_info(f"No sampling.{missing}: nothing will be sampled")

@@ -36,7 +36,8 @@ class MoleculeQuality(SampleMetric):
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         x = rows["molecules"].reshape(-1, *self.task.sample_shape)
-        return molecule_quality(*self.task.encoding.decode(x, self.task.mask(range(len(x)))), self._known)
+        numbers, positions = self.task.encoding.decode(x, self.task.mask(range(len(x))))
+        return molecule_quality(numbers, positions, self._known)
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:

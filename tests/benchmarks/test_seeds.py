@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from tag_lightning.evaluation.results import ABSENT
-
 from benchmarks import seeds
 from benchmarks.seeds import aggregate, changes, differences, markdown
+from tag_lightning.evaluation.results import ABSENT
 
 RUNS = [
     {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from tag_lightning.evaluation.figures import (
     comparison_strip,
     figure_pixels,
