@@ -48,10 +48,10 @@ def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] 
     finite are neither stable nor valid; ``nan`` is their share.
 
     Args:
-        numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+        numbers: Atomic numbers ``[B, N]``, 0 is padding.
         positions: Angstrom, ``[B, N, 3]``.
-        known: SMILES of the training molecules by ``canonical_smiles`` of the same perception; without them there
-            is no novelty.
+        known: SMILES of the training molecules by ``canonical_smiles`` of the same perception; None leaves novelty
+            out.
     """
     numbers, positions = numbers.cpu(), positions.cpu()
     real = numbers > 0
