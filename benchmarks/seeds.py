@@ -17,8 +17,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from tag_lightning.callbacks.report import REAL_DATA
-from tag_lightning.callbacks.results import ABSENT, write_results
+from tag_lightning.evaluation.report import write_results
+from tag_lightning.evaluation.results import ABSENT, REAL_DATA
 
 Arms = Mapping[str, Mapping[str, float]]
 

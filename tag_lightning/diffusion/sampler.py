@@ -6,7 +6,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -152,11 +152,12 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
-        if own.first is None or (needs_grad and not own.first.x0.requires_grad):
-            own.renew(x)
+        first = own.first
+        if first is None or (needs_grad and not first.x0.requires_grad):
+            first = own.renewed(x)
         for member, view in acting:
             if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, own.first, view)
+                proposal = member.guidance.propose(proposal, x, first, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
@@ -164,7 +165,7 @@ class Sampler:
         self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor
     ) -> Prediction:
         if isinstance(timestep, Tensor):
-            step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))
+            step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
         elif timestep != step.timestep:
             step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
         return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
@@ -198,14 +199,14 @@ def _members(
         yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
 
 
+@dataclass
 class _OwnPrediction:
     """The denoiser itself, innermost of all wrappers, which keeps the first prediction it makes."""
 
-    def __init__(self, denoiser: Denoiser, step: Step, alpha_bars: Sequence[float]) -> None:
-        self.denoiser = denoiser
-        self.step = step
-        self.alpha_bars = alpha_bars
-        self.first: Prediction | None = None
+    denoiser: Denoiser
+    step: Step
+    alpha_bars: Sequence[float]
+    first: Prediction | None = None
 
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
@@ -217,10 +218,10 @@ class _OwnPrediction:
             self.first = prediction
         return prediction
 
-    def renew(self, x: Tensor) -> None:
-        """Predict for ``x`` anew: guidance asked for no prediction, or for none that leads back to ``x``."""
+    def renewed(self, x: Tensor) -> Prediction:
+        """A new prediction for ``x``: guidance asked for no prediction, or for none that leads back to ``x``."""
         with torch.set_grad_enabled(x.requires_grad):
-            self.first = self.denoiser(x, self.step.timestep, **self.step.space.inputs)
+            return self.denoiser(x, self.step.timestep, **self.step.space.inputs)
 
 
 def _clipped(prediction: Prediction, step: Step) -> Prediction:

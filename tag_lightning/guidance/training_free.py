@@ -97,7 +97,8 @@ class TFG(ConditionedGuidance):
         gradient = self.gradient(x, prediction, step)
         if self.clip is not None:
             gradient = _clipped(gradient, self.clip, step)
-        return _at_step(self.rho, self.rho_schedule, step) * gradient
+        strength = self.rho if self.rho_schedule == "constant" else _at_step(self.rho, self.rho_schedule, step)
+        return strength * gradient
 
     def mean_displacement(self, x0: Tensor, step: Step) -> Tensor:
         """``Delta_0``, the move of the clean estimate ``x0 [B, ...]`` by mean guidance."""
@@ -278,9 +279,17 @@ class UGD(TFG):
         clip: float | None = None,
         **interval: Any,
     ) -> None:
-        constant = {"rho_schedule": "constant", "mu_schedule": "constant"}
-        settings: dict[str, Any] = {"num_iterations": num_iterations, "recurrence": recurrence, "clip": clip}
-        super().__init__(condition, scale, mu, **constant, **settings, **interval)
+        super().__init__(
+            condition,
+            scale,
+            mu,
+            num_iterations=num_iterations,
+            rho_schedule="constant",
+            mu_schedule="constant",
+            clip=clip,
+            recurrence=recurrence,
+            **interval,
+        )
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         return proposal

@@ -57,8 +57,8 @@ class TrustRegion(GuidanceWrapper):
     """Bounds the move of the proposed sample by a fraction of the noise that the step leaves in it.
 
     The move of sample i, with every factor of the wrapped method, is shortened to at most
-    ``kappa sqrt(d (1 - a'))`` with d degrees of freedom and ``a'`` the ``alphas_cumprod`` of the next timestep. The step
-    that ends at the data is not guided at all.
+    ``kappa sqrt(d (1 - a'))`` with d degrees of freedom and ``a'`` the ``alphas_cumprod`` of the next timestep. The
+    step that ends at the data is not guided at all.
 
     Why a fraction of the noise: n i.i.d. Gaussian coordinates tell their noise level to a relative precision of
     ``1 / sqrt(2 d)``. A move of length ``kappa sigma sqrt(d)`` across the noise raises the level by the factor
@@ -84,9 +84,8 @@ class TrustRegion(GuidanceWrapper):
         if step.next_timestep is None:
             return proposal
         guided = self.guidance.propose(proposal, x, prediction, step)
-        return guided._replace(
-            mean=proposal.mean + self.bounded(guided.mean - proposal.mean, 1 - step.next_alpha_bar, step)
-        )
+        move = self.bounded(guided.mean - proposal.mean, 1 - step.next_alpha_bar, step)
+        return guided._replace(mean=proposal.mean + move)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
