@@ -46,8 +46,7 @@ class FID(SampleMetric):
 
     @property
     def networks(self) -> list[nn.Module]:
-        extractor = self._extractor
-        return [extractor] if isinstance(extractor, nn.Module) else [self.task.judge]
+        return [self._extractor] if isinstance(self._extractor, nn.Module) else []
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         assert self._extractor is not None
