@@ -14,7 +14,7 @@ from tiny_runs import TinyNetworks
 from torch import Tensor
 
 from tag_lightning.diffusion import DDIM
-from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, Results, compare
+from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, Results, SamplingTask, compare
 from tag_lightning.guidance import DPS, TemporalAlignment
 from tag_lightning.metrics import FID, SampleMetric
 
@@ -23,7 +23,7 @@ ARMS = {"unguided": Arm(), "dps": Arm([GUIDED]), "dps+tag": Arm([TAG, GUIDED])}
 METRICS = ("fid", "accuracy", "time_gap", "num_samples")
 
 
-def results_of(tiny: TinyNetworks, task: ImageTask | None = None, **settings: Any) -> Results:
+def results_of(tiny: TinyNetworks, task: SamplingTask | None = None, **settings: Any) -> Results:
     task = tiny_task(tiny).for_data(tiny_data()) if task is None else task
     common = {"num_samples": 6, "num_steps": 3, "chunk_size": 4, "progress": False, **settings}
     return compare(ARMS, tiny.root / "denoiser", task, predictor=tiny.root / "predictor", solver=DDIM(0.0), **common)
@@ -71,7 +71,12 @@ def test_seed_and_number_of_samples_reach_the_task(tiny: TinyNetworks) -> None:
     first, second = (results_of(tiny, task, seed=seed) for seed in (0, 1))
     assert (first.task.seed, second.task.seed) == (0, 1)
     assert not torch.equal(first["unguided"].samples, second["unguided"].samples)
-    assert results_of(tiny, task, num_samples=5)["dps"].figures["num_samples"] == 5
+    fewer = results_of(tiny, first.task, num_samples=5)
+    assert fewer["dps"].figures["num_samples"] == 5
+    assert fewer.task.num_reference == first.task.num_reference == 8 * 1437
+    assert fewer["dps"].figures["fid"] == results_of(tiny, task, num_samples=5)["dps"].figures["fid"]
+    # A task that was bound before can be bound to other data.
+    assert results_of(tiny, first.task.for_data(tiny_data())).task.metrics[0] is not first.task.metrics[0]
 
 
 def test_a_task_without_data_is_refused(tiny: TinyNetworks) -> None:
