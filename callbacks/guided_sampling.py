@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from tag_lightning.callbacks.interruption import interruption
+from tag_lightning.callbacks.last_checkpoint import save_last
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
@@ -150,6 +152,12 @@ class GuidedSampling(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_at = self._sampled_at = self._failure = None
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before what may take hours; weights are averaged from the start of the validation's epoch on."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and self._common is not None and self._due(trainer):
+            interruption.checkpoint = save_last(trainer, before_validation=True)
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -225,7 +233,7 @@ class GuidedSampling(Callback):
             return
         # Brings up to date what the predictor of this run has measured.
         pl_module.sampling_resources()  # type: ignore[operator]
-        with torch.inference_mode(False), isolate_rng():
+        with torch.inference_mode(False), isolate_rng(), interruption.released():
             results = compare(
                 self._arms(),
                 num_samples=self._num_samples,

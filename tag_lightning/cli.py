@@ -16,9 +16,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
+from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, one_line, print_error, wants_traceback
+from tag_lightning.cli_errors import (
+    TRACEBACK_VARIABLE,
+    OneLineParser,
+    one_line,
+    print_error,
+    print_line,
+    wants_traceback,
+)
 from tag_lightning.config_files import config_file
 from tag_lightning.files import require_writable
 from tag_lightning.guidance.strengths import require_strength
@@ -71,6 +79,8 @@ class TagCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._require_last("leave it out to start afresh")
+        config = Path(self.trainer.default_root_dir) / "config.yaml"
+        interruption.command = f"python -m tag_lightning fit --config {config} --ckpt_path last"
 
     def before_validate(self) -> None:
         """Refuse to evaluate untrained weights by accident."""
@@ -124,33 +134,49 @@ def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
     if not trial and not any(isinstance(callback, ModelCheckpoint) for callback in own):
         folder = Path(trainer["default_root_dir"]) / "checkpoints"
         callbacks.append(ModelCheckpoint(dirpath=folder, save_last=True, enable_version_counter=False))
+    if not trial:
+        callbacks.append(SaveAndStop())
     if not trainer["barebones"]:
         callbacks += progress_bars(trainer)
     return [*callbacks, SavePretrained()]
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; expected errors end in one line and exit code 1, mistakes in the arguments in code 2.
+    """Run the command line.
+
+    Expected errors end in one line and exit code 1, mistakes in the arguments in code 2, SIGTERM and Ctrl-C in a
+    checkpoint, the command that goes on, and codes 143 and 130.
 
     Args:
         args: Arguments; None takes those of the process.
     """
-    try:
-        TagCLI(
-            datamodule_class=None,
-            parser_class=OneLineParser,
-            args=list(args) if args is not None else None,
-            save_config_callback=SaveCheckedConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "python -m tag_lightning", "description": _DESCRIPTION} | _VERBS,
-            seed_everything_default=0,
-            # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
-            auto_configure_optimizers=False,
-        )
-    except _EXPECTED_ERRORS as error:
-        if wants_traceback():
-            raise
-        text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
-        # Every process finds the other errors, which lie in settings, files and data, by itself.
-        print_error(text, only_here=isinstance(error, FloatingPointError))
-        sys.exit(1)
+    with interruption.installed():
+        try:
+            _run(args)
+            if interruption.signum is None:
+                return
+            print_line("finished before it could be stopped")
+        except Interrupted:
+            print_line(interruption.message())
+        except _EXPECTED_ERRORS as error:
+            if wants_traceback():
+                raise
+            text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
+            # Every process finds the other errors, which lie in settings, files and data, by itself.
+            print_error(text, only_here=isinstance(error, FloatingPointError))
+            sys.exit(1)
+        sys.exit(128 + (interruption.signum or 0))
+
+
+def _run(args: Sequence[str] | None) -> None:
+    TagCLI(
+        datamodule_class=None,
+        parser_class=OneLineParser,
+        args=list(args) if args is not None else None,
+        save_config_callback=SaveCheckedConfig,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "python -m tag_lightning", "description": _DESCRIPTION} | _VERBS,
+        seed_everything_default=0,
+        # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
+        auto_configure_optimizers=False,
+    )
