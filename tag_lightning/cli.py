@@ -28,7 +28,7 @@ from tag_lightning.cli_errors import (
     wants_traceback,
 )
 from tag_lightning.config_files import config_file
-from tag_lightning.files import require_writable
+from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 
 _DESCRIPTION = (
@@ -63,9 +63,12 @@ class TagCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer, sampling = (self.config_init[self.subcommand][key] for key in ("trainer", "sampling"))
+        settings = self.config_init[self.subcommand]
+        trainer, sampling = settings["trainer"], settings["sampling"]
         _check(trainer, sampling)
-        require_writable(Path(trainer["default_root_dir"]))
+        interruption.folder = folder = Path(trainer["default_root_dir"])
+        require_writable(folder)
+        remove_leftovers(folder)
         dumped = self.parser.dump(self.config, skip_none=True, format="yaml")
         sampling.run_config = yaml.safe_load(dumped)[self.subcommand]
         kwargs["callbacks"] = _callbacks(trainer, sampling)
@@ -78,9 +81,9 @@ class TagCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        for saver in self._savers():
+            remove_leftovers(Path(saver.dirpath or self.trainer.default_root_dir))
         self._require_last("leave it out to start afresh")
-        config = Path(self.trainer.default_root_dir) / "config.yaml"
-        interruption.command = f"python -m tag_lightning fit --config {config} --ckpt_path last"
 
     def before_validate(self) -> None:
         """Refuse to evaluate untrained weights by accident."""
@@ -103,11 +106,13 @@ class TagCLI(LightningCLI):
         if not all(isinstance(logger, RunLogger) for logger in self.trainer.loggers):
             return  # another logger may keep the checkpoints elsewhere
         default = Path(self.trainer.default_root_dir) / "checkpoints"
-        savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-        folders = [Path(saver.dirpath or default) for saver in savers]
+        folders = [Path(saver.dirpath or default) for saver in self._savers()]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(map(str, folders))
             raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {remedy}")
+
+    def _savers(self) -> list[ModelCheckpoint]:
+        return [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration: Lightning would let the checkpoint's settings overrule the command line."""
@@ -158,10 +163,11 @@ def main(args: Sequence[str] | None = None) -> None:
             print_line("finished before it could be stopped")
         except Interrupted:
             print_line(interruption.message())
-        except _EXPECTED_ERRORS as error:
-            if wants_traceback():
+        except Exception as error:
+            expected = _expected(error)
+            if expected is None or wants_traceback():
                 raise
-            text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
+            text = f"{one_line(str(expected))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
             # Every process finds the other errors, which lie in settings, files and data, by itself.
             print_error(text, only_here=isinstance(error, FloatingPointError))
             sys.exit(1)
@@ -180,3 +186,13 @@ def _run(args: Sequence[str] | None) -> None:
         # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
         auto_configure_optimizers=False,
     )
+
+
+def _expected(error: Exception) -> Exception | None:
+    """Return the error that one line tells, or None if only the traceback tells what happened."""
+    disk = disk_error(error)
+    if disk is not None and is_full(disk):
+        return full_disk(disk, interruption.folder)
+    # Lightning has no class of its own for a metric that is not there.
+    absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+    return error if absent or isinstance(error, _EXPECTED_ERRORS) else None
