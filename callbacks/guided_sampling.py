@@ -24,6 +24,7 @@ from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
+from tag_lightning.setting_checks import named_by_text, require_distinct
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
 # Most samples per arm with `trainer.fast_dev_run`.
@@ -93,8 +94,8 @@ class GuidedSampling(Callback):
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
         self.task = task
-        self.arms = arms
-        self.extra_arms = extra_arms or {}
+        self.arms = None if arms is None else named_by_text(arms, "sampling.arms")
+        self.extra_arms = named_by_text(extra_arms or {}, "sampling.extra_arms")
         self.sigma = sigma
         self.scale = scale
         self.strength = PolyakStrength() if strength is None else strength
@@ -312,7 +313,13 @@ class GuidedSampling(Callback):
         if arms is None:
             guided = self._common["task"].guide is not None
             arms = default_arms(self.sigma, self.scale, self._common["predictor"] is not None, guided)
+        require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
+
+    @property
+    def arm_names(self) -> list[str]:
+        """Names of the arms, none if nothing is sampled."""
+        return [] if self._common is None else list(self._arms())
 
     def _chosen(self) -> tuple[str, Arm]:
         """The arm that ``predict`` draws."""

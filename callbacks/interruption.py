@@ -44,7 +44,7 @@ class Interruption:
         held: True if the signal is only noted.
         trained: Training steps were taken that only a checkpoint keeps.
         checkpoint: Path and global step of the checkpoint that a stop leaves behind, or None.
-        command: Command that goes on from it.
+        folder: The run's folder, whose configuration goes on from it.
         launcher: Lightning's launcher of the other processes, which get the signal too.
     """
 
@@ -55,7 +55,7 @@ class Interruption:
         self.signum: int | None = None
         self.held = self.trained = False
         self.checkpoint: tuple[Path, int] | None = None
-        self.command = ""
+        self.folder = Path()
         self.launcher: _SubprocessScriptLauncher | None = None
         self.since = self._raised_at = -float("inf")
         self._pid: int | None = None
@@ -82,7 +82,8 @@ class Interruption:
         stopped = f"stopped by {signal.Signals(self.signum).name}"
         if self.checkpoint is not None:
             path, step = self.checkpoint
-            return f"{stopped}: the training up to step {step} is in {path}; to go on: {self.command}"
+            command = f"python -m tag_lightning fit --config {self.folder / 'config.yaml'} --ckpt_path last"
+            return f"{stopped}: the training up to step {step} is in {path}; to go on: {command}"
         if self.trained:
             return f"{stopped}: nothing is left of the training, because this run keeps no checkpoints"
         return f"{stopped} before there was anything to keep; to start again, repeat the command"

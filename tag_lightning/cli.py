@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
+from tag_lightning.callbacks.monitor_check import MonitorCheck
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import (
@@ -30,6 +31,7 @@ from tag_lightning.cli_errors import (
 from tag_lightning.config_files import config_file
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
+from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
@@ -64,8 +66,8 @@ class TagCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]
+        _check(settings)
         trainer, sampling = settings["trainer"], settings["sampling"]
-        _check(trainer, sampling)
         interruption.folder = folder = Path(trainer["default_root_dir"])
         require_writable(folder)
         remove_leftovers(folder)
@@ -118,13 +120,12 @@ class TagCLI(LightningCLI):
         """Keep the configuration: Lightning would let the checkpoint's settings overrule the command line."""
 
 
-def _check(trainer: Any, sampling: GuidedSampling) -> None:
+def _check(settings: Any) -> None:
     """Refuse settings on which Lightning, or the sampling after hours of training, fails without naming them."""
-    if trainer["default_root_dir"] is None:
-        raise ValueError("trainer.default_root_dir must be a folder, got null; the run's files go there")
-    every = trainer["check_val_every_n_epoch"]
-    if every is not None and every < 1:
-        raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
+    trainer, sampling = settings["trainer"], settings["sampling"]
+    trainer["default_root_dir"] = str(run_folder(trainer["default_root_dir"]))
+    require_possible_trainer(trainer)
+    require_workers(settings.get("data"))
     if isinstance(sampling.strength, int | float):
         require_strength("sampling.strength", sampling.strength)
 
@@ -133,7 +134,7 @@ def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
     """Return the user's callbacks between ours; the sampling comes first, to see EMA weights while they are in use."""
     own = trainer["callbacks"] or []
     own = own if isinstance(own, list) else [own]
-    callbacks = [StartRunLogger(), ExactResume(), sampling, *own]
+    callbacks = [StartRunLogger(), ExactResume(), MonitorCheck(), sampling, *own]
     # A trial leaves no trace; Lightning's own rule spares only its own checkpoint callback.
     trial = trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False
     if not trial and not any(isinstance(callback, ModelCheckpoint) for callback in own):
