@@ -28,7 +28,7 @@ from tag_lightning.cli_errors import (
     print_line,
     wants_traceback,
 )
-from tag_lightning.config_files import config_file
+from tag_lightning.config_files import config_file, require_distinct_keys
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
@@ -176,6 +176,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str] | None) -> None:
+    for argument in sys.argv[1:] if args is None else args:
+        require_distinct_keys(argument)
     TagCLI(
         datamodule_class=None,
         parser_class=OneLineParser,

@@ -74,6 +74,23 @@ def _require_yaml(path: Path) -> None:
         raise ConfigFileError(f"{place}: {twice.value} is given twice, and only the last would count; rename one")
 
 
+def require_distinct_keys(argument: str) -> None:
+    """Check YAML given on the command line, ``--sampling.arms={few: {num_steps: 2}}``.
+
+    Raises:
+        ConfigFileError: If a key is given twice in one mapping.
+    """
+    option, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    try:
+        twice = repeated_key(yaml.compose(value, yaml.SafeLoader)) if "{" in value else None
+    except yaml.YAMLError:
+        return
+    if twice is not None:
+        raise ConfigFileError(
+            f"{option or value}: {twice.value} is given twice, and only the last would count; rename one"
+        )
+
+
 def repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
     """Return the first key that a mapping in ``node`` has twice, or None; YAML readers keep the last silently."""
     if isinstance(node, yaml.SequenceNode):

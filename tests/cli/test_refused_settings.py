@@ -62,6 +62,7 @@ def test_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("--data.init_args.num_workers=-1", "data.init_args.num_workers must be at least 0, got -1; 0 loads"),
         (STOPPING % "val/los", "EarlyStopping(monitor=...) is val/los, which nothing logs (did you mean val/loss?)"),
         (SAVING, "ModelCheckpoint(monitor=...) is val/los, which nothing logs"),
+        ("--sampling.arms={few: {}, few: {num_steps: 3}}", "--sampling.arms: few is given twice, and only the last"),
         ("--sampling.extra_arms={dps: {}}", "sampling.extra_arms has dps, which sampling.arms has too"),
     ],
 )
