@@ -208,3 +208,44 @@ def test_sampling_for_hours_ends_within_seconds(
     if verb == "fit":
         assert "the training up to step 2 is in" in log.read_text()
         assert _last(tmp_path / "run")["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("while_sampling", [False, True])
+def test_two_processes_stop_together(
+    while_sampling: bool, tiny: TinyNetworks, tmp_path: Path, process: list[subprocess.Popen[str]]
+) -> None:
+    """The first process alone gets the signal."""
+    more = ["--trainer.strategy=ddp", "--trainer.devices=2", "--sampling.arms={unguided: {}}"]
+    more += ["--sampling.task.init_args.features=auto", "--trainer.check_val_every_n_epoch=50"]
+    if while_sampling:
+        more += ["--sampling.num_samples=1000000", "--trainer.callbacks=tiny_runs.SaidBeforeDraw"]
+        more += ["--trainer.check_val_every_n_epoch=1"]
+    else:
+        more += ["--trainer.max_epochs=500", "--trainer.callbacks=tiny_runs.SlowSteps"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-u",
+                    "-m",
+                    "tag_lightning",
+                    *predictor_arguments("fit", tmp_path / "run", tiny, *more),
+                ],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+                stdout=file,
+                stderr=file,
+                text=True,
+            )
+        )
+        _wait_for("drawing" if while_sampling else "number of training batches", log, process[0])
+        time.sleep(3)
+        started = time.monotonic()
+        process[0].send_signal(signal.SIGTERM)
+        assert process[0].wait(60) == 143, log.read_text()
+    assert time.monotonic() - started < 15
+    assert log.read_text().count("stopped by SIGTERM: the training up to step") == 1
+    assert "Traceback" not in log.read_text()
+    assert _last(tmp_path / "run")["global_step"] > 0
