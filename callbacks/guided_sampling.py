@@ -155,8 +155,7 @@ class GuidedSampling(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before what may take hours; weights are averaged from the start of the validation's epoch on."""
-        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if fitting and self._common is not None and self._due(trainer):
+        if self._samples_in_fit(trainer) and self._due(trainer):
             interruption.checkpoint = save_last(trainer, before_validation=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,6 +174,11 @@ class GuidedSampling(Callback):
                     raise  # the other processes wait for this one, and only its end frees them
                 self._failure = error
             self._sampled_at = trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save that the validation is done: a run resumed from before it would repeat it, and its points in curves."""
+        if self._samples_in_fit(trainer) and self._sampled_at == trainer.global_step and self._failure is None:
+            interruption.checkpoint = save_last(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._raise_failure()
@@ -223,6 +227,9 @@ class GuidedSampling(Callback):
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def _samples_in_fit(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking and self._common is not None
 
     def _due(self, trainer: Trainer) -> bool:
         epoch = trainer.current_epoch + 1
