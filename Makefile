@@ -7,7 +7,7 @@ MOLECULES := configs/molecules/time_predictor.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-strengths seeds-molecules
+.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -30,6 +30,10 @@ lint: $(VENV)/.ready
 	ln -sfn $(CURDIR)/tag_lightning/* $(CURDIR)/callbacks $(CURDIR)/configs $(CURDIR)/datamodules $(LINKS)/tag_lightning
 	ln -s $(CURDIR)/benchmarks $(LINKS)
 	$(RUN) -m mypy
+
+# Executes docs/tour.py and writes it with its outputs as docs/tour.ipynb.
+tour: $(VENV)/.ready
+	$(RUN) docs/tour_notebook.py
 
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
 weights: weights-digits weights-molecules
