@@ -191,9 +191,9 @@ time_gap_curves({arm: (toy_results[arm].timesteps, toy_results[arm].gaps) for ar
 # ## Digits
 #
 # The same call on tinted 16x16 digits, with networks that ship with the package. `DPS` guides every sample towards the
-# digit asked for, at a scale so strong that it breaks images. A judge that never guides measures `accuracy` and the
-# features of the Frechet distance `fid`. Only one time predictor for digits ships, so here it corrects *and* measures:
-# read the Time-Gap of `dps+tag` as flattered. `make demo` trains a second one for a fair measurement.
+# digit asked for, at a scale so strong that it breaks images. A judge that never guides measures `accuracy`, and
+# its features give the Frechet distance `fid`. Only one time predictor for digits ships, so here it corrects *and*
+# measures: read the Time-Gap of `dps+tag` as flattered. `make demo` trains a second one for a fair measurement.
 
 # %%
 digit_arms = {

@@ -101,6 +101,7 @@ def test_the_pictures_show_something(notebook: NotebookNode) -> None:
     for picture in pictures:
         colours = Image.open(io.BytesIO(base64.b64decode(picture))).getcolors()
         # More than a background and the lines of its axes.
+        assert colours is not None
         assert len(colours) > 20
 
 
