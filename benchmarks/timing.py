@@ -17,7 +17,7 @@ class Ratio(NamedTuple):
     Attributes:
         what: The comparison.
         values: Its ratio in every repeat.
-        goal: What it should be at most; None where nothing is asked.
+        goal: Upper bound of the ratio; None without one.
     """
 
     what: str
