@@ -1,4 +1,4 @@
-"""What things cost beside each other: ``python -m benchmarks.speed``."""
+"""Costs as ratios: ``python -m benchmarks.speed``."""
 
 from __future__ import annotations
 

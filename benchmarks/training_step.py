@@ -32,7 +32,7 @@ _LEARNING_RATE = 1e-3
 
 
 class Recipe(NamedTuple):
-    """What is trained, and how.
+    """Data, network and settings of a training step.
 
     Attributes:
         what: Its name in the table.

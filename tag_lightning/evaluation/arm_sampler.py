@@ -161,7 +161,7 @@ class ArmSampler:
         order = self.task.order()
         for start in range(0, len(order), self.chunk_size)[self.rank :: self.world_size]:
             kept = order[start : start + self.chunk_size]
-            # Every chunk has the same size, so that the same kernels run whoever draws it.
+            # Every chunk has the same size, so that the same kernels run on every process.
             yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
