@@ -1,4 +1,4 @@
-"""What things cost beside each other: ``python -m benchmarks.speed``."""
+"""Costs as ratios: ``python -m benchmarks.speed``."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def accumulation(device: torch.device, repeats: int, quick: bool) -> list[Ratio]
     network, schedule = load_pretrained("digits/denoiser")
     assert schedule is not None
     judge = load_pretrained("digits/judge").network.to(device)
-    features = JudgeFeatures(judge)  # type: ignore[arg-type]
+    features = JudgeFeatures(judge)
     sampler = Sampler(Denoiser(network, schedule).to(device), DDIM(), 5 if quick else 25)
     space = ImageSpace((3, 16, 16), range(count), device)
     samples = sampler.sample(space, 0)

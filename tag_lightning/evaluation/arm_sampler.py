@@ -16,7 +16,7 @@ from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler
 from tag_lightning.evaluation.arms import Arm, require_names
 from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
-from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
+from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
@@ -69,15 +69,17 @@ class ArmSampler:
             if network is not None:
                 network.to(self._device)
 
-    def sampler(self, arm: Arm, indices: Sequence[int]) -> Sampler:
-        """The sampler of one chunk, the only place that builds guidance and sampler.
+    def sampler(self, arm: Arm, indices: Sequence[int] = ()) -> Sampler:
+        """The sampler of one chunk; without indices a sampler without guidance, which knows its timesteps.
 
         Raises:
             ValueError: If the arm's settings are impossible.
         """
-        conditions = self.task.conditions(indices, self._device)
-        run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
-        guidance = [entry.for_run(run) for entry in arm.guidance]
+        guidance: list[Guidance] = []
+        if indices:
+            conditions = self.task.conditions(indices, self._device)
+            run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
+            guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
 
@@ -129,7 +131,7 @@ class ArmSampler:
         Raises:
             NonFiniteError: Names the arm and, if a network is to blame, the timestep.
         """
-        timesteps = self.sampler(arm, [0]).timesteps
+        timesteps = self.sampler(arm).timesteps
         columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
         rows = RowsByIndex(columns, device=self._device)
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
@@ -159,7 +161,7 @@ class ArmSampler:
         order = self.task.order()
         for start in range(0, len(order), self.chunk_size)[self.rank :: self.world_size]:
             kept = order[start : start + self.chunk_size]
-            # Every chunk has the same size, so that the same kernels run whoever draws it.
+            # Every chunk has the same size, so that the same kernels run on every process.
             yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
