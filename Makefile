@@ -54,7 +54,7 @@ seeds-strengths: $(VENV)/.ready
 
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
-	  --config configs/molecules/strengths.yaml --sampling.physics true
+	  --config configs/molecules/strengths.yaml --sampling.task.init_args.physics true
 	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
 
 benchmarks: $(VENV)/.ready
