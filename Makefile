@@ -7,7 +7,7 @@ MOLECULES := configs/molecules/time_predictor.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-molecules
+.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -51,6 +51,10 @@ seeds: $(VENV)/.ready
 seeds-strengths: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/strengths -- \
 	  --config configs/digits/strengths.yaml
+
+seeds-trust-region: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/trust_region -- \
+	  --config configs/digits/trust_region.yaml
 
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
