@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "tag_lightning/pretrained/README.md", *ROOT.glob("docs/*.md")]
+PAGES = ["README.md", "CHANGELOG.md", "tag_lightning/pretrained/README.md"]
+PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+FOUNDATIONS = ("diffusion", "chemistry")
 
 
 def anchors(page: Path) -> set[str]:
@@ -18,16 +20,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
             continue
         path, _, anchor = target.partition("#")
         file = page.parent / path if path else page
-        assert file.exists(), f"{page.name} links to {target}"
-        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+        assert file.exists(), f"{name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{name} links to {target}"
 
 
 def drawn_arrows() -> dict[str, set[str]]:
@@ -38,25 +41,19 @@ def drawn_arrows() -> dict[str, set[str]]:
 
 def imports(room: str) -> set[str]:
     """The rooms that the files of a room import."""
-    (place,) = (path for path in (ROOT / "tag_lightning" / room, ROOT / room, ROOT / f"tag_lightning/{room}.py")
-                if path.exists() and not path.is_symlink())  # fmt: skip
-    files = [place] if place.is_file() else place.glob("*.py")
-    names = [
-        name
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else []
-        )
-    ]
+    top = room in ("callbacks", "datamodules")
+    place = ROOT / room if top else ROOT / "tag_lightning" / room
+    files = place.glob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+    names: list[str] = []
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
     rooms = {name.split(".")[1] for name in names if name.startswith("tag_lightning.")}
-    return {name for name in rooms if name in drawn_arrows() or name in ("diffusion", "chemistry")} - {room}
+    return {name for name in rooms if name in (*drawn_arrows(), *FOUNDATIONS)} - {room}
 
 
-@pytest.mark.parametrize("room", [*drawn_arrows(), "diffusion", "chemistry"])
+@pytest.mark.parametrize("room", [*drawn_arrows(), *FOUNDATIONS])
 def test_imports_point_where_the_architecture_says(room: str) -> None:
     assert imports(room) == drawn_arrows().get(room, set())

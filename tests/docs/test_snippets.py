@@ -178,3 +178,17 @@ def test_a_missing_data_file_is_named(folder: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["fit", "--config=npz.yaml", "--trainer.accelerator=cpu"])
     assert "there is no file images.npz; set data.init_args.path" in capsys.readouterr().err
+
+
+def test_the_readme_compares_in_python(folder: Path) -> None:
+    (block,) = (block for block in blocks("README.md") if block.language == "python")
+    # Fewer samples and steps, for speed.
+    text = block.text.replace("num_samples=64, num_steps=10", "num_samples=12, num_steps=2, chunk_size=12")
+    assert text != block.text
+    scope: dict[str, object] = {}
+    exec(compile(text, "README.md", "exec"), scope)
+    written = json.loads((folder / "runs/digits/compare/results.json").read_text())
+    assert list(written["arms"]) == ["unguided", "dps", "dps+tag"]
+    assert all(figures["num_samples"] == 12 for figures in written["arms"].values())
+    gaps = [figures["time_gap"] for figures in written["arms"].values()]
+    assert len(set(gaps)) == 3
