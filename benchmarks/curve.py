@@ -14,8 +14,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tag_lightning.callbacks.figures import COLOURS, figure_pixels, save_png
-from tag_lightning.callbacks.report import REAL_DATA
+from tag_lightning.evaluation.figures import COLOURS, figure_pixels, save_png
+from tag_lightning.evaluation.results import REAL_DATA
 
 Summary = Mapping[str, Mapping[str, Sequence[float]]]
 _ARM = re.compile(r"(?P<property>\w+) (?P<scale>[\d.]+)(?P<tag>\+tag)?")

@@ -1,4 +1,4 @@
-"""Gradient clipping at what is usual for the run."""
+"""Gradient clipping at a bound that follows the recent gradient norms."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class AdaptiveGradientClipping(Callback):
     with one large value, as the published code does, and is part of checkpoints.
 
     Args:
-        window: How many norms are kept, at least 2.
-        first: The value the queue starts with, above 0.
+        window: Number of norms kept, at least 2.
+        first: First value of the queue, above 0.
     """
 
     def __init__(self, window: int = 50, first: float = 3000.0) -> None:

@@ -1,4 +1,4 @@
-"""Averaged weights, where the training is."""
+"""EMA of the weights, on the training device."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class WarmedUpEMA(WeightAveraging):
     ``average <- d average + (1 - d) weights`` with ``d = min(decay, (1 + n) / (10 + n))`` at the ``n``-th update,
     the warm-up of diffusers' ``EMAModel``: an average with a decay of 0.9999 would otherwise still hold a seventh
     of its first weights after 20,000 steps. Lightning's ``EMAWeightAveraging`` has no warm-up, and leaves the
-    average on the CPU, where the module is when it is set up.
+    average on the CPU, the device of the module during setup.
 
     Args:
-        decay: Of the average, in [0, 1).
+        decay: Decay of the average, in [0, 1).
 
     Raises:
         ValueError: If ``decay`` is not in [0, 1).

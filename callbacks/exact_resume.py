@@ -1,4 +1,4 @@
-"""Counting epochs right where a run goes on."""
+"""Correct counting of epochs in a resumed run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class ExactResume(Callback):
-    """Makes a continued ``fit`` see every batch of every epoch once, wherever and by whatever limit it was stopped.
+    """Makes a resumed ``fit`` see every batch of every epoch once, wherever and by whatever limit it was stopped.
 
-    What Lightning writes at the end of ``fit`` calls an epoch that ``max_steps`` cut short a finished one, so
-    that its other batches would be left out; with ``max_steps`` set it goes through the end of a finished epoch a
-    second time, so that ``max_epochs`` would be reached too early; and from the last batch of an epoch it goes on
-    to the next without counting it.
+    The checkpoint that Lightning writes at the end of ``fit`` counts an epoch cut short by ``max_steps`` as finished,
+    so its other batches would be skipped. With ``max_steps`` set, Lightning runs the end of a finished epoch a second
+    time, so ``max_epochs`` would be reached too early. After the last batch of an epoch it starts the next epoch
+    without counting it.
     """
 
     def __init__(self) -> None:

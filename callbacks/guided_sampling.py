@@ -42,13 +42,13 @@ class GuidedSampling(Callback):
     A network is named by a shipped one (``digits/denoiser``), a folder, or a checkpoint of this package.
 
     Args:
-        denoiser: None takes the one being trained; if there is none either, nothing is sampled.
+        denoiser: None takes the one being trained; without either nothing is sampled.
         predictor: Time predictor that corrects; None takes the one being trained.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
-        arms: The ways of sampling; None takes ``default_arms``.
-        extra_arms: More of them, beside those of ``arms``.
+        arms: The ways of sampling by name; None takes ``default_arms``.
+        extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of DPS in the default arms.
         strength: Strength of TAG in arms that state none: a constant, or a rule; None is ``PolyakStrength()``.
@@ -132,7 +132,8 @@ class GuidedSampling(Callback):
         with torch.inference_mode(False), self._settings_named():
             self._common = self._load(trainer, pl_module)
             if self._common is None:
-                missing = "task" if "denoiser" in pl_module.sampling_resources() else "denoiser"
+                own = pl_module.sampling_resources()  # type: ignore[operator]
+                missing = "task" if "denoiser" in own else "denoiser"
                 if stage == "predict":
                     raise ValueError(f"predict draws samples: set sampling.{missing}")
                 rank_zero_info(f"No sampling.{missing}: nothing will be sampled")

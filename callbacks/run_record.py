@@ -1,4 +1,4 @@
-"""What a run writes of itself: TensorBoard events and its configuration, once there is a run to speak of."""
+"""The record of a run: TensorBoard events and configuration, written once all checks have passed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events in the run's folder, each step of a curve once however often the run is taken up.
+    """TensorBoard events in the run's folder; each step of a curve appears once, however often the run is resumed.
 
     Nothing is written before ``start``: Lightning asks for the writer, which creates a file, before anything
     has been checked.
 
     Args:
         folder: The run's folder.
-        part: Folder within it, for what is no part of the training curves.
+        part: Subfolder for events that do not belong to the training curves.
     """
 
     def __init__(self, folder: Path, part: str | None = None) -> None:
@@ -27,7 +27,7 @@ class RunLogger(TensorBoardLogger):
         self._started = False
 
     def start(self, step: int) -> None:
-        """Write from now on; what earlier runs in this folder wrote at ``step`` or later is no longer shown."""
+        """Write from now on and hide the events of earlier runs in this folder at ``step`` or later."""
         if not self._started:
             self._started = True
             self._kwargs["purge_step"] = step
@@ -42,7 +42,7 @@ class RunLogger(TensorBoardLogger):
 
 
 class StartRunLogger(Callback):
-    """Starts the ``RunLogger`` when all checks are passed and a checkpoint's step is known."""
+    """Starts the ``RunLogger`` when all checks have passed and a checkpoint's step is known."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -61,9 +61,9 @@ class StartRunLogger(Callback):
 
 
 class SaveCheckedConfig(SaveConfigCallback):
-    """Saves the configuration as Lightning does, but leaves an earlier run's alone until all checks are passed.
+    """Saves the configuration as Lightning does, but keeps an earlier run's until all checks have passed.
 
-    With ``trainer.fast_dev_run``, which is no run to keep, nothing is saved.
+    With ``trainer.fast_dev_run`` nothing is saved.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""The trained network as a folder that others can load."""
+"""The trained network as a folder that ``load_pretrained`` reads."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from tag_lightning.class_names import public_classes
 TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 _USAGE = "usage: fit --config digits/time_predictor --OPTION VALUE; see also --help"
 _LONGEST = 1000
-_FROM_WORKER = re.compile(r"Original Traceback \(most recent call last\):\n(?:\s.*\n)+[\w.]+: (.*)", re.DOTALL)
+_TRACEBACK = r"Traceback \(most recent call last\):\n"
+_FROM_WORKER = re.compile(rf"Original {_TRACEBACK}(?:[\s\S]*\n{_TRACEBACK})?(?:[ \t].*\n)+[\w.]+: ([\s\S]*)")
 
 
 class OneLineParser(LightningArgumentParser):
@@ -71,10 +72,10 @@ def readable(message: str, error: BaseException | None = None, options: Iterable
         options: Full names of the known options.
     """
     cause = _root_cause(error)
-    reason = str(cause)
+    reason = str(cause) if cause else ""
     close = _closest(_unknown_options(message, cause), {*options, *_parameters()}, 0.75)
-    close = close or _closest(re.findall(r"\b[A-Z]\w+", reason) if cause else [], public_classes(), 0.8)
-    if reason in message and (close or isinstance(cause, KeyError | AttributeError | ImportError)):
+    close = close or _closest(re.findall(r"\b[A-Z]\w+", reason), public_classes(), 0.8)
+    if reason and reason in message and (close or isinstance(cause, KeyError | AttributeError | ImportError)):
         # Between its first line and the cause, jsonargparse lists all that it tried.
         first = message.strip().splitlines()[0]
         message = first if reason in first else f"{first} {reason}"

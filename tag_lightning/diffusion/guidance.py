@@ -48,6 +48,7 @@ class Guidance:
     Attributes:
         needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
             in the steps in which such a guidance acts, and only there.
+        needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         recurrence: Recurrence that the method is published with; a sampler told nothing else uses it.
 
     Raises:
@@ -55,6 +56,7 @@ class Guidance:
     """
 
     needs_grad: bool = False
+    needs_noise: bool = False
     recurrence: Recurrence | None = None
     start: int | None = None
     stop: int | None = None
@@ -65,7 +67,7 @@ class Guidance:
         self.stop = stop
 
     def acts(self, timestep: int) -> bool:
-        """Whether the hooks run at this training timestep: ``stop <= timestep <= start``."""
+        """True if the hooks run at this training timestep: ``stop <= timestep <= start``."""
         return (self.start is None or timestep <= self.start) and (self.stop is None or timestep >= self.stop)
 
     def for_run(self, run: Run) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,6 +75,7 @@ class Step:
         alpha_bar: ``alphas_cumprod[timestep]``, a float; ``[B]`` if ``timestep`` is.
         next_alpha_bar: ``alphas_cumprod[next_timestep]``, 1 for the data.
         num_timesteps: T, the number of training timesteps.
+        levels: ``(alpha_bar, next_alpha_bar)`` of every step of the run, for schedules that are normalised over it.
         space: The space of the samples.
         noise_source: Noise stream that no other guidance draws from.
         pass_index: Number of times this step was already taken (recurrence), 0 at first.
@@ -88,6 +89,7 @@ class Step:
     alpha_bar: float
     next_alpha_bar: float
     num_timesteps: int
+    levels: Sequence[tuple[float, float]]
     space: Space
     noise_source: SampleNoise = field(repr=False)
     pass_index: int = 0

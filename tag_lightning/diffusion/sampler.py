@@ -6,7 +6,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -43,7 +43,8 @@ class Sampler:
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
-        ValueError: If ``num_steps`` or ``recurrence`` is out of range.
+        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance needs the noise of a stochastic
+            solver and this one draws none.
     """
 
     def __init__(
@@ -58,6 +59,12 @@ class Sampler:
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"num_steps must lie in 1 .. {total} (the schedule's T), got {num_steps}")
+        for entry in guidance:
+            if entry.needs_noise and not solver.is_stochastic:
+                raise ValueError(
+                    f"{type(entry).__name__} chooses the noise of each step, but {type(solver).__name__} as configured "
+                    "draws none; use a stochastic solver, such as DDIM with eta above 0"
+                )
         self.denoiser = denoiser
         self.solver = solver
         self.num_steps = num_steps
@@ -121,11 +128,12 @@ class Sampler:
 
     def _steps(self, space: Space, noise: SampleNoise, checks: DeferredChecks) -> Iterator[Step]:
         """The steps as the solver sees them, whose memory and noise they carry."""
-        alpha_bars = [*self._alpha_bars, 1.0]
         timesteps, state = self.timesteps, dict[str, Any]()
+        bars = [self._alpha_bars[timestep] for timestep in timesteps]
+        levels = list(zip(bars, [*bars[1:], 1.0], strict=True))
         for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-            levels = alpha_bars[timestep], alpha_bars[-1 if after is None else after]
-            yield Step(index, timestep, after, *levels, len(alpha_bars) - 1, space, noise, state=state, checks=checks)
+            total = len(self._alpha_bars)
+            yield Step(index, timestep, after, *levels[index], total, levels, space, noise, state=state, checks=checks)
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
@@ -144,11 +152,12 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
-        if own.first is None or (needs_grad and not own.first.x0.requires_grad):
-            own.renew(x)
+        first = own.first
+        if first is None or (needs_grad and not first.x0.requires_grad):
+            first = own.renewed(x)
         for member, view in acting:
             if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, own.first, view)
+                proposal = member.guidance.propose(proposal, x, first, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
@@ -156,7 +165,7 @@ class Sampler:
         self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor
     ) -> Prediction:
         if isinstance(timestep, Tensor):
-            step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))
+            step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
         elif timestep != step.timestep:
             step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
         return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
@@ -190,14 +199,14 @@ def _members(
         yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
 
 
+@dataclass
 class _OwnPrediction:
     """The denoiser itself, innermost of all wrappers, which keeps the first prediction it makes."""
 
-    def __init__(self, denoiser: Denoiser, step: Step, alpha_bars: Sequence[float]) -> None:
-        self.denoiser = denoiser
-        self.step = step
-        self.alpha_bars = alpha_bars
-        self.first: Prediction | None = None
+    denoiser: Denoiser
+    step: Step
+    alpha_bars: Sequence[float]
+    first: Prediction | None = None
 
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
@@ -209,10 +218,10 @@ class _OwnPrediction:
             self.first = prediction
         return prediction
 
-    def renew(self, x: Tensor) -> None:
-        """Predict for ``x`` anew: guidance asked for no prediction, or for none that leads back to ``x``."""
+    def renewed(self, x: Tensor) -> Prediction:
+        """A new prediction for ``x``: guidance asked for no prediction, or for none that leads back to ``x``."""
         with torch.set_grad_enabled(x.requires_grad):
-            self.first = self.denoiser(x, self.step.timestep, **self.step.space.inputs)
+            return self.denoiser(x, self.step.timestep, **self.step.space.inputs)
 
 
 def _clipped(prediction: Prediction, step: Step) -> Prediction:

@@ -14,7 +14,13 @@ from tag_lightning.diffusion.reverse_process import Proposal, Step
 
 
 class Solver(ABC):
-    """Proposes the next sample from a prediction."""
+    """Proposes the next sample from a prediction.
+
+    Attributes:
+        is_stochastic: The proposals have noise, except that of the step that ends at the data.
+    """
+
+    is_stochastic: bool = False
 
     @abstractmethod
     def propose(self, x: Tensor, prediction: Prediction, step: Step, predict: Predict) -> Proposal:
@@ -42,6 +48,7 @@ class DDIM(Solver):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
         self.eta = eta
+        self.is_stochastic = eta > 0
 
     def propose(self, x: Tensor, prediction: Prediction, step: Step, predict: Predict) -> Proposal:
         a, a_next = step.alpha_bar, step.next_alpha_bar
@@ -83,6 +90,8 @@ class DPMSolverPlusPlus(Solver):
 
 class DPMSolverPlusPlusSDE(DPMSolverPlusPlus):
     """SDE-DPM-Solver++(2M), the stochastic variant (Lu et al. 2022, arXiv 2211.01095, App. D.4)."""
+
+    is_stochastic = True
 
     def _std(self, step: Step) -> float:
         h = _half_log_snr(step.next_alpha_bar) - _half_log_snr(step.alpha_bar)

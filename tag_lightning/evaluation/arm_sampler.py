@@ -16,7 +16,7 @@ from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler
 from tag_lightning.evaluation.arms import Arm, require_names
 from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
-from tag_lightning.guidance import PolyakStrength, Strength, TemporalAlignment
+from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex, time_gap
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
@@ -40,7 +40,8 @@ class ArmSampler:
         strength: Strength of TAG in arms that state none.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
-        chunk_size: Samples drawn at once; samples are repeatable to the last bit for a fixed size only.
+        chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
+            are repeatable to the last bit for a fixed one.
         num_kept: Number of samples that are kept, by global index; the others are measured only.
         device: Device to sample on; None takes the denoiser's.
         rank: Index of this process.
@@ -69,15 +70,17 @@ class ArmSampler:
             if network is not None:
                 network.to(self._device)
 
-    def sampler(self, arm: Arm, indices: Sequence[int]) -> Sampler:
-        """The sampler of one chunk, the only place that builds guidance and sampler.
+    def sampler(self, arm: Arm, indices: Sequence[int] = ()) -> Sampler:
+        """The sampler of one chunk; without indices a sampler without guidance, which knows its timesteps.
 
         Raises:
             ValueError: If the arm's settings are impossible.
         """
-        conditions = self.task.conditions(indices, self._device)
-        run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
-        guidance = [entry.for_run(run) for entry in arm.guidance]
+        guidance: list[Guidance] = []
+        if indices:
+            conditions = self.task.conditions(indices, self._device)
+            run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
+            guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
 
@@ -129,7 +132,7 @@ class ArmSampler:
         Raises:
             NonFiniteError: Names the arm and, if a network is to blame, the timestep.
         """
-        timesteps = self.sampler(arm, [0]).timesteps
+        timesteps = self.sampler(arm).timesteps
         columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
         rows = RowsByIndex(columns, device=self._device)
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
@@ -157,10 +160,11 @@ class ArmSampler:
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
         order = self.task.order()
-        for start in range(0, len(order), self.chunk_size)[self.rank :: self.world_size]:
-            kept = order[start : start + self.chunk_size]
-            # Every chunk has the same size, so that the same kernels run whoever draws it.
-            yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
+        size = min(self.chunk_size, len(order))
+        for start in range(0, len(order), size)[self.rank :: self.world_size]:
+            kept = order[start : start + size]
+            # Every chunk has the same size, so that the same kernels run on every process.
+            yield kept, kept + [kept[-1]] * (size - len(kept))
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)

@@ -54,8 +54,8 @@ class ImageTask(SamplingTask):
     def load(self) -> None:
         example, counts = self.data.example, self.data.num_classes
         if self.attribute not in counts:
-            known = ", ".join(sorted(counts)) or "(none)"
-            raise ValueError(f"attribute is {self.attribute!r}, but the data have {known}")
+            listed = ", ".join(sorted(counts)) or "(none)"
+            raise ValueError(f"attribute is {self.attribute!r}, but the data have {listed}")
         classes = counts[self.attribute]
         networks = load_guide_and_judge(**self.sources, example=example)
         for role, network in networks.items():

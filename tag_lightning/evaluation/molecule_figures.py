@@ -29,7 +29,7 @@ def molecule_grid(numbers: Tensor, positions: Tensor, legends: Sequence[str]) ->
     Bonds are those that RDKit perceives; where it cannot, those from distances, and "unreadable" is written first.
 
     Args:
-        numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+        numbers: Atomic numbers ``[B, N]``, 0 is padding.
         positions: Angstrom, ``[B, N, 3]``.
         legends: B texts.
 

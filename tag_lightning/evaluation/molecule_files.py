@@ -21,7 +21,7 @@ def write_molecules(
     the second; their numbers are printed. The array file has all molecules: ``numbers`` and ``positions``.
 
     Args:
-        numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+        numbers: Atomic numbers ``[B, N]``, 0 is padding.
         positions: Angstrom, ``[B, N, 3]``.
         fields: Data fields of each molecule.
         folder: The folder, created if it does not exist.

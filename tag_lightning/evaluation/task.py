@@ -62,7 +62,7 @@ class SamplingTask(ABC):
                 argument to change.
         """
         bound = copy.copy(self)
-        bound.data, bound.sample_shape = data, tuple(data.sample_shape)
+        bound.data, bound.sample_shape, bound.num_samples = data, tuple(data.sample_shape), 0
         if self.axes and len(self.axes) != len(bound.sample_shape):
             raise ValueError(
                 f"{type(self).__name__} needs samples [{', '.join(self.axes)}], but the data have samples of shape "
@@ -83,7 +83,7 @@ class SamplingTask(ABC):
         if (self.num_samples, self.seed) == (num_samples, seed):
             return self
         bound = copy.copy(self)
-        bound.num_samples, bound.seed, bound._prepared = num_samples, seed, False
+        bound.num_samples, bound.seed, bound.num_reference, bound._prepared = num_samples, seed, 0, False
         metrics = [metric.for_task(bound) for metric in (*self.default_metrics(), *self._further_metrics)]
         bound.metrics = [metric for metric in metrics if metric.columns]
         names = ["seconds", "gaps", *chain.from_iterable(metric.columns for metric in bound.metrics)]
@@ -108,8 +108,8 @@ class SamplingTask(ABC):
     @property
     def networks(self) -> list[nn.Module]:
         """Networks to move to the sampling device."""
-        measuring = chain.from_iterable(metric.networks for metric in self.metrics)
-        return [*([] if self.guide is None else [self.guide]), *measuring]
+        own = [network for network in (self.guide, self.judge) if network is not None]
+        return own + [network for metric in self.metrics for network in metric.networks]
 
     @property
     def columns(self) -> dict[str, int]:
@@ -155,7 +155,7 @@ class SamplingTask(ABC):
         self._prepared = True
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        """What every metric measures of padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
+        """The rows of every metric for padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
         return {name: row for metric in self.metrics for name, row in metric.rows(x, indices).items()}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:

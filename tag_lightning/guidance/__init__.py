@@ -1,6 +1,8 @@
 """Guidance of the reverse process, one idea per file, without data sets or Lightning."""
 
 from tag_lightning.diffusion import Guidance
+from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
+from tag_lightning.guidance.classifier import ClassifierGuidance
 from tag_lightning.guidance.conditions import (
     Condition,
     ConditionedGuidance,
@@ -9,6 +11,7 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
     Evidence,
@@ -17,23 +20,36 @@ from tag_lightning.guidance.strengths import (
     Strength,
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
-from tag_lightning.guidance.training_free import DPS
+from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
+from tag_lightning.guidance.trust_region import FixedLengthSteps, GuidanceWrapper, TrustRegion
 
 __all__ = [
     "DPS",
+    "DSG",
+    "LGD",
+    "MPGD",
+    "TFG",
+    "UGD",
+    "AdaptiveMoments",
+    "ClassifierGuidance",
     "Condition",
     "ConditionedGuidance",
     "ConstantStrength",
     "Corruption",
     "Drift",
     "Evidence",
+    "FixedLengthSteps",
+    "FreeDoM",
     "Guidance",
+    "GuidanceWrapper",
     "JointCondition",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "ResidualDPS",
     "SquaredError",
     "Strength",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
+    "TrustRegion",
     "residual_norm",
 ]

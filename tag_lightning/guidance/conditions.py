@@ -144,6 +144,10 @@ class ConditionedGuidance(Guidance):
             raise ValueError(f"{type(self).__name__} has {has}: pass a Condition, or call for_run with one")
         return self.condition.log_likelihood(x0, **inputs)
 
+    def smoothed(self, x0: Tensor, step: Step) -> Tensor:
+        """The likelihood whose gradient is followed, ``[B]``; methods that average over noise override it."""
+        return self.log_likelihood(x0, **step.space.inputs)
+
     def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """``grad_x log p(c | x0_hat(x))`` through the denoiser, ``[B, ...]``, projected onto the space.
 
@@ -153,7 +157,7 @@ class ConditionedGuidance(Guidance):
             step: The step they are at.
         """
         with torch.enable_grad():
-            log_likelihood = self.log_likelihood(prediction.x0, **step.space.inputs)
+            log_likelihood = self.smoothed(prediction.x0, step)
             # Other guidances of the same step may differentiate this prediction as well.
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)

@@ -93,9 +93,9 @@ class TemporalAlignment(Guidance):
         logits, score = self._logits_and_score(x, t, step.space.inputs, step.num_timesteps)
         step.checks.require_finite(t, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
         if "typical_nll" not in step.state:  # read once per run, since it waits for the device
-            typical = getattr(self.predictor, "typical_nll", None)
-            measured = [] if typical is None else (~typical.isnan()).tolist()
-            step.state["typical_nll"] = {k: typical[k] for k, known in enumerate(measured) if known}
+            typical: Any = getattr(self.predictor, "typical_nll", None)
+            measured = () if typical is None else enumerate(typical.isnan().tolist())
+            step.state["typical_nll"] = {k: typical[k] for k, missing in measured if not missing}
         nll = -logits.log_softmax(1)[:, t]
         return Evidence(nll, step.space.project(score), step.state["typical_nll"].get(t))
 

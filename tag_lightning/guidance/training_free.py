@@ -1,19 +1,138 @@
-"""Guidance by a predictor on clean samples, without training anything on noisy ones."""
+"""Guidance by a predictor on clean samples, without training anything on noisy ones: TFG and its special cases."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.diffusion import Predict, Prediction, Proposal, Recurrence, Step, per_sample
 from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, JointCondition
 
+Conditions = Condition | JointCondition | str | Sequence[str] | None
+StepSchedule = Literal["increase", "decrease", "constant"]
+"""Proportional to ``a / a'``, to ``1 - a / a'``, or constant, scaled to a mean of 1 over the steps of the run."""
 
-class DPS(ConditionedGuidance):
-    """Diffusion posterior sampling (Chung et al. 2023, Algorithm 1), as in the TFG family (Ye et al. 2024).
+
+class TFG(ConditionedGuidance):
+    """The family of training-free guidance (Ye et al. 2024, arXiv 2409.15761, Algorithm 1).
+
+    With ``L(x0) = log p(c | x0)`` smoothed to ``L~(x0) = log mean_k exp L(x0 + gamma_t noise_k)``, ``a`` and ``a'``
+    the ``alphas_cumprod`` of this and the next timestep:
+
+    - variance guidance ``Delta_t = rho_t grad_{x_t} L~(x0_hat(x_t))``, through the denoiser;
+    - mean guidance ``x0 <- x0 + mu_t grad_{x0} L~(x0)``, several times, and ``Delta_0`` the sum of its moves;
+    - ``x_{t_next} <- x_{t_next} + sqrt(a' / a) Delta_t + sqrt(a') Delta_0``.
+
+    With ``rho = 0`` the denoiser runs no backward pass. The published code clips ``x0_hat`` before the guide and
+    differentiates through the clamp; here the guide sees the unclipped estimate unless ``guide_clipped``.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        rho: Mean strength of variance guidance, at least 0.
+        mu: Mean strength of mean guidance, at least 0.
+        gamma: Standard deviation of the smoothing at pure noise, at least 0; ``gamma_t = gamma sqrt(1 - a)``.
+        num_draws: K, noise draws of the smoothing, at least 1; each costs a pass of the guide.
+        num_iterations: Moves of mean guidance per step, at least 1.
+        rho_schedule: Course of ``rho_t``.
+        mu_schedule: Course of ``mu_t``.
+        clip: Longest gradient, as a root mean square over the sample's degrees of freedom, above 0. Near pure noise
+            Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None does not clip.
+        guide_clipped: The guide sees ``x0_hat`` inside the range of the space.
+        recurrence: Number of times each step is taken.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If a number is out of range, or a schedule unknown.
+    """
+
+    def __init__(
+        self,
+        condition: Conditions = None,
+        rho: float = 1.0,
+        mu: float = 0.25,
+        gamma: float = 0.0,
+        num_draws: int = 1,
+        num_iterations: int = 4,
+        rho_schedule: StepSchedule = "increase",
+        mu_schedule: StepSchedule = "increase",
+        clip: float | None = None,
+        guide_clipped: bool = False,
+        recurrence: int = 1,
+        **interval: Any,
+    ) -> None:
+        super().__init__(condition, **interval)
+        for name, value in {"rho": rho, "mu": mu, "gamma": gamma}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+        for name, count in {"num_draws": num_draws, "num_iterations": num_iterations}.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        for name, schedule in {"rho_schedule": rho_schedule, "mu_schedule": mu_schedule}.items():
+            if schedule not in get_args(StepSchedule):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(StepSchedule))}, got {schedule!r}")
+        if clip is not None and not 0 < clip < math.inf:
+            raise ValueError(f"clip must be a finite number above 0, or null for none, got {clip}")
+        self.rho, self.mu, self.gamma = rho, mu, gamma
+        self.num_draws, self.num_iterations = num_draws, num_iterations
+        self.rho_schedule, self.mu_schedule = rho_schedule, mu_schedule
+        self.clip = clip
+        self.guide_clipped = guide_clipped
+        self.needs_grad = rho > 0
+        self.recurrence = Recurrence(recurrence) if recurrence != 1 else None
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        if self.rho > 0:
+            factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
+            proposal = proposal.moved(factor * self.displacement(x, prediction, step))
+        if self.mu > 0:
+            proposal = proposal.moved(math.sqrt(step.next_alpha_bar) * self.mean_displacement(prediction.x0, step))
+        return proposal
+
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        """``Delta_t``, the move of ``x [B, ...]`` by variance guidance."""
+        gradient = self.gradient(x, prediction, step)
+        if self.clip is not None:
+            gradient = _clipped(gradient, self.clip, step)
+        strength = self.rho if self.rho_schedule == "constant" else _at_step(self.rho, self.rho_schedule, step)
+        return strength * gradient
+
+    def mean_displacement(self, x0: Tensor, step: Step) -> Tensor:
+        """``Delta_0``, the move of the clean estimate ``x0 [B, ...]`` by mean guidance."""
+        x0, strength = x0.detach(), _at_step(self.mu, self.mu_schedule, step)
+        moved = x0
+        for _ in range(self.num_iterations):
+            gradient = self.mean_gradient(moved, step)
+            if self.clip is not None:
+                gradient = _clipped(gradient, self.clip, step)
+            moved = moved + strength * gradient
+        return moved - x0
+
+    def mean_gradient(self, x0: Tensor, step: Step) -> Tensor:
+        """``grad_{x0} L~(x0)`` for clean estimates ``x0 [B, ...]``, projected onto the space."""
+        with torch.enable_grad():
+            x0 = x0.detach().requires_grad_(True)
+            log_likelihood = self.smoothed(x0, step)
+            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x0)
+        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
+        return step.space.project(gradient)
+
+    def smoothed(self, x0: Tensor, step: Step) -> Tensor:
+        """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""
+        if self.guide_clipped:
+            x0 = step.space.clip(x0)
+        if self.gamma == 0:
+            return self.log_likelihood(x0, **step.space.inputs)
+        gamma = self.gamma * math.sqrt(1 - step.alpha_bar)
+        draws = [self.log_likelihood(x0 + gamma * step.noise(), **step.space.inputs) for _ in range(self.num_draws)]
+        return torch.logsumexp(torch.stack(draws), 0) - math.log(self.num_draws)
+
+
+class DPS(TFG):
+    """Diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687, Algorithm 1), as in the TFG family.
 
     ``x_{t-1} <- x_{t-1} + scale * sqrt(a' / a) * grad_{x_t} log p(c | x0_hat(x_t))`` with
     ``a = alphas_cumprod[t]`` and ``a'`` that of the next timestep. Costs one backward pass of the denoiser.
@@ -21,8 +140,8 @@ class DPS(ConditionedGuidance):
     Args:
         condition: See ``ConditionedGuidance``.
         scale: Guidance scale, at least 0.
-        clip: Longest gradient, as a root mean square over the sample's degrees of freedom, above 0. Near pure
-            noise Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None does not clip.
+        clip: See ``TFG``.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -31,26 +150,174 @@ class DPS(ConditionedGuidance):
 
     def __init__(
         self,
-        condition: Condition | JointCondition | str | Sequence[str] | None = None,
+        condition: Conditions = None,
         scale: float = 1.0,
+        clip: float | None = None,
+        guide_clipped: bool = False,
+        **interval: Any,
+    ) -> None:
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
+        super().__init__(
+            condition, scale, mu=0, rho_schedule="constant", clip=clip, guide_clipped=guide_clipped, **interval
+        )
+        self.scale = scale
+
+
+class ResidualDPS(DPS):
+    """DPS in its original form for inverse problems, ``scale * grad / |L|`` (Chung et al. 2023, Sec. 4).
+
+    Meant for ``residual_norm`` as the loss: the step then does not shrink with the residual.
+    """
+
+    def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        gradient = super().gradient(x, prediction, step)
+        with torch.no_grad():
+            loss = self.smoothed(prediction.x0, step).abs()
+        return gradient / per_sample(loss.clamp(min=torch.finfo(loss.dtype).tiny), gradient)
+
+
+class LGD(TFG):
+    """Loss-guided diffusion (Song et al. 2023, ICML): DPS with a Monte-Carlo smoothed likelihood.
+
+    The variance of ``x0`` given ``x_t`` is taken as ``1 - a``, one of the forms that its authors allow.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        scale: Guidance scale, at least 0.
+        num_draws: Noise draws, at least 1.
+        gamma: See ``TFG``.
+        clip: See ``TFG``.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    def __init__(
+        self,
+        condition: Conditions = None,
+        scale: float = 1.0,
+        num_draws: int = 10,
+        gamma: float = 1.0,
         clip: float | None = None,
         **interval: Any,
     ) -> None:
-        super().__init__(condition, **interval)
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
-        if clip is not None and not 0 < clip < math.inf:
-            raise ValueError(f"clip must be a finite number above 0, or null for none, got {clip}")
-        self.scale = scale
-        self.clip = clip
+        super().__init__(condition, scale, 0, gamma, num_draws, rho_schedule="constant", clip=clip, **interval)
+
+
+class FreeDoM(TFG):
+    """FreeDoM (Yu et al. 2023, arXiv 2303.09833) as TFG's paper places it: DPS with a schedule and recurrence.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        scale: Mean guidance scale, at least 0.
+        recurrence: Number of times each step is taken.
+        clip: See ``TFG``.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    def __init__(
+        self,
+        condition: Conditions = None,
+        scale: float = 1.0,
+        recurrence: int = 2,
+        clip: float | None = None,
+        **interval: Any,
+    ) -> None:
+        super().__init__(condition, scale, 0, clip=clip, recurrence=recurrence, **interval)
+
+
+class MPGD(TFG):
+    """Manifold-preserving guided diffusion without an autoencoder (He et al. 2024, arXiv 2311.16424, Algorithm 1).
+
+    Moves the clean estimate along the guide's gradient; nothing runs backward through the denoiser.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        scale: Mean step length, at least 0.
+        num_iterations: Moves per step.
+        mu_schedule: Course of the step length.
+        clip: See ``TFG``.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    def __init__(
+        self,
+        condition: Conditions = None,
+        scale: float = 1.0,
+        num_iterations: int = 1,
+        mu_schedule: StepSchedule = "constant",
+        clip: float | None = None,
+        **interval: Any,
+    ) -> None:
+        super().__init__(
+            condition, 0, scale, num_iterations=num_iterations, mu_schedule=mu_schedule, clip=clip, **interval
+        )
+
+
+class UGD(TFG):
+    """Universal guidance (Bansal et al. 2024, arXiv 2302.07121): forward and backward guidance in epsilon.
+
+    ``epsilon^ = epsilon - scale sqrt(1 - a) grad_{x_t} L(x0_hat) - sqrt(a / (1 - a)) Delta_0`` and ``x0^`` along with
+    it, in place of a move of the proposal.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        scale: Strength of forward guidance, at least 0.
+        mu: Step length of backward guidance, at least 0.
+        num_iterations: Moves of backward guidance per step.
+        recurrence: Number of times each step is taken.
+        clip: See ``TFG``.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    def __init__(
+        self,
+        condition: Conditions = None,
+        scale: float = 1.0,
+        mu: float = 0.0,
+        num_iterations: int = 1,
+        recurrence: int = 2,
+        clip: float | None = None,
+        **interval: Any,
+    ) -> None:
+        super().__init__(
+            condition,
+            scale,
+            mu,
+            num_iterations=num_iterations,
+            rho_schedule="constant",
+            mu_schedule="constant",
+            clip=clip,
+            recurrence=recurrence,
+            **interval,
+        )
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
-        return proposal.moved(factor * self.displacement(x, prediction, step))
+        return proposal
 
-    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        gradient = self.gradient(x, prediction, step)
-        if self.clip is not None:
-            length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
-            gradient = gradient * per_sample((self.clip / length).clamp(max=1), gradient)
-        return self.scale * gradient
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_(self.needs_grad)
+            prediction = predict(x, step.timestep)
+        signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
+        move = torch.zeros_like(x)
+        if self.rho > 0:
+            move = noise**2 / signal * self.displacement(x, prediction, step)
+        if self.mu > 0:
+            move = move + self.mean_displacement(prediction.x0, step)
+        prediction = prediction.detach()
+        return prediction._replace(epsilon=prediction.epsilon - signal / noise * move, x0=prediction.x0 + move)
+
+
+def _clipped(gradient: Tensor, longest: float, step: Step) -> Tensor:
+    length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
+    return gradient * per_sample((longest / length).clamp(max=1), gradient)
+
+
+def _at_step(strength: float, schedule: StepSchedule, step: Step) -> float:
+    if schedule == "constant":
+        return strength
+    ratios = [a / a_next for a, a_next in step.levels]
+    here = step.alpha_bar / step.next_alpha_bar
+    if schedule == "increase":
+        return strength * here * len(ratios) / sum(ratios)
+    return strength * (1 - here) * len(ratios) / sum(1 - ratio for ratio in ratios)

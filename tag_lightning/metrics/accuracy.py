@@ -1,10 +1,10 @@
-"""How often a classifier sees the class that was asked for."""
+"""Agreement of a classifier with the classes that were asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tag_lightning.metrics.sample_metric import SampleMetric
 
@@ -18,10 +18,6 @@ class Accuracy(SampleMetric):
     @property
     def columns(self) -> dict[str, int]:
         return {} if self.task.judge is None else {"correct": 1}
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return [self.task.judge]
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         predicted = self.task.judge(x).argmax(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +32,11 @@ class FeatureExtractor(Protocol):
         ...
 
 
-class JudgeNetwork(Protocol):
-    """A network with named features, such as ``ImageClassifier``."""
-
-    @property
-    def num_features(self) -> int:
-        """D."""
-        ...
-
-    def features(self, x: Tensor) -> Tensor:
-        """Features ``[B, D]`` of images ``x [B, C, H, W]`` in [-1, 1]."""
-        ...
-
-
 class JudgeFeatures:
-    """The features of a network that judges samples, and never guides them.
+    """The features of a network that judges samples and never guides them, taken in evaluation mode.
 
     Args:
-        network: A module with ``features(x) -> [B, D]`` and ``num_features``. Its parameters and its mode are
-            left as they are; features are taken in evaluation mode.
+        network: A module with ``features(x) -> [B, D]`` and ``num_features``, such as ``ImageClassifier``.
 
     Raises:
         TypeError: If the network lacks one of the two.
@@ -58,7 +44,7 @@ class JudgeFeatures:
 
     name = "judge"
 
-    def __init__(self, network: JudgeNetwork) -> None:
+    def __init__(self, network: Any) -> None:
         missing = [name for name in ("features", "num_features") if not hasattr(network, name)]
         if missing:
             raise TypeError(
@@ -70,16 +56,13 @@ class JudgeFeatures:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features ``[B, D]`` float64 of images ``[B, C, H, W]`` in [-1, 1], on the network's device."""
-        network = self.network
-        training = isinstance(network, nn.Module) and network.training
-        if isinstance(network, nn.Module):
-            network.eval()
+        training = self.network.training
+        self.network.eval()
         try:
             with torch.no_grad():
-                return network.features(images).double()
+                return self.network.features(images).double()
         finally:
-            if training and isinstance(network, nn.Module):
-                network.train()
+            self.network.train(training)
 
 
 class InceptionFeatures(nn.Module):
@@ -154,7 +137,7 @@ def feature_extractor(choice: FeatureChoice, judge: nn.Module | None) -> Feature
     if choice == "inception" or (choice == "auto" and find_inception_weights() is not None):
         return InceptionFeatures()
     if judge is not None:
-        return JudgeFeatures(judge)  # type: ignore[arg-type]
+        return JudgeFeatures(judge)
     if choice == "judge":
         raise ValueError("features is judge, but there is no judge")
     return None

@@ -21,6 +21,7 @@ class FID(SampleMetric):
             weights are found and else the judge's.
     """
 
+    needs_real = True
     _extractor: FeatureExtractor | None = None
     _distance: FrechetDistance
 
@@ -40,17 +41,12 @@ class FID(SampleMetric):
         return None if self._extractor is None else self._extractor.name
 
     @property
-    def needs_real(self) -> bool:  # type: ignore[override]
-        return self._extractor is not None
-
-    @property
     def columns(self) -> dict[str, int]:
         return {} if self._extractor is None else {"features": self._extractor.num_features}
 
     @property
     def networks(self) -> list[nn.Module]:
-        extractor = self._extractor
-        return [extractor] if isinstance(extractor, nn.Module) else [self.task.judge]
+        return [self._extractor] if isinstance(self._extractor, nn.Module) else []
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         assert self._extractor is not None
@@ -90,9 +86,6 @@ class FrechetDistance:
     Args:
         num_features: D.
 
-    Attributes:
-        counts: Number of ``real`` and ``generated`` rows so far.
-
     Raises:
         ValueError: If ``num_features`` is below 1.
     """
@@ -102,7 +95,12 @@ class FrechetDistance:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
         self.num_features = num_features
         self._engine = FrechetInceptionDistance(_Identity(num_features), sync_on_compute=False)
-        self.counts = {"real": 0, "generated": 0}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of ``real`` and ``generated`` rows so far."""
+        engine = self._engine
+        return {"real": int(engine.real_features_num_samples), "generated": int(engine.fake_features_num_samples)}
 
     def update(self, features: Tensor, real: bool) -> None:
         """Add feature rows ``[n, D]`` of real or of generated samples.
@@ -123,7 +121,6 @@ class FrechetDistance:
                 "check that the samples are finite and in the range the feature extractor expects"
             )
         self._engine.to(features.device).update(features, real=real)
-        self.counts[kind] += len(features)
 
     def compute(self) -> Tensor:
         """The distance of all rows given so far, a float64 scalar.
@@ -131,10 +128,11 @@ class FrechetDistance:
         Raises:
             ValueError: If fewer than 2 rows of either kind were given; a covariance needs 2.
         """
-        if min(self.counts.values()) < 2:
+        counts = self.counts
+        if min(counts.values()) < 2:
             raise ValueError(
                 "a Frechet distance needs at least 2 real and 2 generated samples, got "
-                f"{self.counts['real']} real and {self.counts['generated']} generated; "
+                f"{counts['real']} real and {counts['generated']} generated; "
                 "raise the number of samples (a useful estimate needs more samples than features)"
             )
         return self._engine.compute().clamp(min=0)
@@ -143,4 +141,3 @@ class FrechetDistance:
         """Forget all rows, or those of generated samples alone."""
         self._engine.reset_real_features = not keep_real
         self._engine.reset()
-        self.counts = {"real": self.counts["real"] if keep_real else 0, "generated": 0}

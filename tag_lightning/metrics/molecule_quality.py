@@ -36,7 +36,8 @@ class MoleculeQuality(SampleMetric):
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         x = rows["molecules"].reshape(-1, *self.task.sample_shape)
-        return molecule_quality(*self.task.encoding.decode(x, self.task.mask(range(len(x)))), self._known)
+        numbers, positions = self.task.encoding.decode(x, self.task.mask(range(len(x))))
+        return molecule_quality(numbers, positions, self._known)
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:
@@ -47,10 +48,10 @@ def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] 
     finite are neither stable nor valid; ``nan`` is their share.
 
     Args:
-        numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+        numbers: Atomic numbers ``[B, N]``, 0 is padding.
         positions: Angstrom, ``[B, N, 3]``.
-        known: SMILES of the training molecules by ``canonical_smiles`` of the same perception; without them there
-            is no novelty.
+        known: SMILES of the training molecules by ``canonical_smiles`` of the same perception; None leaves novelty
+            out.
     """
     numbers, positions = numbers.cpu(), positions.cpu()
     real = numbers > 0

@@ -73,7 +73,7 @@ class PhysicsError(SampleMetric):
         NaN where the calculation did not converge, or a position is not finite.
 
         Args:
-            numbers: Atomic numbers ``[B, N]``, 0 where there is no atom.
+            numbers: Atomic numbers ``[B, N]``, 0 is padding.
             positions: Angstrom, ``[B, N, 3]``.
         """
         rows = torch.full((len(numbers), len(self.judged) + 1), torch.nan, dtype=torch.float64)

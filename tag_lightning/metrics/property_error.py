@@ -1,11 +1,11 @@
-"""How far the properties of generated molecules are from their targets."""
+"""Distance of the properties of generated molecules from their targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tag_lightning.metrics.sample_metric import SampleMetric
 
@@ -23,10 +23,6 @@ class PropertyError(SampleMetric):
     @property
     def columns(self) -> dict[str, int]:
         return {} if self.task.judge is None else {"judged": len(self.task.judge.properties)}
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return [self.task.judge]
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         mask, encoding = self.task.mask(indices).to(x.device), self.task.encoding

@@ -44,7 +44,7 @@ class SampleMetric(ABC):
 
     @property
     def networks(self) -> list[nn.Module]:
-        """Networks to move to the sampling device."""
+        """Networks to move to the sampling device, beside the task's judge."""
         return []
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""How well a time predictor tells the timestep of noisy samples, and how far samples are from theirs."""
+"""Time-Gap of noisy samples, and the accuracy and calibration of a time predictor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def time_gap(logits: Tensor, timesteps: Tensor | int) -> Tensor:
     """Time-Gap ``|argmax_k logits_k - t|`` of each sample (arXiv 2510.11057).
 
     Args:
-        logits: What the time predictor says about noisy samples, ``[B, T]``.
-        timesteps: Where they should be, ``[B]`` or one for all, in 0..T-1.
+        logits: Output of the time predictor for noisy samples, ``[B, T]``.
+        timesteps: Timesteps the samples should be at, ``[B]`` or one for all, in 0..T-1.
 
     Returns:
         ``[B]`` float32, whole numbers of training timesteps in 0..T-1.
@@ -104,12 +104,12 @@ class TimeGap(_PerTimestep):
 class TypicalNLL(_PerTimestep):
     """Mean ``-log p(t | x_t)`` of samples that are where they should be, at every timestep, in nats.
 
-    What ``PolyakStrength`` takes as the value a well-aligned sample has.
+    ``PolyakStrength`` takes it as the value of a well-aligned sample.
 
     Args:
         num_timesteps: T.
-        window: Timesteps on either side whose samples are averaged along, since the true curve is smooth and
-            one timestep is seen by few samples.
+        window: Timesteps on either side to average over, since the true curve is smooth and few samples see any
+            one timestep.
         **kwargs: Passed to ``torchmetrics.Metric``.
 
     Raises:
@@ -153,7 +153,7 @@ class TypicalNLL(_PerTimestep):
 
 
 class TimeCalibration(Metric):
-    """Whether the time posterior means what it says, over all samples seen.
+    """Calibration of the time posterior, over all samples seen.
 
     - ``nll``: mean ``-log p(t | x_t)`` in nats, at least 0, lower is better; ``log T`` for a uniform guess.
     - ``z_squared``: mean squared residual ``(t - E[t | x])^2 / Var[t | x]``: 1 when calibrated, above 1
@@ -230,7 +230,7 @@ def _checked_timesteps(logits: Tensor, timesteps: Tensor | int) -> Tensor:
     given = torch.as_tensor(timesteps, device=logits.device)
     if given.is_floating_point() or given.shape not in ((), (batch,)):
         raise ValueError(
-            f"timesteps must be one integer or {batch} of them, one a row of logits, "
+            f"timesteps must be one integer or {batch} of them, one per row of logits, "
             f"got shape {list(given.shape)} of {given.dtype}"
         )
     given = given.to(torch.int64).expand(batch)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import seeds
 from benchmarks.seeds import aggregate, changes, differences, markdown
-from tag_lightning.callbacks.results import ABSENT
+from tag_lightning.evaluation.results import ABSENT
 
 RUNS = [
     {

@@ -39,7 +39,7 @@ def test_foreign_wordings_come_through(message: str) -> None:
     assert one_line(message) == joined(message)
     assert readable(message) == joined(message)
     options = ["model.width", "data.size"]
-    for error in (ValueError(message), TypeError("other"), KeyError("other"), AttributeError("other")):
+    for error in (ValueError(message), TypeError("other"), KeyError("other"), AttributeError("other"), ImportError()):
         assert readable(message, error, options) == joined(message)
 
 
@@ -60,8 +60,8 @@ def test_only_what_lies_between_the_first_line_and_the_cause_is_left_out(
 
 
 def test_a_suggestion_follows_the_original_text() -> None:
-    for message in ("unrecognized arguments: --model.widht=3", "--model.widht: never heard of it"):
-        assert readable(message, None, ["model.width"]) == f"{message} (did you mean model.width?)"
+    for message in ("unrecognized arguments: --model.widht=None\n  or None", "--model.widht: never heard\n of it"):
+        assert readable(message, None, ["model.width"]) == f"{joined(message)} (did you mean model.width?)"
     for message in ("Expected a dot import path string: SimplCNN", "SimplCNN? There is nothing of that kind"):
         assert readable(message, ValueError(message)) == f"{message} (did you mean SimpleCNN?)"
 
@@ -82,11 +82,12 @@ def test_a_long_message_is_cut_but_not_its_suggestion() -> None:
 
 
 def test_a_workers_own_message_is_taken_out_of_its_traceback() -> None:
-    message = (
-        "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "a.py", line 3, in load\n    raise ValueError("a.png")\nValueError: a.png is broken:\n  cut short\n'
-    )
-    assert one_line(message) == "a.png is broken: cut short"
+    frame = '  File "a.py", line 3, in load\n    raise Error\n'
+    last = f"Traceback (most recent call last):\n{frame}ValueError: a.png is broken:\n  cut short\n"
+    first = f"Traceback (most recent call last):\n{frame}OSError: truncated\n\nThis led to:\n\n"
+    for traceback in (f"Original {last}", f"Original {first}{last}"):
+        message = f"Caught ValueError in DataLoader worker process 0.\n{traceback}"
+        assert one_line(message) == "a.png is broken: cut short"
 
 
 def test_parsers_inside_parsers_raise() -> None:

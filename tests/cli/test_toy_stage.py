@@ -15,10 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from tag_lightning.callbacks.point_task import PointTask
-from tag_lightning.callbacks.task import ArmResult
 from tag_lightning.cli import main
 from tag_lightning.datamodules import MixtureDataModule
+from tag_lightning.evaluation import ArmResult, VectorTask
 
 CONFIG = Path("configs/toy/time_predictor.yaml")
 ARMS = tuple(yaml.safe_load(CONFIG.read_text())["sampling"]["arms"])
@@ -53,15 +52,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One epoch of four steps, and its sampling."""
     folder = tmp_path_factory.mktemp("toy") / "run"
     samples: dict[str, np.ndarray] = {}
-    draw = PointTask.pictures
+    draw = VectorTask.pictures
 
-    def kept(self: PointTask, results: Mapping[str, ArmResult], predictor: Any) -> dict[str, Tensor]:
+    def kept(self: VectorTask, results: Mapping[str, ArmResult], predictor: Any) -> dict[str, Tensor]:
         samples.update({name: result.samples.numpy() for name, result in results.items()})
         return draw(self, results, predictor)
 
     # The samples of `fit` are drawn but not written; the configuration shows all of them.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PointTask, "pictures", kept)
+        patch.setattr(VectorTask, "pictures", kept)
         main(arguments("fit", folder))
     return Run(folder, samples)
 

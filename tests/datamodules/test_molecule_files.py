@@ -12,7 +12,15 @@ import torch
 from rdkit import Chem
 from rdkit.Chem.Descriptors import MolLogP, MolWt
 
-from tag_lightning.chemistry import embedding, is_available, rdkit_labels, write_sdf, xtb, xtb_properties
+from tag_lightning.chemistry import (
+    canonical_smiles,
+    embedding,
+    is_available,
+    rdkit_labels,
+    write_sdf,
+    xtb,
+    xtb_properties,
+)
 from tag_lightning.chemistry.embedding import embed
 from tag_lightning.datamodules import MoleculeFilesDataModule, geometries, molecule_files
 
@@ -224,6 +232,14 @@ def test_records_whose_coordinates_are_all_zero_are_left_out(records: Path) -> N
     data = module(records)
     with pytest.warns(UserWarning, match=r"1 of 13 .*1 several atoms at the same position \(first: record 13"):
         assert list(data.molecules.smiles) == SMILES
+
+
+def test_known_molecules_of_sulfur_chlorine_and_phosphorus_are_perceived(tmp_path: Path) -> None:
+    names = ["CS", "CSC", "CCl", "CCS", "CP", "CCCl", "CS(C)(=O)=O", "O=P(O)(O)O", "CSCC", "ClCCl", "CBr", "CCBr"]
+    data = module(lines(tmp_path / "some.smi", names), elements=["H", "C", "O", "S", "Cl", "P", "Br"])
+    known = data.reference_smiles("train")
+    own = data.table("train").molecules.smiles  # type: ignore[attr-defined]
+    assert known == {canonical_smiles(Chem.AddHs(Chem.MolFromSmiles(name))) for name in own}
 
 
 def test_limits_apply_before_embedding_and_move_no_molecule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

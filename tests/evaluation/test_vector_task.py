@@ -60,5 +60,5 @@ def test_fewer_samples_meet_the_first_of_the_data() -> None:
 def test_more_samples_than_data_are_refused() -> None:
     with pytest.raises(ValueError, match="w1 of 5 samples needs as many real samples, got 4"):
         w1(task_of(points(4, 0)), points(5, 1))
-    with pytest.raises(ValueError, match="num_samples is 5, but w1 .* there are 4"):
+    with pytest.raises(ValueError, match=r"num_samples is 5, but w1 .* there are 4"):
         task_of(points(4, 0), num_samples=5)

@@ -63,8 +63,8 @@ def step_at(schedule: NoiseSchedule, space: Space, timestep: int, next_timestep:
     """The step from one timestep to another, as the sampler would describe it."""
     powers = schedule.alphas_cumprod.tolist()
     next_power = 1.0 if next_timestep is None else powers[next_timestep]
-    source = SampleNoise(0, space.indices, stream=1)
-    return Step(index, timestep, next_timestep, powers[timestep], next_power, len(powers), space, source)
+    source, level = SampleNoise(0, space.indices, stream=1), (powers[timestep], next_power)
+    return Step(index, timestep, next_timestep, *level, len(powers), [level], space, source)
 
 
 def proposed(solver: Solver, prediction: Prediction, step: Step) -> Proposal:

@@ -5,33 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
-from tag_lightning.callbacks.image_task import ImageTask
 from tag_lightning.cli import main
 from tag_lightning.datamodules import DigitsDataModule
-from tag_lightning.diffusion import DDIM, Denoiser, Sampler
-from tag_lightning.metrics import JudgeFeatures
-from tag_lightning.pretrained import load_pretrained
+from tag_lightning.diffusion import DDIM
+from tag_lightning.evaluation import Arm, ImageTask, compare
 
 
 def _fid(source: str | Path) -> float:
     """Frechet distance of 512 samples to the training images, by features of the shipped judge."""
-    network, schedule = load_pretrained(source)
-    assert schedule is not None
-    judge = load_pretrained("digits/judge").network
-    data = DigitsDataModule()
-    data.setup("validate")
-    task = ImageTask(data.sample_shape, list(range(10)), "label", None, judge, JudgeFeatures(judge))
-    task.prepare(data.reference_dataloader(), torch.device("cpu"))
-    sampler = Sampler(Denoiser(network, schedule), DDIM(eta=0.0), 25)
-    rows = []
-    for start in range(0, 512, 64):
-        indices = list(range(start, start + 64))
-        x = sampler.sample(task.space(indices, torch.device("cpu")), 0)
-        with torch.no_grad():
-            rows.append(task.measure(x, indices))
-    return task.summarize({name: torch.cat([row[name] for row in rows]) for name in rows[0]})["fid"]
+    task = ImageTask(judge="digits/judge", features="judge").for_data(DigitsDataModule())
+    results = compare({"unguided": Arm()}, source, task, num_samples=512, solver=DDIM(eta=0.0), num_steps=25)
+    return results["unguided"].figures["fid"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,76 @@
+"""Adam's step in place of the guidance gradient."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tag_lightning.diffusion import Prediction, Proposal, Step
+from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.trust_region import GuidanceWrapper
+
+
+class AdaptiveMoments(GuidanceWrapper):
+    """Replaces a method's gradient by Adam's direction (Belardi et al. 2026, arXiv 2603.16797).
+
+    ``m / (sqrt(v) + delta)`` with bias-corrected running moments over the reverse steps, per sample and coordinate,
+    starting afresh every run. Around ``DPS`` it is AdamDPS, around ``MPGD`` AdamMPGD. Published best for CIFAR-10
+    labels: strength 0.034, beta1 0, beta2 0.817.
+
+    Args:
+        guidance: A gradient method.
+        beta1: Decay of the first moment, in [0, 1).
+        beta2: Decay of the second moment, in [0, 1).
+        delta: Keeps the division finite, above 0.
+        **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        guidance: ConditionedGuidance,
+        beta1: float = 0.0,
+        beta2: float = 0.817,
+        delta: float = 1e-8,
+        **interval: Any,
+    ) -> None:
+        super().__init__(guidance, **interval)
+        for name, beta in {"beta1": beta1, "beta2": beta2}.items():
+            if not 0 <= beta < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {beta}")
+        if not delta > 0:
+            raise ValueError(f"delta must be above 0, got {delta}")
+        self.beta1, self.beta2, self.delta = beta1, beta2, delta
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        return self._adapted().propose(proposal, x, prediction, step)
+
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self._adapted().displacement(x, prediction, step)
+
+    def _adapted(self) -> ConditionedGuidance:
+        """The wrapped method with Adam's direction for every gradient it takes."""
+        inner, adapted = self.guidance, copy.copy(self.guidance)
+        for name in ("gradient", "mean_gradient"):
+            if hasattr(inner, name):
+                setattr(adapted, name, self._adam(getattr(inner, name), name))
+        return adapted
+
+    def _adam(self, gradient_of: Any, name: str) -> Any:
+        def adam(*arguments: Any) -> Tensor:
+            step: Step = arguments[-1]
+            gradient = gradient_of(*arguments)
+            count, m, v = step.state.get(name, (0, torch.zeros_like(gradient), torch.zeros_like(gradient)))
+            m = self.beta1 * m + (1 - self.beta1) * gradient
+            v = self.beta2 * v + (1 - self.beta2) * gradient.square()
+            count += 1
+            step.state[name] = (count, m, v)
+            corrected = (m / (1 - self.beta1**count)) / ((v / (1 - self.beta2**count)).sqrt() + self.delta)
+            return step.space.project(corrected)
+
+        return adam

@@ -1,0 +1,53 @@
+"""Guidance by a predictor that was trained on noisy samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tag_lightning.diffusion import Predict, Prediction, Step, per_sample
+from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.training_free import Conditions
+
+
+class ClassifierGuidance(ConditionedGuidance):
+    """Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233, Algorithm 2).
+
+    ``epsilon^ = epsilon - scale sqrt(1 - a) grad_{x_t} log p(c | x_t, t)``, and ``x0`` along with it. Nothing runs
+    backward through the denoiser.
+
+    Args:
+        condition: A condition whose predictor sees noisy samples and the keyword argument ``timesteps [B]``.
+        scale: Guidance scale, at least 0.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If ``scale`` is negative or not finite.
+    """
+
+    needs_grad = False
+
+    def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:
+        super().__init__(condition, **interval)
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
+        self.scale = scale
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        prediction = predict(x, step.timestep)
+        signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
+        by = self.scale * noise * self.noisy_gradient(x, step)
+        return prediction._replace(epsilon=prediction.epsilon - by, x0=prediction.x0 + noise / signal * by)
+
+    def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
+        """``grad_x log p(c | x, t)`` for noisy samples ``x [B, ...]``, projected onto the space."""
+        timesteps = torch.as_tensor(step.timestep, device=x.device).expand(len(x))
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            log_likelihood = self.log_likelihood(x, timesteps=timesteps, **step.space.inputs)
+            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x)
+        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
+        return step.space.project(gradient)

@@ -1,0 +1,55 @@
+"""Guidance on the sphere where unguided samples concentrate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.training_free import Conditions
+
+
+class DSG(ConditionedGuidance):
+    """Diffusion with spherical Gaussian constraint (Yang et al. 2024, arXiv 2402.03201, Algorithm 1).
+
+    With the solver's mean ``m`` and standard deviation ``sigma``, ``n`` degrees of freedom and ``r = sqrt(n) sigma``,
+    the next sample lies at distance ``r`` from ``m``, in a direction between the random one ``d`` and that of the
+    gradient ``d* = r g / |g|``: ``m + r v / |v|`` with ``v = d + weight (d* - d)``.
+
+    Args:
+        condition: See ``ConditionedGuidance``.
+        weight: ``g_r`` in [0, 1]; 0 keeps the random direction, 1 follows the gradient alone.
+        every: Acts at every so many steps, at least 1.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If ``weight`` is outside [0, 1] or ``every`` below 1; with a solver that draws no noise, when the
+            sampler is made.
+    """
+
+    needs_noise = True
+
+    def __init__(self, condition: Conditions = None, weight: float = 0.1, every: int = 1, **interval: Any) -> None:
+        super().__init__(condition, **interval)
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must lie in [0, 1], got {weight}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        self.weight = weight
+        self.every = every
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        if proposal.std == 0 or step.index % self.every:  # the step that ends at the data has no sphere
+            return proposal
+        radius = step.space.degrees_of_freedom.sqrt()
+        gradient = unit(self.gradient(x, prediction, step))
+        mixed = (1 - self.weight) * proposal.noise + self.weight * per_sample(radius, x) * gradient
+        return proposal._replace(noise=per_sample(radius, x) * unit(mixed))
+
+
+def unit(directions: Tensor) -> Tensor:
+    """``directions [B, ...]`` at length 1 per sample; zero stays zero."""
+    lengths = directions.flatten(1).norm(dim=1)
+    return directions * per_sample(1 / lengths.clamp(min=1e-30), directions)

@@ -1,0 +1,108 @@
+"""Bounds on the move of one guided step, for any guidance that moves the proposed sample."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from tag_lightning.diffusion import Predict, Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.spherical import unit
+
+
+class GuidanceWrapper(ConditionedGuidance):
+    """A guidance that changes what another one does; hooks it does not override are those of the other.
+
+    Args:
+        guidance: The guidance to wrap.
+        **interval: ``start`` and ``stop``, within those of ``guidance``.
+    """
+
+    def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
+        super().__init__(**interval)
+        self.guidance = guidance
+        self.needs_grad = guidance.needs_grad
+        self.needs_noise = guidance.needs_noise
+        self.recurrence = guidance.recurrence
+
+    def for_run(self, run: Run) -> Self:
+        ready = copy.copy(self)
+        ready.guidance = self.guidance.for_run(run)
+        return ready
+
+    def acts(self, timestep: int) -> bool:
+        return super().acts(timestep) and self.guidance.acts(timestep)
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        return self.guidance.correct(x, step, predict)
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        return self.guidance.denoise(x, step, predict)
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        return self.guidance.propose(proposal, x, prediction, step)
+
+    def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.guidance.gradient(x, prediction, step)
+
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.guidance.displacement(x, prediction, step)
+
+
+class TrustRegion(GuidanceWrapper):
+    """Bounds the move of the proposed sample by a fraction of the noise that the step leaves in it.
+
+    The move of sample i, with every factor of the wrapped method, is shortened to at most
+    ``kappa sqrt(d (1 - a'))`` with d degrees of freedom and ``a'`` the ``alphas_cumprod`` of the next timestep. The
+    step that ends at the data is not guided at all.
+
+    Why a fraction of the noise: n i.i.d. Gaussian coordinates tell their noise level to a relative precision of
+    ``1 / sqrt(2 d)``. A move of length ``kappa sigma sqrt(d)`` across the noise raises the level by the factor
+    ``sqrt(1 + kappa^2)``, about ``kappa^2 / 2``, so that small ``kappa`` stays below what the denoiser, or a time
+    predictor, can tell.
+
+    Args:
+        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
+        kappa: Longest move as a fraction of the noise, above 0.
+        **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If ``kappa`` is not a positive finite number.
+    """
+
+    def __init__(self, guidance: ConditionedGuidance, kappa: float = 0.03, **interval: Any) -> None:
+        super().__init__(guidance, **interval)
+        if not 0 < kappa < math.inf:
+            raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
+        self.kappa = kappa
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        if step.next_timestep is None:
+            return proposal
+        guided = self.guidance.propose(proposal, x, prediction, step)
+        move = self.bounded(guided.mean - proposal.mean, 1 - step.next_alpha_bar, step)
+        return guided._replace(mean=proposal.mean + move)
+
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
+
+    def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
+        """``move [B, ...]`` at no more than the length allowed where the noise has this power."""
+        longest = self.kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
+        length = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(move.dtype).tiny)
+        return move * per_sample((longest / length).clamp(max=1), move)
+
+
+class FixedLengthSteps(TrustRegion):
+    """Moves of exactly the length that a ``TrustRegion`` allows, along the direction of the wrapped guidance.
+
+    The limit of a ``TrustRegion`` at an infinite guidance scale: the scale is gone, ``kappa`` alone is left.
+    """
+
+    def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
+        longest = self.kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
+        return unit(move) * per_sample(longest, move)

@@ -1,0 +1,235 @@
+"""TFG against its algorithm written out, and every special case against the family or a closed form."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gaussian_mixture import GaussianMixture
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Sampler, Step
+from tag_lightning.guidance import (
+    DPS,
+    LGD,
+    MPGD,
+    TFG,
+    UGD,
+    ClassifierGuidance,
+    Condition,
+    FreeDoM,
+    ResidualDPS,
+    TemporalAlignment,
+    residual_norm,
+)
+
+SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
+DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
+TARGET = random_vectors(6, 2, seed=3)
+
+
+def half_square(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().sum(1) / 2
+
+
+def curved(output: Tensor, target: Tensor) -> Tensor:
+    return half_square(torch.tanh(output), target)
+
+
+def near(loss: Callable[[Tensor, Tensor], Tensor] = curved) -> Condition:
+    return Condition(nn.Identity(), TARGET, loss)
+
+
+def sampled(*guidance: Guidance, num_steps: int = 6, eta: float = 1.0, denoiser: Denoiser = DENOISER) -> Tensor:
+    return Sampler(denoiser, DDIM(eta), num_steps, guidance).sample(vector_space(range(6)), seed=0)
+
+
+def by_the_book(script: Tensor, rho: float, mu: float, iterations: int, passes: int, num_steps: int) -> Tensor:
+    """Algorithm 1 of arXiv 2409.15761 without smoothing, both schedules increasing, in plain lines."""
+    noises = list(script)
+    timesteps = [round(100 * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
+    bars = [float(SCHEDULE.alphas_cumprod[t]) for t in timesteps] + [1.0]
+    ratios = [bars[i] / bars[i + 1] for i in range(num_steps)]
+    x = noises.pop(0)
+    for i, t in enumerate(timesteps):
+        a, a_next = bars[i], bars[i + 1]
+        weight = ratios[i] / (sum(ratios) / num_steps)
+        for k in range(passes):
+            if k:
+                x = math.sqrt(a / a_next) * x + math.sqrt(1 - a / a_next) * noises.pop(0)
+            leaf = x.clone().requires_grad_(True)
+            prediction = DENOISER(leaf, t)
+            (g,) = torch.autograd.grad(-curved(prediction.x0, TARGET).sum(), leaf)
+            clean = prediction.x0.detach()
+            moved = clean.clone()
+            for _ in range(iterations):
+                moved.requires_grad_(True)
+                (g0,) = torch.autograd.grad(-curved(moved, TARGET).sum(), moved)
+                moved = (moved + mu * weight * g0).detach()
+            std = math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
+            step = math.sqrt(a_next) * clean + math.sqrt(max(0, 1 - a_next - std**2)) * prediction.epsilon.detach()
+            step = step + (std * noises.pop(0) if std > 0 else 0)
+            x = step + rho * weight * g / math.sqrt(a / a_next) + math.sqrt(a_next) * (moved - clean)
+    return x
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_tfg_is_its_algorithm(passes: int) -> None:
+    script, num_steps = random_vectors(1 + 5 * (2 * passes), 6, 2, seed=8), 5
+    guidance = TFG(near(), rho=0.4, mu=0.2, num_iterations=3, recurrence=passes)
+    ours = Sampler(DENOISER, DDIM(1.0), num_steps, [guidance]).sample(ScriptedSpace(script), 0)
+    torch.testing.assert_close(ours, by_the_book(script, 0.4, 0.2, 3, passes, num_steps), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("case", "family"),
+    [
+        (DPS(near(), 0.7), TFG(near(), 0.7, 0, rho_schedule="constant")),
+        (DPS(near(), 0.7, clip=0.1), TFG(near(), 0.7, 0, rho_schedule="constant", clip=0.1)),
+        (MPGD(near(), 0.7), TFG(near(), 0, 0.7, num_iterations=1, mu_schedule="constant")),
+        (FreeDoM(near(), 0.7, recurrence=3), TFG(near(), 0.7, 0, recurrence=3)),
+        (
+            LGD(near(), 0.7, 4, 0.5),
+            type("LGD", (TFG,), {})(near(), 0.7, 0, 0.5, 4, rho_schedule="constant"),
+        ),  # the stream has the class's name
+    ],
+    ids=["DPS", "DPS-clipped", "MPGD", "FreeDoM", "LGD"],
+)
+def test_special_cases_are_members_of_the_family(case: TFG, family: TFG) -> None:
+    torch.testing.assert_close(sampled(case), sampled(family), rtol=0, atol=0)
+
+
+def test_mean_guidance_never_runs_backward_through_the_denoiser() -> None:
+    class Counted(nn.Module):
+        recorded = 0
+
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            Counted.recorded += x.requires_grad or torch.is_grad_enabled()
+            return DENOISER.network(x, timesteps)
+
+    sampled(MPGD(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE))
+    assert Counted.recorded == 0
+    sampled(DPS(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE))
+    assert Counted.recorded == 6
+
+
+@pytest.mark.parametrize("schedule", ["increase", "decrease", "constant"])
+def test_strengths_have_the_mean_that_was_asked_for(schedule: Any) -> None:
+    lengths: list[float] = []
+
+    class Noted(TFG):
+        def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            return torch.ones_like(x)
+
+        def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            move = super().displacement(x, prediction, step)
+            lengths.append(float(move[0, 0]))
+            return move
+
+    sampled(Noted(near(), rho=0.3, mu=0, rho_schedule=schedule), num_steps=7)
+    assert sum(lengths) / 7 == pytest.approx(0.3)
+    order = {"increase": sorted(lengths), "decrease": sorted(lengths, reverse=True), "constant": [0.3] * 7}[schedule]
+    assert lengths == pytest.approx(order)
+
+
+def test_smoothing_of_a_gaussian_likelihood_is_a_wider_gaussian() -> None:
+    """``log E exp(-|x0 + g n - y|^2 / 2)`` has the slope ``-(x0 - y) / (1 + g^2)``."""
+    torch.manual_seed(0)
+    x0, step = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
+    guidance = LGD(near(half_square), 1.0, num_draws=20_000, gamma=0.8)
+    gamma_squared = 0.64 * (1 - step.alpha_bar)
+    expected = -(x0 - TARGET) / (1 + gamma_squared)
+    assert (guidance.mean_gradient(x0, step) - expected).abs().max() < 0.05
+
+
+def test_universal_guidance_is_its_formula_in_epsilon() -> None:
+    x, step = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
+    guided = UGD(near(), scale=0.7, mu=0.3, num_iterations=2).denoise(x, step, DENOISER)
+    leaf, a = x.clone().requires_grad_(True), step.alpha_bar
+    plain = DENOISER(leaf, 60)
+    (g,) = torch.autograd.grad(-curved(plain.x0, TARGET).sum(), leaf)
+    moved = plain.x0.detach()
+    for _ in range(2):
+        moved.requires_grad_(True)
+        (g0,) = torch.autograd.grad(-curved(moved, TARGET).sum(), moved)
+        moved = (moved + 0.3 * g0).detach()
+    delta = moved - plain.x0.detach()
+    epsilon = plain.epsilon.detach() - 0.7 * math.sqrt(1 - a) * g - math.sqrt(a / (1 - a)) * delta
+    torch.testing.assert_close(guided.epsilon, epsilon)
+    torch.testing.assert_close(SCHEDULE.add_noise(guided.x0, guided.epsilon, 60), x)
+    assert not guided.epsilon.requires_grad
+
+
+def test_residual_dps_divides_by_the_loss() -> None:
+    x, step = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
+    leaf = x.clone().requires_grad_(True)
+    prediction = DENOISER(leaf, 60)
+    plain = DPS(near(residual_norm), 0.5).displacement(leaf, prediction, step)
+    divided = ResidualDPS(near(residual_norm), 0.5).displacement(leaf, prediction, step)
+    torch.testing.assert_close(divided, plain / residual_norm(prediction.x0, TARGET).detach()[:, None])
+
+
+def test_the_guide_may_see_the_clipped_estimate_and_is_differentiated_through_the_clamp() -> None:
+    space = vector_space(range(6))
+    space.clip_range = (-0.3, 0.3)
+    x, step = random_vectors(6, 2), step_at(SCHEDULE, space, 60, 50)
+    leaf = x.clone().requires_grad_(True)
+    prediction = DENOISER(leaf, 60)
+    (expected,) = torch.autograd.grad(-curved(prediction.x0.clamp(-0.3, 0.3), TARGET).sum(), leaf, retain_graph=True)
+    torch.testing.assert_close(DPS(near(), 1.0, guide_clipped=True).displacement(leaf, prediction, step), expected)
+
+
+def test_an_exact_classifier_turns_the_mixture_into_its_component() -> None:
+    """Bayes: the score of ``p(x) p(c | x)`` is that of ``p(x | c)``, at every timestep."""
+
+    class Component(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            a = SCHEDULE.alphas_cumprod[timesteps[0]]
+            means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -2.0]], dtype=x.dtype)
+            weights = torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype)
+            variances = a * torch.tensor([0.2, 0.5, 0.05], dtype=x.dtype) + 1 - a
+            squares = (x[:, None] - a.sqrt() * means).square().sum(2)
+            return weights.log() - variances.log() - squares / (2 * variances)
+
+    wanted = exact_denoiser(GaussianMixture([1], [[-1.0, 1.0]], [0.5]), SCHEDULE)
+    guidance = ClassifierGuidance(Condition(Component(), torch.full((6,), 1)), scale=1.0)
+    torch.testing.assert_close(sampled(guidance), sampled(denoiser=wanted))
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [TFG(near()), LGD(near(), 0.2), FreeDoM(near(), 0.2), MPGD(near(), 0.2), UGD(near(), 0.2, 0.1), DPS(near(), 0.2)],
+    ids=lambda guidance: type(guidance).__name__,
+)
+def test_every_method_composes_with_tag_in_either_order(guidance: Guidance) -> None:
+    class Posterior(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(x @ weights)
+
+    weights = random_vectors(2, 100, seed=5)
+    tag = TemporalAlignment(Posterior(), 0.05)
+    plain, alone = sampled(tag), sampled(guidance)
+    for both in (sampled(tag, guidance), sampled(guidance, tag)):
+        assert both.isfinite().all()
+        assert not torch.allclose(both, plain)
+        assert not torch.allclose(both, alone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"rho": -1.0}, "rho must be a finite number of at least 0, got -1"),
+        ({"mu": math.nan}, "mu must be a finite number"),
+        ({"gamma": math.inf}, "gamma must be"),
+        ({"num_draws": 0}, "num_draws must be at least 1, got 0"),
+        ({"num_iterations": 0}, "num_iterations must be at least 1"),
+        ({"rho_schedule": "linear"}, "rho_schedule must be one of increase, decrease, constant, got 'linear'"),
+        ({"clip": 0.0}, "clip must be a finite number above 0"),
+        ({"recurrence": 0}, "recurrence must be at least 1, got 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        TFG(near(), **settings)
