@@ -16,12 +16,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from tag_lightning.callbacks.interruption import interruption
+from tag_lightning.callbacks.last_checkpoint import save_last
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
+from tag_lightning.setting_checks import named_by_text, require_distinct
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
 # Most samples per arm with `trainer.fast_dev_run`.
@@ -91,8 +94,8 @@ class GuidedSampling(Callback):
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
         self.task = task
-        self.arms = arms
-        self.extra_arms = extra_arms or {}
+        self.arms = None if arms is None else named_by_text(arms, "sampling.arms")
+        self.extra_arms = named_by_text(extra_arms or {}, "sampling.extra_arms")
         self.sigma = sigma
         self.scale = scale
         self.strength = PolyakStrength() if strength is None else strength
@@ -149,6 +152,12 @@ class GuidedSampling(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_at = self._sampled_at = self._failure = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before what may take hours; weights are averaged from the start of the validation's epoch on."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and self._common is not None and self._due(trainer):
+            interruption.checkpoint = save_last(trainer, before_validation=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -225,7 +234,7 @@ class GuidedSampling(Callback):
             return
         # Brings up to date what the predictor of this run has measured.
         pl_module.sampling_resources()  # type: ignore[operator]
-        with torch.inference_mode(False), isolate_rng():
+        with torch.inference_mode(False), isolate_rng(), interruption.released():
             results = compare(
                 self._arms(),
                 num_samples=self._num_samples,
@@ -304,7 +313,13 @@ class GuidedSampling(Callback):
         if arms is None:
             guided = self._common["task"].guide is not None
             arms = default_arms(self.sigma, self.scale, self._common["predictor"] is not None, guided)
+        require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
+
+    @property
+    def arm_names(self) -> list[str]:
+        """Names of the arms, none if nothing is sampled."""
+        return [] if self._common is None else list(self._arms())
 
     def _chosen(self) -> tuple[str, Arm]:
         """The arm that ``predict`` draws."""

@@ -74,7 +74,8 @@ class SaveCheckedConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, str(trainer.state.fn))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_start(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self.on_train_start(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_start(trainer, pl_module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tag_lightning.modules.base import NetworkModule
 from tag_lightning.pretrained import save_pretrained
@@ -13,6 +13,13 @@ from tag_lightning.pretrained import save_pretrained
 
 class SavePretrained(Callback):
     """Writes the network and its schedule to ``<run>/pretrained`` when ``fit`` ends, averaged weights included."""
+
+    def __init__(self) -> None:
+        self._trained = False
+
+    # Not called if there is nothing to train.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = trainer.global_step > 0
 
     # After `on_train_end`, in which weight averaging puts its average in place.
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -23,5 +30,13 @@ class SavePretrained(Callback):
         ):
             return
         folder = Path(trainer.default_root_dir) / "pretrained"
+        if not self._trained:
+            rank_zero_warn(
+                f"fit trained nothing, so {folder} stays as it is: there is no step left to take "
+                f"(trainer.max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}, limit_train_batches "
+                f"{trainer.limit_train_batches}, and {trainer.global_step} steps were taken before)"
+            )
+            return
+        self._trained = False
         save_pretrained(folder, pl_module.network, pl_module.schedule)
         rank_zero_info(f"The trained network is in {folder}")

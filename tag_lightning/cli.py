@@ -16,12 +16,22 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
+from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
+from tag_lightning.callbacks.monitor_check import MonitorCheck
 from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
-from tag_lightning.cli_errors import TRACEBACK_VARIABLE, OneLineParser, one_line, print_error, wants_traceback
-from tag_lightning.config_files import config_file
-from tag_lightning.files import require_writable
+from tag_lightning.cli_errors import (
+    TRACEBACK_VARIABLE,
+    OneLineParser,
+    one_line,
+    print_error,
+    print_line,
+    wants_traceback,
+)
+from tag_lightning.config_files import config_file, require_distinct_keys
+from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
+from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
@@ -55,9 +65,12 @@ class TagCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer, sampling = (self.config_init[self.subcommand][key] for key in ("trainer", "sampling"))
-        _check(trainer, sampling)
-        require_writable(Path(trainer["default_root_dir"]))
+        settings = self.config_init[self.subcommand]
+        _check(settings)
+        trainer, sampling = settings["trainer"], settings["sampling"]
+        interruption.folder = folder = Path(trainer["default_root_dir"])
+        require_writable(folder)
+        remove_leftovers(folder)
         dumped = self.parser.dump(self.config, skip_none=True, format="yaml")
         sampling.run_config = yaml.safe_load(dumped)[self.subcommand]
         kwargs["callbacks"] = _callbacks(trainer, sampling)
@@ -70,6 +83,8 @@ class TagCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        for saver in self._savers():
+            remove_leftovers(Path(saver.dirpath or self.trainer.default_root_dir))
         self._require_last("leave it out to start afresh")
 
     def before_validate(self) -> None:
@@ -93,23 +108,24 @@ class TagCLI(LightningCLI):
         if not all(isinstance(logger, RunLogger) for logger in self.trainer.loggers):
             return  # another logger may keep the checkpoints elsewhere
         default = Path(self.trainer.default_root_dir) / "checkpoints"
-        savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-        folders = [Path(saver.dirpath or default) for saver in savers]
+        folders = [Path(saver.dirpath or default) for saver in self._savers()]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(map(str, folders))
             raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {remedy}")
+
+    def _savers(self) -> list[ModelCheckpoint]:
+        return [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration: Lightning would let the checkpoint's settings overrule the command line."""
 
 
-def _check(trainer: Any, sampling: GuidedSampling) -> None:
+def _check(settings: Any) -> None:
     """Refuse settings on which Lightning, or the sampling after hours of training, fails without naming them."""
-    if trainer["default_root_dir"] is None:
-        raise ValueError("trainer.default_root_dir must be a folder, got null; the run's files go there")
-    every = trainer["check_val_every_n_epoch"]
-    if every is not None and every < 1:
-        raise ValueError(f"trainer.check_val_every_n_epoch must be at least 1, got {every}")
+    trainer, sampling = settings["trainer"], settings["sampling"]
+    trainer["default_root_dir"] = str(run_folder(trainer["default_root_dir"]))
+    require_possible_trainer(trainer)
+    require_workers(settings.get("data"))
     if isinstance(sampling.strength, int | float):
         require_strength("sampling.strength", sampling.strength)
 
@@ -118,39 +134,68 @@ def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
     """Return the user's callbacks between ours; the sampling comes first, to see EMA weights while they are in use."""
     own = trainer["callbacks"] or []
     own = own if isinstance(own, list) else [own]
-    callbacks = [StartRunLogger(), ExactResume(), sampling, *own]
+    callbacks = [StartRunLogger(), ExactResume(), MonitorCheck(), sampling, *own]
     # A trial leaves no trace; Lightning's own rule spares only its own checkpoint callback.
     trial = trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False
     if not trial and not any(isinstance(callback, ModelCheckpoint) for callback in own):
         folder = Path(trainer["default_root_dir"]) / "checkpoints"
         callbacks.append(ModelCheckpoint(dirpath=folder, save_last=True, enable_version_counter=False))
+    if not trial:
+        callbacks.append(SaveAndStop())
     if not trainer["barebones"]:
         callbacks += progress_bars(trainer)
     return [*callbacks, SavePretrained()]
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; expected errors end in one line and exit code 1, mistakes in the arguments in code 2.
+    """Run the command line.
+
+    Expected errors end in one line and exit code 1, mistakes in the arguments in code 2, SIGTERM and Ctrl-C in a
+    checkpoint, the command that goes on, and codes 143 and 130.
 
     Args:
         args: Arguments; None takes those of the process.
     """
-    try:
-        TagCLI(
-            datamodule_class=None,
-            parser_class=OneLineParser,
-            args=list(args) if args is not None else None,
-            save_config_callback=SaveCheckedConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "python -m tag_lightning", "description": _DESCRIPTION} | _VERBS,
-            seed_everything_default=0,
-            # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
-            auto_configure_optimizers=False,
-        )
-    except _EXPECTED_ERRORS as error:
-        if wants_traceback():
-            raise
-        text = f"{one_line(str(error))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
-        # Every process finds the other errors, which lie in settings, files and data, by itself.
-        print_error(text, only_here=isinstance(error, FloatingPointError))
-        sys.exit(1)
+    with interruption.installed():
+        try:
+            _run(args)
+            if interruption.signum is None:
+                return
+            print_line("finished before it could be stopped")
+        except Interrupted:
+            print_line(interruption.message())
+        except Exception as error:
+            expected = _expected(error)
+            if expected is None or wants_traceback():
+                raise
+            text = f"{one_line(str(expected))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
+            # Every process finds the other errors, which lie in settings, files and data, by itself.
+            print_error(text, only_here=isinstance(error, FloatingPointError))
+            sys.exit(1)
+        sys.exit(128 + (interruption.signum or 0))
+
+
+def _run(args: Sequence[str] | None) -> None:
+    for argument in sys.argv[1:] if args is None else args:
+        require_distinct_keys(argument)
+    TagCLI(
+        datamodule_class=None,
+        parser_class=OneLineParser,
+        args=list(args) if args is not None else None,
+        save_config_callback=SaveCheckedConfig,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "python -m tag_lightning", "description": _DESCRIPTION} | _VERBS,
+        seed_everything_default=0,
+        # Modules build their own; Lightning's would replace the optimizer and drop the scheduler.
+        auto_configure_optimizers=False,
+    )
+
+
+def _expected(error: Exception) -> Exception | None:
+    """Return the error that one line tells, or None if only the traceback tells what happened."""
+    disk = disk_error(error)
+    if disk is not None and is_full(disk):
+        return full_disk(disk, interruption.folder)
+    # Lightning has no class of its own for a metric that is not there.
+    absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+    return error if absent or isinstance(error, _EXPECTED_ERRORS) else None

@@ -54,6 +54,14 @@ def print_error(text: str, only_here: bool = False) -> None:
         sys.stderr.write(f"error{f' on process {rank}' if rank else ''}: {text}\n")
 
 
+@rank_zero_only
+def print_line(text: str) -> None:
+    """Write one line to stderr, on the first process only."""
+    # A progress bar or the terminal's ^C may have begun the line.
+    start = "\n" if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{start}{text}\n")
+
+
 def one_line(message: str) -> str:
     """Return ``message`` in one line; of a DataLoader worker's traceback, the message of the error itself."""
     match = _FROM_WORKER.search(message)

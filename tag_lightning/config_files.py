@@ -62,10 +62,47 @@ def _is_yaml_text(value: str) -> bool:
 def _require_yaml(path: Path) -> None:
     """Check the syntax here, because jsonargparse's message does not name the file."""
     try:
-        yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         remedy = "look for an unclosed bracket, a tab or a wrong indentation"
         raise ConfigFileError(f"{path}{line}: {error.problem}; {remedy}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{path} is not UTF-8 text; give a YAML file") from error
+    if (twice := repeated_key(node)) is not None:
+        place = f"{path}, line {twice.start_mark.line + 1}"
+        raise ConfigFileError(f"{place}: {twice.value} is given twice, and only the last would count; rename one")
+
+
+def require_distinct_keys(argument: str) -> None:
+    """Check YAML given on the command line, ``--sampling.arms={few: {num_steps: 2}}``.
+
+    Raises:
+        ConfigFileError: If a key is given twice in one mapping.
+    """
+    option, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    try:
+        twice = repeated_key(yaml.compose(value, yaml.SafeLoader)) if "{" in value else None
+    except yaml.YAMLError:
+        return
+    if twice is not None:
+        raise ConfigFileError(
+            f"{option or value}: {twice.value} is given twice, and only the last would count; rename one"
+        )
+
+
+def repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """Return the first key that a mapping in ``node`` has twice, or None; YAML readers keep the last silently."""
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(repeated_key, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if key.value in seen:
+                return key
+            seen.add(key.value)
+        if (inner := repeated_key(value)) is not None:
+            return inner
+    return None

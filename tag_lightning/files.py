@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+_TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[\w-]+)@)?(?P<pid>\d+)\.tmp")
 _REMEDY = "choose another folder, or free space and check the permissions of this one"
 
 
@@ -29,7 +33,7 @@ def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be written; names the folder and the remedy.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}@{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -41,6 +45,12 @@ def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
             os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise _unwritable(path.parent, error, remedy) from error
+    except RuntimeError as error:
+        # A full disk, of which torch's zip writer says only that some position was unexpected.
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        raise _unwritable(path.parent, cause, remedy) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
@@ -58,6 +68,50 @@ def require_writable(folder: Path, remedy: str = _REMEDY) -> None:
             pass
     except OSError as error:
         raise _unwritable(folder, error, remedy) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of ``replacing`` in ``folder`` and its subfolders.
+
+    Whatever a living process of this machine, or another machine that shares the folder, may be writing is kept.
+    """
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or match["host"] not in (None, _host()) or _is_alive(int(match["pid"])):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """Return the error of the operating system that led to ``error``, or None."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a disk or a quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk(error: OSError, folder: Path) -> OSError:
+    """Return an error that names folder and remedy; ``folder`` if ``error`` names no file."""
+    return _unwritable(Path(error.filename).parent if error.filename else folder, error, _REMEDY)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname()) or "localhost"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    return True
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

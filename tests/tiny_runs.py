@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.evaluation import ArmSampler
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import save_pretrained
 
@@ -139,3 +141,35 @@ class FailingStep(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("failed as asked for")
+
+
+class SignalSender(Callback):
+    """Sends a signal to its own process, once.
+
+    Args:
+        hook: Hook to send it in.
+        step: Global step to send it at.
+        signum: Number of the signal.
+    """
+
+    def __init__(self, hook: str, step: int, signum: int) -> None:
+        def send(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == step and not trainer.sanity_checking and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signum)
+
+        self.sent = False
+        setattr(self, hook, send)
+
+
+class SaidBeforeDraw(Callback):
+    """Says ``drawing`` when the first arm is about to be drawn."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        draw = ArmSampler.draw
+
+        def said(*given: Any) -> Any:
+            print("drawing", flush=True)
+            return draw(*given)
+
+        ArmSampler.draw = said  # type: ignore[method-assign]

@@ -61,7 +61,10 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
             "strength",
         ),
         ("--ckpt_path=tests", "there is no checkpoint tests: it is a folder"),
-        ("--trainer.devices=0", "Trainer(devices='0')"),
+        (
+            "--trainer.devices=0",
+            "trainer.devices must be the number of processes, at least 1, on trainer.accelerator cpu, got 0",
+        ),
         ("--trainer.limit_val_batches=2.5", "limit_val_batches"),
         ("--trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch must be at least 1, got 0"),
         ("--trainer.default_root_dir=null", "trainer.default_root_dir must be a folder, got null"),
