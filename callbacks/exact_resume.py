@@ -46,7 +46,7 @@ class ExactResume(Callback):
         if self._validation_due:
             self._validation_due = False
             # The batch under way is repeated; nothing must say of later checkpoints that one is.
-            total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+            total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
             total.ready = total.started = total.processed = total.completed
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
