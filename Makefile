@@ -7,7 +7,7 @@ MOLECULES := configs/molecules/time_predictor.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint weights benchmarks seeds seeds-strengths seeds-molecules
+.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -31,6 +31,10 @@ lint: $(VENV)/.ready
 	ln -s $(CURDIR)/benchmarks $(LINKS)
 	$(RUN) -m mypy
 
+# Executes docs/tour.py and writes it with its outputs as docs/tour.ipynb.
+tour: $(VENV)/.ready
+	$(RUN) docs/tour_notebook.py
+
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
 weights: weights-digits weights-molecules
 
@@ -48,9 +52,13 @@ seeds-strengths: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/strengths -- \
 	  --config configs/digits/strengths.yaml
 
+seeds-trust-region: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/trust_region -- \
+	  --config configs/digits/trust_region.yaml
+
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
-	  --config configs/molecules/strengths.yaml --sampling.physics true
+	  --config configs/molecules/strengths.yaml --sampling.task.init_args.physics true
 	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
 
 benchmarks: $(VENV)/.ready

@@ -1,4 +1,4 @@
-"""What molecules cost: the dense EGNN beside its edge-list form, and the loader beside the training step."""
+"""Costs of molecules: the dense EGNN beside its edge-list form, and the loader beside the training step."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -21,17 +21,18 @@ from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.results import ABSENT, REAL_DATA
 
 Arms = Mapping[str, Mapping[str, float]]
+Summary = dict[str, dict[str, tuple[float, float]]]
 
 
 class Shown(NamedTuple):
-    """How a metric is shown.
+    """The way a metric is shown.
 
     Attributes:
-        heading: Of its column.
-        factor: Arms tell shares as fractions, the tables in percent.
-        change: Heading of what TAG changes.
-        relative: Whether that is in percent of the arm without TAG.
-        digits: After the point.
+        heading: Heading of its column.
+        factor: Factor from ``results.json`` to the table: shares are shown in percent.
+        change: Heading of the column of changes by TAG.
+        relative: Changes are in percent of the arm without TAG.
+        digits: Digits after the point.
     """
 
     heading: str
@@ -51,6 +52,7 @@ _FIRST = {
     "atom_stability": _share("atom stability"),
     "molecule_stability": _share("molecule stability"),
     "validity": _share("validity"),
+    "connected": _share("connected"),
     "uniqueness": _share("uniqueness"),
     "novelty": _share("novelty"),
 }
@@ -59,70 +61,82 @@ _LAST = {"xtb_converged": _share("xTB converged"), "nan": _share("NaN"), "time_g
 
 def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
     """The metrics that some arm has and the tables show, in their order."""
-    present = [metric for arm in runs[0].values() for metric in arm]
-    errors = [metric for metric in dict.fromkeys(present) if metric.startswith(("mae_", "xtb_mae_"))]
+    present = list(dict.fromkeys(metric for arm in runs[0].values() for metric in arm))
+    errors = [metric for metric in present if metric.startswith(("mae_", "xtb_mae_"))]
     named = {metric: metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ") for metric in errors}
     table = _FIRST | {metric: Shown(name, 1, name, digits=2) for metric, name in named.items()} | _LAST
     return {metric: how for metric, how in table.items() if metric in present}
 
 
-def aggregate(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation (n - 1) over runs, by arm and metric; metrics that a run lacks are left out.
+def values(runs: Sequence[Arms]) -> pd.DataFrame:
+    """The shown metrics, one row per ``(arm, run)``; NaN for a metric that the arm lacks in some run."""
+    frame = pd.DataFrame({(arm, k): run[arm] for arm in runs[0] for k, run in enumerate(runs)}).T
+    frame.index.names = ["arm", "run"]
+    frame = frame.reindex(columns=list(shown(runs))).astype(float)
+    return frame.where(frame.notna().groupby("arm", sort=False).transform("all"))
 
-    Args:
-        runs: At least two, each ``{arm: {metric: value}}`` with the same arms.
+
+def tag_changes(runs: Sequence[Arms]) -> pd.DataFrame:
+    """The changes by ``+tag``, one row per ``(arm without it, run)``.
+
+    ``fid`` relative, in percent; shares in points; errors in their unit; ``time_gap`` in training timesteps.
     """
+    frame = values(runs)
+    pairs = [arm for arm in runs[0] if f"{arm}+tag" in runs[0]]
+    changed = {}
+    for arm in pairs:
+        without, with_tag = frame.loc[arm], frame.loc[f"{arm}+tag"]
+        for metric, how in shown(runs).items():
+            relative = 100 * (with_tag[metric] / without[metric] - 1)
+            changed[arm, metric] = relative if how.relative else how.factor * (with_tag[metric] - without[metric])
+    if not changed:
+        return frame.iloc[:0]
+    stacked = pd.DataFrame(changed).rename_axis(columns=["arm", "metric"])
+    return stacked.stack("arm").swaplevel().reindex(pairs, level="arm")[list(shown(runs))]
+
+
+def summary(frame: pd.DataFrame) -> Summary:
+    """Mean and standard deviation (n - 1) over the runs, by arm and metric; metrics that are NaN are left out."""
+    grouped = frame.groupby("arm", sort=False)
+    mean, spread = grouped.mean(), grouped.std()
     return {
-        arm: {
-            metric: _mean_and_spread([run[arm][metric] for run in runs])
-            for metric in shown(runs)
-            if all(run[arm].get(metric) is not None for run in runs)
-        }
-        for arm in runs[0]
+        arm: {name: (mean.at[arm, name], spread.at[arm, name]) for name in row.index if pd.notna(row[name])}
+        for arm, row in mean.iterrows()
     }
 
 
+def aggregate(runs: Sequence[Arms]) -> Summary:
+    """``summary`` of the arms themselves."""
+    return summary(values(runs))
+
+
+def changes(runs: Sequence[Arms]) -> Summary:
+    """``summary`` of the paired changes by TAG."""
+    return summary(tag_changes(runs))
+
+
 def differences(runs: Sequence[Arms]) -> dict[str, dict[str, list[float]]]:
-    """What ``+tag`` changes in each run, by the arm it is added to.
-
-    ``fid`` relative, in percent; shares in points; errors in their unit; ``time_gap`` in training timesteps.
-    Metrics that a run lacks are left out.
-    """
-    found: dict[str, dict[str, list[float]]] = {}
-    for arm in runs[0]:
-        if f"{arm}+tag" not in runs[0]:
-            continue
-        pairs = [(run[arm], run[f"{arm}+tag"]) for run in runs]
-        found[arm] = {
-            metric: [_difference(how, without[metric], with_tag[metric]) for without, with_tag in pairs]
-            for metric, how in shown(runs).items()
-            if all(run.get(metric) is not None for pair in pairs for run in pair)
-        }
-    return found
-
-
-def changes(runs: Sequence[Arms]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and standard deviation of the paired ``differences``."""
+    """The changes by TAG in each run, by arm and metric."""
+    frame = tag_changes(runs)
     return {
-        arm: {metric: _mean_and_spread(values) for metric, values in figures.items()}
-        for arm, figures in differences(runs).items()
+        arm: {name: column.tolist() for name, column in frame.loc[arm].items() if column.notna().all()}
+        for arm in frame.index.unique("arm")
     }
 
 
 def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
-    """The arms, and what TAG changes over all seeds and in each: two tables of rows of cells, headings first."""
+    """The arms, and the changes by TAG over all seeds and in each: two tables of rows of cells, headings first."""
     columns = shown(runs)
     arms = [["arm", *(how.heading for how in columns.values())]]
     for arm, figures in aggregate(runs).items():
-        arms.append([arm, *(_cell(figures.get(metric), how.digits, how.factor) for metric, how in columns.items())])
+        arms.append([arm, *(_cell(figures.get(name), how.digits, how.factor) for name, how in columns.items())])
     tag = [["what TAG changes", *(how.change for how in columns.values())]]
     each = differences(runs)
     for arm, figures in changes(runs).items():
-        tag.append([arm, *(_cell(figures.get(metric), how.digits, signed=True) for metric, how in columns.items())])
-        for index, seed in enumerate(seeds):
-            values = [(each[arm].get(metric), how.digits) for metric, how in columns.items()]
-            cells = [ABSENT if v is None else f"{v[index]:+.{digits}f}" for v, digits in values]
-            tag.append([f"{arm}, seed {seed}", *cells])
+        tag.append([arm, *(_cell(figures.get(name), how.digits, signed=True) for name, how in columns.items())])
+        for k, seed in enumerate(seeds):
+            found = [(each[arm].get(name), how.digits) for name, how in columns.items()]
+            tag.append([f"{arm}, seed {seed}", *(ABSENT if v is None else f"{v[k]:+.{n}f}" for v, n in found)])
     return [arms, tag]
 
 
@@ -216,8 +230,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 run_seed(arguments.config, seed, path.parent, given[cut + 1 :])
             runs.append(read_arms(path, seed))
         require_same_arms(runs, paths)
-        summary = {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
-        write_results(arguments.out / "summary.json", summary | {"tag_by_seed": differences(runs)})
+        found = {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
+        write_results(arguments.out / "summary.json", found | {"tag_by_seed": differences(runs)})
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -231,14 +245,6 @@ def main(args: Sequence[str] | None = None) -> None:
         for cells in rows:
             drawn.add_row(*cells)
         Console(width=100).print(drawn)
-
-
-def _difference(how: Shown, without: float, with_tag: float) -> float:
-    return 100 * (with_tag / without - 1) if how.relative else how.factor * (with_tag - without)
-
-
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.mean(values), statistics.stdev(values)
 
 
 def _cell(figures: tuple[float, float] | None, digits: int, factor: float = 1, signed: bool = False) -> str:

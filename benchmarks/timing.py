@@ -17,7 +17,7 @@ class Ratio(NamedTuple):
     Attributes:
         what: The comparison.
         values: Its ratio in every repeat.
-        goal: What it should be at most; None where nothing is asked.
+        goal: Upper bound of the ratio; None without one.
     """
 
     what: str
@@ -44,12 +44,12 @@ def seconds_of(job: Callable[[], object], device: torch.device) -> Callable[[], 
 
 
 def interleaved(jobs: Mapping[str, Callable[[], float]], repeats: int, what: str) -> dict[str, list[float]]:
-    """What the jobs return, run in turns; a first round warms up and does not count.
+    """The times that the jobs return, run in turns; a first round warms up and does not count.
 
     Args:
         jobs: Each returns a time in seconds.
-        repeats: Rounds that count.
-        what: For the progress, which goes to standard error.
+        repeats: Number of rounds that count.
+        what: Label of the progress on standard error.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for repeat in track(range(repeats + 1), description=what, console=Console(stderr=True)):

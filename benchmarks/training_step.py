@@ -32,7 +32,7 @@ _LEARNING_RATE = 1e-3
 
 
 class Recipe(NamedTuple):
-    """What is trained, and how.
+    """Data, network and settings of a training step.
 
     Attributes:
         what: Its name in the table.
@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
         network: Builds the network.
         loss: From the network, noisy samples ``[B, ...]``, their noise and their timesteps ``[B]``.
         batch_size: Samples a batch.
-        ema_decay: Of the averaged weights; None neither averages nor clips gradients.
+        ema_decay: Decay of the EMA; None neither averages nor clips gradients.
         steps: How many are timed together.
     """
 
@@ -86,7 +86,7 @@ def trainer_seconds(recipe: Recipe, count: int, device: torch.device) -> float:
     Validation, sampling and checkpoints, which do not come with every step, are left out.
 
     Args:
-        recipe: What is trained.
+        recipe: Data, network and batch size.
         count: Steps that are timed, after a few that warm up.
         device: Where to train.
     """

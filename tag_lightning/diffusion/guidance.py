@@ -67,7 +67,7 @@ class Guidance:
         self.stop = stop
 
     def acts(self, timestep: int) -> bool:
-        """Whether the hooks run at this training timestep: ``stop <= timestep <= start``."""
+        """True if the hooks run at this training timestep: ``stop <= timestep <= start``."""
         return (self.start is None or timestep <= self.start) and (self.stop is None or timestep >= self.stop)
 
     def for_run(self, run: Run) -> Self:

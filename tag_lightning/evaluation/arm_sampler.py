@@ -40,7 +40,8 @@ class ArmSampler:
         strength: Strength of TAG in arms that state none.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
-        chunk_size: Samples drawn at once; samples are repeatable to the last bit for a fixed size only.
+        chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
+            are repeatable to the last bit for a fixed one.
         num_kept: Number of samples that are kept, by global index; the others are measured only.
         device: Device to sample on; None takes the denoiser's.
         rank: Index of this process.
@@ -159,10 +160,11 @@ class ArmSampler:
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
         order = self.task.order()
-        for start in range(0, len(order), self.chunk_size)[self.rank :: self.world_size]:
-            kept = order[start : start + self.chunk_size]
-            # Every chunk has the same size, so that the same kernels run whoever draws it.
-            yield kept, kept + [kept[-1]] * (self.chunk_size - len(kept))
+        size = min(self.chunk_size, len(order))
+        for start in range(0, len(order), size)[self.rank :: self.world_size]:
+            kept = order[start : start + size]
+            # Every chunk has the same size, so that the same kernels run on every process.
+            yield kept, kept + [kept[-1]] * (size - len(kept))
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)

@@ -27,12 +27,15 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
     """
     if isinstance(source, Denoiser):
         return source
-    network, schedule = load_pretrained(source)
+    network, schedule, prediction_type = load_pretrained(source)
     if schedule is None:
-        raise ValueError(f"denoiser {source} has no noise schedule: it is not a denoiser of this package")
+        raise ValueError(
+            f"denoiser {source} has no noise schedule: it is not a denoiser of this package; of another's, give the "
+            "folder of the diffusers pipeline, or put scheduler_config.json beside the model"
+        )
     first = torch.zeros(1, dtype=torch.long)
     require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs)
-    return Denoiser(network, schedule)
+    return Denoiser(network, schedule, prediction_type)
 
 
 def load_time_predictor(
@@ -52,7 +55,7 @@ def load_time_predictor(
     """
     if source is None or isinstance(source, nn.Module):
         return source
-    network, schedule = load_pretrained(source)
+    network, schedule, _ = load_pretrained(source)
     require_schedule(schedule, denoiser, f"{role} {source}")
     names = [name for name in getattr(network, "conditions", ()) if name in example.attributes]
     values = {name: example.attributes[name] for name in names}

@@ -155,7 +155,7 @@ class SamplingTask(ABC):
         self._prepared = True
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        """What every metric measures of padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
+        """The rows of every metric for padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
         return {name: row for metric in self.metrics for name, row in metric.rows(x, indices).items()}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:

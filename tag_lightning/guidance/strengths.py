@@ -1,4 +1,4 @@
-"""How far TAG moves along its gradient."""
+"""Rules for the strength of TAG: the length of its step along the time-linked score."""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ from tag_lightning.metrics.features import (
     FeatureExtractor,
     InceptionFeatures,
     JudgeFeatures,
+    PixelFeatures,
     find_inception_weights,
     to_uint8,
 )
 from tag_lightning.metrics.frechet import FID, FrechetDistance
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
 from tag_lightning.metrics.physics import PhysicsError
+from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
@@ -28,6 +30,8 @@ __all__ = [
     "JudgeFeatures",
     "MoleculeQuality",
     "PhysicsError",
+    "PixelFeatures",
+    "PrecisionRecall",
     "PropertyError",
     "RowsByIndex",
     "SampleMetric",

@@ -1,4 +1,4 @@
-"""How often a classifier sees the class that was asked for."""
+"""Agreement of a classifier with the classes that were asked for."""
 
 from __future__ import annotations
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.pretrained import load_pretrained
+
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
-FeatureChoice = Literal["auto", "judge", "inception"]
+FeatureChoice = Literal["auto", "judge", "inception", "pixels"] | str
+"""``auto`` is Inception if its weights are found, else the judge. Any other text names a network with features."""
 
 
 class FeatureExtractor(Protocol):
@@ -37,14 +42,13 @@ class JudgeFeatures:
 
     Args:
         network: A module with ``features(x) -> [B, D]`` and ``num_features``, such as ``ImageClassifier``.
+        name: Its name in results.
 
     Raises:
         TypeError: If the network lacks one of the two.
     """
 
-    name = "judge"
-
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, name: str = "judge") -> None:
         missing = [name for name in ("features", "num_features") if not hasattr(network, name)]
         if missing:
             raise TypeError(
@@ -52,6 +56,7 @@ class JudgeFeatures:
                 "a judge needs features(x) -> [B, D] and num_features"
             )
         self.network = network
+        self.name = name
         self.num_features = int(network.num_features)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,6 +68,23 @@ class JudgeFeatures:
                 return self.network.features(images).double()
         finally:
             self.network.train(training)
+
+
+class PixelFeatures:
+    """The pixels themselves.
+
+    Args:
+        sample_shape: ``(C, H, W)``.
+    """
+
+    name = "pixels"
+
+    def __init__(self, sample_shape: Sequence[int]) -> None:
+        self.num_features = math.prod(sample_shape)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``[B, C H W]`` float64 of images ``[B, C, H, W]``."""
+        return images.flatten(1).double()
 
 
 class InceptionFeatures(nn.Module):
@@ -127,15 +149,22 @@ def find_inception_weights() -> Path | None:
     return path if path.is_file() else None
 
 
-def feature_extractor(choice: FeatureChoice, judge: nn.Module | None) -> FeatureExtractor | None:
+def feature_extractor(
+    choice: FeatureChoice, judge: nn.Module | None, sample_shape: Sequence[int]
+) -> FeatureExtractor | None:
     """The extractor of that choice; None if it is ``auto`` and neither Inception's weights nor a judge is there.
 
     Raises:
         ValueError: If the judge's features are asked for without a judge.
-        FileNotFoundError: If Inception is asked for and its weights are missing.
+        FileNotFoundError: If Inception is asked for and its weights are missing, or there is no such network.
+        TypeError: If the named network has no features.
     """
     if choice == "inception" or (choice == "auto" and find_inception_weights() is not None):
         return InceptionFeatures()
+    if choice == "pixels":
+        return PixelFeatures(sample_shape)
+    if choice not in ("auto", "judge"):
+        return JudgeFeatures(load_pretrained(choice).network, choice)
     if judge is not None:
         return JudgeFeatures(judge)
     if choice == "judge":

@@ -17,20 +17,22 @@ class FID(SampleMetric):
     """Frechet distance ``fid`` of samples to the training data (Heusel et al. 2017), see ``FrechetDistance``.
 
     Args:
-        features: Space of the distance: Inception's features, the judge's, or ``auto`` for Inception's if its
-            weights are found and else the judge's.
+        features: Features of the distance: ``inception``, ``judge``, ``auto`` for Inception's if its weights are found
+            and else the judge's, ``pixels``, or the name of another network with features.
+        name: Name of the figure, to tell several distances apart.
     """
 
     needs_real = True
     _extractor: FeatureExtractor | None = None
     _distance: FrechetDistance
 
-    def __init__(self, features: FeatureChoice = "auto") -> None:
+    def __init__(self, features: FeatureChoice = "auto", name: str = "fid") -> None:
         self.features = features
+        self.name = name
 
     def for_task(self, task: Any) -> Self:
         bound = super().for_task(task)
-        bound._extractor = feature_extractor(self.features, task.judge)
+        bound._extractor = feature_extractor(self.features, task.judge, task.sample_shape)
         if bound._extractor is not None:
             bound._distance = FrechetDistance(bound._extractor.num_features)
         return bound
@@ -42,27 +44,32 @@ class FID(SampleMetric):
 
     @property
     def columns(self) -> dict[str, int]:
-        return {} if self._extractor is None else {"features": self._extractor.num_features}
+        return {} if self._extractor is None else {self._column: self._extractor.num_features}
+
+    @property
+    def _column(self) -> str:
+        return "features" if self.name == "fid" else f"features_{self.name}"
 
     @property
     def networks(self) -> list[nn.Module]:
-        return [self._extractor] if isinstance(self._extractor, nn.Module) else []
+        network = getattr(self._extractor, "network", self._extractor)
+        return [network] if isinstance(network, nn.Module) else []
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         assert self._extractor is not None
-        return {"features": self._extractor(x)}
+        return {self._column: self._extractor(x)}
 
     def add_real(self, batch: Any, device: torch.device) -> None:
         assert self._extractor is not None
         self._distance.update(self._extractor(batch.x.to(device)).cpu(), real=True)
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        """``fid``; nothing without real data, as under ``predict``."""
+        """``fid``, or the distance of another name; nothing without real data, as under ``predict``."""
         if not self._distance.counts["real"]:
             return {}
         self._distance.reset(keep_real=True)
-        self._distance.update(rows["features"], real=False)
-        return {"fid": float(self._distance.compute())}
+        self._distance.update(rows[self._column], real=False)
+        return {self.name: float(self._distance.compute())}
 
 
 class _Identity(nn.Module):

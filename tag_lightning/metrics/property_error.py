@@ -1,4 +1,4 @@
-"""How far the properties of generated molecules are from their targets."""
+"""Distance of the properties of generated molecules from their targets."""
 
 from __future__ import annotations
 

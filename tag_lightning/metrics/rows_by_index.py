@@ -11,7 +11,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class RowsByIndex:
-    """Named quantities of samples; ``compute`` returns the same on every process, whoever made which sample.
+    """Named quantities of samples; ``compute`` returns the same on every process.
 
     A metric evaluated on its result is therefore free of the number of processes and of the order of sums.
     A process may have made no sample at all, but all of them must call ``compute``.

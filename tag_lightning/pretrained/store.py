@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NoiseSchedule
+from tag_lightning.diffusion import NoiseSchedule, PredictionType
 from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
@@ -32,10 +32,12 @@ class Pretrained(NamedTuple):
     Attributes:
         network: The network.
         schedule: Noise schedule of its training; None for networks of clean samples.
+        prediction_type: The quantity that a denoiser predicts; networks of this package predict epsilon.
     """
 
     network: nn.Module
     schedule: NoiseSchedule | None
+    prediction_type: PredictionType = "epsilon"
 
 
 def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, Any]:
@@ -118,8 +120,9 @@ def load_pretrained(source: str | Path) -> Pretrained:
     """Load a shipped network by its name, or one from a folder or a Lightning checkpoint.
 
     Args:
-        source: ``digits/denoiser`` and the like, a folder written by ``save_pretrained`` or by diffusers, or a
-            ``.ckpt`` file of this package.
+        source: ``digits/denoiser`` and the like, a ``.ckpt`` file of this package, or a folder written by
+            ``save_pretrained`` or by diffusers: a model with ``scheduler_config.json`` beside it, or a pipeline with
+            the folders ``unet`` and ``scheduler``. The scheduler tells the noise schedule and the prediction type.
 
     Raises:
         FileNotFoundError: If there is no such network.
@@ -128,7 +131,7 @@ def load_pretrained(source: str | Path) -> Pretrained:
     path = Path(source)
     if path.is_file():
         return _from_checkpoint(path)
-    for folder in (path, _SHIPPED / path):
+    for folder in (path, path / "unet", _SHIPPED / path):
         if (folder / "config.json").is_file():
             return _from_folder(folder)
     shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
@@ -189,7 +192,11 @@ def _from_folder(folder: Path) -> Pretrained:
         if found[kind]:
             what = f"{kind.replace('_', ' ')} {', '.join(sorted(found[kind])[:3])}"
             raise ValueError(f"the weights in {folder} do not match the {name} of its config.json: {what}")
-    return _frozen(network, _schedule_from(folder / "schedule.safetensors"))
+    schedule = _schedule_from(folder / "schedule.safetensors")
+    for scheduler in (folder, folder.parent / "scheduler"):
+        if schedule is None and (scheduler / "scheduler_config.json").is_file():
+            return _frozen(network, *_from_scheduler(scheduler))
+    return _frozen(network, schedule)
 
 
 def _schedule_from(file: Path) -> NoiseSchedule | None:
@@ -201,6 +208,22 @@ def _schedule_from(file: Path) -> NoiseSchedule | None:
         raise ValueError(f"{file} is not a readable noise schedule (truncated?): {error}; save it again") from error
 
 
+def _from_scheduler(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
+    """Noise schedule and prediction type of a scheduler of diffusers."""
+    try:
+        config = json.loads((folder / "scheduler_config.json").read_text())
+        cls = getattr(diffusers, config["_class_name"], None)
+        if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+            raise ValueError(f"{config['_class_name']} is not a scheduler of diffusers")
+        scheduler = cls.from_config(config)
+        return NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.get("prediction_type", "epsilon")
+    except (OSError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the scheduler in {folder} has no noise schedule of discrete timesteps: {error}; expected one such as "
+            "DDPMScheduler"
+        ) from error
+
+
 def _network_class(name: str, source: str) -> Any:
     cls = getattr(networks, name, None) or getattr(diffusers, name, None)
     if cls is None or not hasattr(cls, "from_config"):
@@ -208,5 +231,7 @@ def _network_class(name: str, source: str) -> Any:
     return cls
 
 
-def _frozen(network: nn.Module, schedule: NoiseSchedule | None) -> Pretrained:
-    return Pretrained(network.eval().requires_grad_(False), schedule)
+def _frozen(
+    network: nn.Module, schedule: NoiseSchedule | None, prediction_type: PredictionType = "epsilon"
+) -> Pretrained:
+    return Pretrained(network.eval().requires_grad_(False), schedule, prediction_type)

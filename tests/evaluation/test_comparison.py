@@ -13,7 +13,7 @@ from sampling_runs import tiny_data, tiny_module, tiny_sampling, tiny_task, tiny
 from tiny_runs import TinyNetworks
 from torch import Tensor
 
-from tag_lightning.diffusion import DDIM
+from tag_lightning.diffusion import DDIM, Guidance, Predict, Step
 from tag_lightning.evaluation import Arm, ArmSampler, ImageTask, Results, SamplingTask, compare
 from tag_lightning.guidance import DPS, TemporalAlignment
 from tag_lightning.metrics import FID, SampleMetric
@@ -146,3 +146,23 @@ def test_evaluation_imports_neither_lightning_nor_callbacks_nor_data() -> None:
     for file in Path("tag_lightning/evaluation").glob("*.py"):
         imported = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert not [line for line in imported for name in forbidden if line.split()[1].startswith(name)], file
+
+
+def test_chunks_are_no_larger_than_the_comparison_and_their_size_changes_rounding_alone(tiny: TinyNetworks) -> None:
+    drawn: list[int] = []
+
+    class Counted(Guidance):
+        def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+            drawn.append(len(x))
+            return x
+
+    task = tiny_task(tiny).for_data(tiny_data())
+    settings: dict[str, Any] = {"num_samples": 6, "num_steps": 2, "solver": DDIM(0.0), "progress": False}
+    samples = {
+        size: compare({"counted": Arm([Counted(), GUIDED])}, tiny.root / "denoiser", task, chunk_size=size, **settings)
+        for size in (1_000_000, 6, 4)
+    }
+    assert drawn == [6, 6] + [6, 6] + [4] * 4
+    huge, six, four = (results["counted"].samples for results in samples.values())
+    assert torch.equal(huge, six)
+    torch.testing.assert_close(four, six, rtol=1e-4, atol=1e-4)

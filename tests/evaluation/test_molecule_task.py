@@ -51,18 +51,18 @@ def task(data: SmallMoleculesDataModule) -> MoleculeTask:
     return task_of(data)
 
 
-def rows_of(data: Any, task: MoleculeTask, count: int) -> list[int]:
+def rows_of(data: Any, task: MoleculeTask, count: int, asked: tuple[str, ...] = ASKED) -> list[int]:
     """The training molecule with the targets of each sample, found by its labels."""
     train = data.table("train")
-    labels = torch.stack([train.attributes[name] for name in ASKED], 1)
+    labels = torch.stack([train.attributes[name] for name in asked], 1)
     found = (task.targets(range(count))[:, None] == labels).all(-1)
     assert found.sum(1).eq(1).all()
     return found.int().argmax(1).tolist()
 
 
-def real(data: Any, task: MoleculeTask, count: int) -> tuple[Tensor, Tensor]:
+def real(data: Any, task: MoleculeTask, count: int, asked: tuple[str, ...] = ASKED) -> tuple[Tensor, Tensor]:
     """The very training molecules that the samples take sizes and targets from, padded, and their mask."""
-    batch = data.table("train")[rows_of(data, task, count)]
+    batch = data.table("train")[rows_of(data, task, count, asked)]
     mask = torch.zeros(count, data.sample_shape[0], dtype=torch.bool)
     mask[:, : batch.x.shape[1]] = batch.inputs["mask"]
     return task.pad(batch.x), mask
@@ -301,3 +301,21 @@ def test_written_molecules_carry_targets_and_what_was_judged(data: Any, task: Mo
         numbers, _ = data.encoding.decode(x, mask)
         assert np.array_equal(archive["numbers"], numbers.numpy())
         assert np.array_equal(archive["positions"], x[..., :3].numpy())
+
+
+def test_physics_joins_figures_reference_and_files(tmp_path: Path) -> None:
+    pytest.importorskip("tblite")
+    source = SmallMoleculesDataModule(max_heavy_atoms=4, cache=None, properties=("alpha", "mu"))
+    task = MoleculeTask(GUIDE, physics=True).for_data(source).for_samples(3)
+    assert task.columns == {"molecules": math.prod(source.sample_shape), "physics": 3}
+    task.prepare([], CPU)
+    x, _ = real(source, task, 3, ("mu", "alpha"))
+    rows = {name: values.double() for name, values in task.rows(x, range(3)).items()}
+    figures = task.summary(rows)
+    assert figures["xtb_converged"] == 1
+    # The samples are training molecules with their own properties as targets.
+    assert 0 < task.reference["xtb_mae_alpha"] < 5
+    assert 0 < figures["xtb_mae_alpha"] < 5
+    paths = task.write(ArmResult(figures, [], None, x, rows), tmp_path, "dps")
+    fields = next(mol for _, mol, _ in read_sdf(paths[0], sanitize=False) if mol is not None).GetPropsAsDict()
+    assert {"xtb_mu", "xtb_alpha", "xtb_max_force", "target_mu"} <= fields.keys()

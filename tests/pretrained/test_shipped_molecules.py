@@ -32,7 +32,7 @@ def test_predictors_are_better_than_the_mean(
 
 
 def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -> None:
-    network, schedule = load_pretrained("molecules/time_gap_predictor")
+    network, schedule, _ = load_pretrained("molecules/time_gap_predictor")
     assert isinstance(network, EGNNTimePredictor)
     assert schedule is not None
     assert bool(network.typical_nll.isfinite().all())
@@ -47,7 +47,7 @@ def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -
 
 @pytest.mark.slow
 def test_nine_of_ten_atoms_are_stable(data: SmallMoleculesDataModule) -> None:
-    network, schedule = load_pretrained("molecules/denoiser")
+    network, schedule, _ = load_pretrained("molecules/denoiser")
     assert schedule is not None
     train = data.table("train")
     sizes = train.sizes[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]
