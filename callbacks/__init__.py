@@ -3,14 +3,14 @@
 from tag_lightning.callbacks.adaptive_clipping import AdaptiveGradientClipping
 from tag_lightning.callbacks.ema import WarmedUpEMA
 from tag_lightning.callbacks.guided_sampling import GuidedSampling
+from tag_lightning.callbacks.pretrained_export import PretrainedExport
 from tag_lightning.callbacks.progress import PlainProgress, progress_bars
-from tag_lightning.callbacks.save_pretrained import SavePretrained
 
 __all__ = [
     "AdaptiveGradientClipping",
     "GuidedSampling",
     "PlainProgress",
-    "SavePretrained",
+    "PretrainedExport",
     "WarmedUpEMA",
     "progress_bars",
 ]

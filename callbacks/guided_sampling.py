@@ -306,7 +306,7 @@ class GuidedSampling(Callback):
             "strength": self.strength,
             "solver": self.solver,
             "num_steps": self.num_steps,
-            "chunk_size": min(self.chunk_size, self._num_samples) if self._trial else self.chunk_size,
+            "chunk_size": self.chunk_size,
             "num_kept": self.num_shown,
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,

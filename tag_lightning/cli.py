@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from tag_lightning.callbacks import GuidedSampling, SavePretrained, progress_bars
+from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
 from tag_lightning.callbacks.monitor_check import MonitorCheck
@@ -144,7 +144,7 @@ def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
         callbacks.append(SaveAndStop())
     if not trainer["barebones"]:
         callbacks += progress_bars(trainer)
-    return [*callbacks, SavePretrained()]
+    return [*callbacks, PretrainedExport()]
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from tiny_runs import UNET
 
-from tag_lightning.callbacks import SavePretrained
+from tag_lightning.callbacks import PretrainedExport
 from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule
@@ -54,7 +54,7 @@ def test_the_averaged_weights_of_a_denoiser_are_saved(tmp_path: Path) -> None:
     seed_everything(0)
     module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20))
     averaging = _Raw(decay=0.5)
-    _fit(module, tmp_path, DigitsDataModule(size=8, batch_size=32), averaging, SavePretrained())
+    _fit(module, tmp_path, DigitsDataModule(size=8, batch_size=32), averaging, PretrainedExport())
     saved = load_pretrained(tmp_path / "pretrained").network.state_dict()
     expected = averaging.steps[0]
     for raw in averaging.steps[1:]:

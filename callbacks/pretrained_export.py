@@ -11,7 +11,7 @@ from tag_lightning.modules.base import NetworkModule
 from tag_lightning.pretrained import save_pretrained
 
 
-class SavePretrained(Callback):
+class PretrainedExport(Callback):
     """Writes the network and its schedule to ``<run>/pretrained`` when ``fit`` ends, averaged weights included."""
 
     def __init__(self) -> None:
