@@ -1,6 +1,6 @@
 """What a step costs, counted in passes of every network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,10 +10,20 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Sampler
 from tag_lightning.guidance import (
     DPS,
+    DSG,
+    LGD,
+    MPGD,
+    TFG,
+    UGD,
+    AdaptiveMoments,
+    ClassifierGuidance,
     Condition,
     Corruption,
     Drift,
+    FixedLengthSteps,
+    FreeDoM,
     JointCondition,
+    ResidualDPS,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
 )
@@ -116,6 +126,47 @@ def test_joint_conditions_share_the_backward_pass(networks: Networks) -> None:
 def test_two_guidances_differentiate_one_forward_pass(networks: Networks) -> None:
     networks.sample([DPS(networks.condition), DPS(networks.condition)])
     assert networks.denoiser.passes == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("build", "denoiser", "guide"),
+    [
+        (lambda c: ResidualDPS(c), (1, 1), (2, 1)),
+        (lambda c: TFG(c, gamma=0.1, num_draws=3, num_iterations=2), (1, 1), (9, 9)),
+        (lambda c: LGD(c, num_draws=4), (1, 1), (4, 4)),
+        (lambda c: FreeDoM(c, recurrence=2), (2, 2), (2, 2)),
+        (lambda c: MPGD(c, num_iterations=3), (1, 0), (3, 3)),
+        (lambda c: UGD(c, mu=0.1, num_iterations=2), (2, 2), (6, 6)),
+        (lambda c: FixedLengthSteps(DPS(c)), ((1, 5 / 6)), (5 / 6, 5 / 6)),
+        (lambda c: AdaptiveMoments(DPS(c)), (1, 1), (1, 1)),
+    ],
+    ids=["ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "FixedLengthSteps", "AdaptiveMoments"],
+)
+def test_methods_cost_what_the_documents_say(
+    build: Callable[[Condition], Guidance],
+    denoiser: tuple[float, float],
+    guide: tuple[float, float],
+    networks: Networks,
+) -> None:
+    """Bounded steps spare the last one, which they do not guide."""
+    networks.sample([build(networks.condition)])
+    assert networks.denoiser.passes == denoiser
+    assert networks.guide.passes == guide
+
+
+def test_spherical_guidance_spares_the_step_without_noise(networks: Networks) -> None:
+    networks.sample([DSG(networks.condition)])
+    assert networks.denoiser.passes == (1, (NUM_STEPS - 1) / NUM_STEPS)
+
+
+def test_a_classifier_of_noisy_samples_leaves_the_denoiser_without_a_graph(networks: Networks) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            return networks.guide(x)
+
+    networks.sample([ClassifierGuidance(Condition(Noisy(), torch.tensor([0, 1, 2])))])
+    assert networks.denoiser.passes == (1, 0)
+    assert networks.guide.passes == (1, 1)
 
 
 def test_looking_ahead_costs_a_guided_call_a_condition(networks: Networks) -> None:
