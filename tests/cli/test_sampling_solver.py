@@ -15,7 +15,7 @@ def test_a_solver_by_its_short_name(tiny: TinyNetworks, tmp_path: Path) -> None:
     solver = ["--sampling.solver", "DDIM", "--sampling.solver.eta", "0.5", "--sampling.arms={unguided: {}}"]
     main(predictor_arguments("validate", tmp_path, tiny, *solver))
     used = json.loads((tmp_path / "results.json").read_text())["config"]["sampling"]["solver"]
-    assert used == {"class_path": "tag_lightning.diffusion.DDIM", "init_args": {"eta": 0.5}}
+    assert used == {"class_path": "tag_lightning.DDIM", "init_args": {"eta": 0.5}}
 
 
 def test_an_impossible_eta_is_what_is_complained_of(
