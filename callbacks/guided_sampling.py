@@ -112,7 +112,7 @@ class GuidedSampling(Callback):
                 raise ValueError(f"sampling.{name} must be at least {least}, got {getattr(self, name)}")
         self.run_config: dict[str, Any] | None = None
         self.results: Mapping[str, ArmResult] = {}
-        # What the arms have in common, see `ArmSampler`; None if nothing is sampled.
+        # The settings that all arms share, see `ArmSampler`; None if nothing is sampled.
         self._common: dict[str, Any] | None = None
         self._trial = False
         self._loaded_step: int | None = None
@@ -162,7 +162,7 @@ class GuidedSampling(Callback):
         if trainer.sanity_checking:
             return
         if trainer.state.fn != "fit":
-            # Whoever calls `validate` wants samples.
+            # `validate` is called for the samples, whatever `every_n_epochs` says.
             self._evaluate(trainer, pl_module, "val")
             return
         self._validated_at = trainer.global_step

@@ -23,8 +23,8 @@ def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; it replaces ``path`` when the block ends without an error.
 
     The temporary path does not exist yet: the block creates it, as a file or as a folder. Files reach the disk
-    before they are renamed, so even a power cut leaves the old file or the new one. A temporary file beside its
-    target can always be renamed, which one in the system's temporary folder cannot if that is another disk.
+    before they are renamed, so even a power cut leaves the old file or the new one. A rename works only
+    within one file system, so the temporary file lies beside its target.
 
     Args:
         path: The target; missing parent folders are created.

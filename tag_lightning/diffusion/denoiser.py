@@ -62,9 +62,12 @@ class Denoiser(nn.Module):
         """Predict for noisy samples ``x [B, ...]`` at ``timestep``, one integer or ``[B]`` of them.
 
         Raises:
+            IndexError: If ``timestep`` is a number outside 0 .. T-1.
             ValueError: If the network returns another shape than that of ``x``.
         """
         if isinstance(timestep, int):
+            if not 0 <= timestep < self.schedule.num_timesteps:
+                raise IndexError(f"timestep {timestep} is outside 0 .. {self.schedule.num_timesteps - 1}")
             timestep = torch.full((len(x),), timestep, device=x.device)
         timestep = timestep.to(x.device).expand(len(x))
         output = self.network(x, timestep, **inputs)

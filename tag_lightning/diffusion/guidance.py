@@ -49,7 +49,7 @@ class Guidance:
         needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
-        recurrence: Recurrence that the method is published with; a sampler told nothing else uses it.
+        recurrence: Default recurrence of the method, used unless the sampler is given one.
 
     Raises:
         ValueError: If ``start`` is below ``stop``, or one is negative.
@@ -65,6 +65,11 @@ class Guidance:
         require_interval(start, stop)
         self.start = start
         self.stop = stop
+
+    @property
+    def innermost(self) -> Guidance:
+        """The guidance inside all wrappers, itself if it is not one."""
+        return self
 
     def acts(self, timestep: int) -> bool:
         """True if the hooks run at this training timestep: ``stop <= timestep <= start``."""

@@ -18,11 +18,12 @@ from tag_lightning.diffusion.guidance import Guidance, Predict
 from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step, per_sample
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import SampleNoise, Space
+from tag_lightning.evaluation_mode import evaluating
 
 Observer = Callable[[Tensor, Step], None]
 """Called as ``observer(x, step)`` with the samples the denoiser is about to see."""
 
-_SOLVER_STREAM = 0
+_SOLVER_STREAM, _FIRST_GUIDANCE_STREAM, _OBSERVER_STREAM = 0, 1, 2**33
 # Steps between two looks at the checks: rare enough to cost a GPU nothing, often enough to end a lost run early.
 _STEPS_BETWEEN_CHECKS = 10
 
@@ -81,9 +82,13 @@ class Sampler:
     @property
     def passes(self) -> list[int]:
         """The number of times the step at each of ``timesteps`` is taken."""
-        asked = [self.recurrence] if self.recurrence else [g.recurrence for g in self.guidance]
-        known = [recurrence for recurrence in asked if recurrence is not None]
-        return [max((r.passes_at(timestep) for r in known), default=1) for timestep in self.timesteps]
+        if self.recurrence is not None:
+            return [self.recurrence.passes_at(timestep) for timestep in self.timesteps]
+        own = [guidance for guidance in self.guidance if guidance.recurrence is not None]
+        return [
+            max((g.recurrence.passes_at(t) for g in own if g.recurrence and g.acts(t)), default=1)
+            for t in self.timesteps
+        ]
 
     def sample(self, space: Space, seed: int, observers: Sequence[Observer] = ()) -> Tensor:
         """Draw the batch of samples that ``space`` describes.
@@ -102,24 +107,21 @@ class Sampler:
             NonFiniteError: If the denoiser, or the network of a guidance, returns NaN or infinity; names the
                 timestep. Not with ``keep_nonfinite``.
         """
-        was_training = self.denoiser.training
-        self.denoiser.eval()
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                return self._run(space, seed, observers)
-        finally:
-            self.denoiser.train(was_training)
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.denoiser):
+            return self._run(space, seed, observers)
 
     def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
         noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
         members = list(_members(self.guidance, self.timesteps, seed, space.indices))
+        onlooker: dict[str, Any] = {"noise_source": SampleNoise(seed, space.indices, _OBSERVER_STREAM), "state": {}}
+        watch = [lambda x, step, o=o: o(x, replace(step, **onlooker)) for o in observers]
         x = space.noise(noise)
         for first, passes in zip(self._steps(space, noise, checks), self.passes, strict=True):
             for step in (replace(first, pass_index=k) for k in range(passes)):
                 if step.pass_index > 0:
                     ratio = step.alpha_bar / step.next_alpha_bar
                     x = math.sqrt(ratio) * x + math.sqrt(1 - ratio) * step.noise()
-                x = self._reverse(x, step, members, observers)
+                x = self._reverse(x, step, members, watch)
             if first.index % _STEPS_BETWEEN_CHECKS == 0:
                 checks.settle()
         checks.require_finite(first.timestep, the_last_reverse_step=x)
@@ -145,19 +147,18 @@ class Sampler:
                 predict = partial(self._wrapped, member.guidance, view, predict)
         for observe in observers:
             observe(x, step)
-        own.first = None
         needs_grad = any(member.guidance.needs_grad for member, _ in acting)
-        x = x.detach().requires_grad_(needs_grad)
+        x = own.x = x.detach().requires_grad_(needs_grad)
         with torch.set_grad_enabled(needs_grad):
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
-        first = own.first
-        if first is None or (needs_grad and not first.x0.requires_grad):
-            first = own.renewed(x)
+        answer = own.answer
+        if answer is None or (needs_grad and not answer.x0.requires_grad):
+            answer = own.renewed()
         for member, view in acting:
             if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, first, view)
+                proposal = member.guidance.propose(proposal, x, answer, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
@@ -188,12 +189,15 @@ class _Member(NamedTuple):
 def _members(
     guidances: Sequence[Guidance], timesteps: Sequence[int], seed: int, indices: Sequence[int]
 ) -> Iterator[_Member]:
-    """Each guidance with a noise stream that depends on its class and its place among its class alone."""
+    """Each guidance with a noise stream that depends on its class and its place among its class alone.
+
+    A wrapper draws from the stream of the guidance it wraps, so that both stay paired.
+    """
     places: Counter[str] = Counter()
     for guidance in guidances:
-        kind = type(guidance)
-        stream = 1 + zlib.crc32(f"{kind.__qualname__} {places[kind.__qualname__]}".encode())
-        places[kind.__qualname__] += 1
+        kind, name = type(guidance), type(guidance.innermost).__qualname__
+        stream = _FIRST_GUIDANCE_STREAM + zlib.crc32(f"{name} {places[name]}".encode())
+        places[name] += 1
         hooks = frozenset(n for n in ("correct", "denoise", "propose") if getattr(kind, n) is not getattr(Guidance, n))
         acts = frozenset(timestep for timestep in timesteps if guidance.acts(timestep))
         yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
@@ -201,27 +205,30 @@ def _members(
 
 @dataclass
 class _OwnPrediction:
-    """The denoiser itself, innermost of all wrappers, which keeps the first prediction it makes."""
+    """The denoiser itself, innermost of all wrappers, which keeps its answer for the samples of the step."""
 
     denoiser: Denoiser
     step: Step
     alpha_bars: Sequence[float]
-    first: Prediction | None = None
+    x: Tensor | None = None
+    answer: Prediction | None = None
 
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
         if isinstance(timestep, Tensor):
-            prediction = prediction._replace(alpha_bar=_at(self.denoiser, timestep))
-        elif timestep != self.step.timestep:
-            prediction = prediction._replace(alpha_bar=self.alpha_bars[timestep])
-        if self.first is None:
-            self.first = prediction
+            return prediction._replace(alpha_bar=_at(self.denoiser, timestep))
+        if timestep != self.step.timestep:
+            return prediction._replace(alpha_bar=self.alpha_bars[timestep])
+        # Guidance may ask about other samples and with other inputs, which others must not take for the step's own.
+        if x is self.x and not inputs and self.answer is None:
+            self.answer = prediction
         return prediction
 
-    def renewed(self, x: Tensor) -> Prediction:
-        """A new prediction for ``x``: guidance asked for no prediction, or for none that leads back to ``x``."""
-        with torch.set_grad_enabled(x.requires_grad):
-            return self.denoiser(x, self.step.timestep, **self.step.space.inputs)
+    def renewed(self) -> Prediction:
+        """A new prediction for the samples of the step: none was asked for, or none that leads back to them."""
+        assert self.x is not None
+        with torch.set_grad_enabled(self.x.requires_grad):
+            return self.denoiser(self.x, self.step.timestep, **self.step.space.inputs)
 
 
 def _clipped(prediction: Prediction, step: Step) -> Prediction:

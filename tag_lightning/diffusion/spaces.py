@@ -100,7 +100,7 @@ class BoxSpace(Space):
 
     def noise(self, source: SampleNoise) -> Tensor:
         rows = source.normal([self.shape] * len(self.indices))
-        return torch.stack(rows).to(self.device, self.dtype)
+        return _on_device(torch.stack(rows), self.device, self.dtype)
 
     def project(self, direction: Tensor) -> Tensor:
         return direction
@@ -178,13 +178,19 @@ class PointCloudSpace(Space):
         padded = torch.zeros(len(rows), self.width, 3 + self.num_features)
         for row, values in zip(padded, rows, strict=True):
             row[: len(values)] = values
-        return self.project(padded.to(self.mask.device, self.dtype))
+        return self.project(_on_device(padded, self.mask.device, self.dtype))
 
     def project(self, direction: Tensor) -> Tensor:
         return centred(direction, self.mask)
 
     def clip(self, x0: Tensor) -> Tensor:
         return x0
+
+
+def _on_device(noise: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    if device.type == "cuda":
+        noise = noise.pin_memory()  # a copy from pageable memory would wait for the GPU
+    return noise.to(device, dtype, non_blocking=True)
 
 
 def centred(x: Tensor, mask: Tensor) -> Tensor:

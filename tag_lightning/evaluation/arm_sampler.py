@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
-from tag_lightning.evaluation.arms import Arm, require_names
+from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
+from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment
-from tag_lightning.metrics import RowsByIndex, time_gap
+from tag_lightning.metrics import RowsByIndex
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 from tag_lightning.progress import Progress, tracked
@@ -66,9 +68,15 @@ class ArmSampler:
     def __post_init__(self) -> None:
         self._device = torch.device(self.device or self.denoiser.schedule.alphas_cumprod.device)
         self._measuring = self.predictor if self.time_gap_predictor is None else self.time_gap_predictor
-        for network in (self.denoiser, self.predictor, self._measuring, *self.task.networks):
-            if network is not None:
-                network.to(self._device)
+        for name, least in {"chunk_size": 1, "num_steps": 1, "num_kept": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must lie in 0 .. {self.world_size - 1} (world_size - 1), got {self.rank}")
+        candidates = (self.denoiser, self.predictor, self._measuring, *self.task.networks)
+        self._networks = [network for network in candidates if network is not None]
+        for network in self._networks:
+            network.to(self._device)
 
     def sampler(self, arm: Arm, indices: Sequence[int] = ()) -> Sampler:
         """The sampler of one chunk; without indices a sampler without guidance, which knows its timesteps.
@@ -93,7 +101,8 @@ class ArmSampler:
         if reference is None:
             batches = self.task.data.reference_dataloader()
             reference = tracked(batches, "measuring the real data", visible=self.progress)
-        self.task.prepare(reference, self._device)
+        with evaluating(*self._networks):
+            self.task.prepare(reference, self._device)
 
     def require_possible(self, arms: Mapping[str, Arm], measured: bool = True) -> None:
         """Check names and settings of all arms before any is drawn.
@@ -106,7 +115,7 @@ class ArmSampler:
         Raises:
             ValueError: Names the arm and the way out.
         """
-        require_names(arms)
+        require_arms(arms)
         for name, arm in arms.items():
             try:
                 sampler = self.sampler(arm, [0])
@@ -140,7 +149,8 @@ class ArmSampler:
         progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
         for kept, padded in self._chunks():
             try:
-                x, measured = self._chunk(arm, padded, partial(progress.advance, len(kept) / len(timesteps)))
+                with evaluating(*self._networks):
+                    x, measured = self._chunk(arm, padded, partial(progress.advance, len(kept) / len(timesteps)))
             except NonFiniteError as error:
                 raise NonFiniteError(f"arm {name}: {error}") from error
             index = torch.tensor(kept)
@@ -170,9 +180,10 @@ class ArmSampler:
         sampler = self.sampler(arm, indices)
         measuring = self._conditioned(self._measuring, indices)
         observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
-        started = _now(self._device)
-        x = sampler.sample(self.task.space(indices, self._device), self.task.seed, [observer.observe])
-        seconds = _now(self._device) - started - observer.seconds
+        stopwatch = _Stopwatch(self._device)
+        with stopwatch.running():
+            x = sampler.sample(self.task.space(indices, self._device), self.task.seed, [observer.observe])
+        seconds = stopwatch.seconds - observer.seconds
         x = self.task.pad(x)
         with torch.no_grad():
             rows = self.task.rows(x, indices)
@@ -199,10 +210,15 @@ class _StepObserver:
         device: torch.device,
         advance: Callable[[], None],
     ) -> None:
-        self.seconds = 0.0
         self._predictor, self._timesteps, self._device, self._advance = predictor, timesteps, device, advance
+        self._stopwatch = _Stopwatch(device)
         self._sums = torch.zeros(len(timesteps), count, dtype=torch.float64, device=device)
         self._visits = torch.zeros(len(timesteps), 1, dtype=torch.float64)
+
+    @property
+    def seconds(self) -> float:
+        """Time taken by the measurement."""
+        return self._stopwatch.seconds
 
     def observe(self, x: Tensor, step: Step) -> None:
         """See the samples ``x [B, ...]`` that the denoiser is about to see."""
@@ -211,13 +227,11 @@ class _StepObserver:
         self._visits[step.index] += 1
         if self._predictor is None:
             return
-        started = _now(self._device)
-        with torch.no_grad():
+        with self._stopwatch.running(), torch.no_grad():
             logits = self._predictor(x, **step.space.inputs)
-        lost = ~logits.isfinite().all(1)
-        gaps = time_gap(torch.where(lost[:, None], 0, logits), step.timestep).double()
-        self._sums[step.index] += torch.where(lost, torch.nan, gaps)
-        self.seconds += _now(self._device) - started
+            lost = ~logits.isfinite().all(1)
+            gaps = (logits.argmax(1) - step.timestep).abs().double()
+            self._sums[step.index] += torch.where(lost, torch.nan, gaps)
 
     def gaps(self, keep_nonfinite: bool) -> Tensor:
         """Mean over the visits of each step, ``[B, S]``; NaN for a sample that was lost by then.
@@ -235,7 +249,31 @@ class _StepObserver:
         return (self._sums / self._visits.to(self._device)).T
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+class _Stopwatch:
+    """Adds up seconds without making the host wait for a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Measure what happens inside."""
+        started = self._now()
+        yield
+        self._spans.append((started, self._now()))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds measured so far."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            return sum(start.elapsed_time(end) for start, end in self._spans) / 1000
+        return sum(end - start for start, end in self._spans)
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

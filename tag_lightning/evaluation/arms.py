@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tag_lightning.diffusion import Recurrence
@@ -14,7 +14,7 @@ class Arm:
     """One way of sampling.
 
     Attributes:
-        guidance: Hooks in the order they run. A predictor or condition that an entry leaves open is taken from the
+        guidance: Guidance, in the order it runs. A predictor or condition that an entry leaves open is taken from the
             comparison.
         num_steps: Reverse steps; None takes those of the comparison.
         recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
@@ -45,13 +45,16 @@ def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: b
     return arms
 
 
-def require_names(names: Iterable[str]) -> None:
-    """Check that arms can be told apart and can name files, before anything is drawn.
+def require_arms(arms: Mapping[str, Arm]) -> None:
+    """Check that arms are arms, can be told apart and can name files, before anything is drawn.
 
     Raises:
-        ValueError: If there are no arms, or a name is empty, starts with a dot, or holds a slash or backslash.
+        ValueError: If ``arms`` is not such a mapping or empty, or a name is empty, starts with a dot, or holds a slash
+            or backslash.
     """
-    names = list(names)
+    if not isinstance(arms, Mapping) or not all(isinstance(arm, Arm) for arm in arms.values()):
+        raise ValueError("arms must be a dictionary of Arm by name, as in {'dps': Arm([DPS()])}")
+    names = list(arms)
     if not names:
         raise ValueError("arms is empty; give at least one arm, or leave it out for the default ones")
     for name in names:

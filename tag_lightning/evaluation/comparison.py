@@ -49,6 +49,9 @@ def compare(
         ValueError: If a setting is impossible; raised before anything is drawn.
         NonFiniteError: If samples became NaN or infinite in a task that does not count them.
     """
+    for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     task = task.for_samples(num_samples, seed)
     denoiser, example = load_denoiser(denoiser, task.data.example), task.data.example
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)

@@ -30,8 +30,8 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
     network, schedule, prediction_type = load_pretrained(source)
     if schedule is None:
         raise ValueError(
-            f"denoiser {source} has no noise schedule: it is not a denoiser of this package; of another's, give the "
-            "folder of the diffusers pipeline, or put scheduler_config.json beside the model"
+            f"denoiser {source} has no noise schedule: it is not a denoiser of this package; for a diffusers "
+            "model, give the folder of its pipeline, or put scheduler_config.json beside it"
         )
     first = torch.zeros(1, dtype=torch.long)
     require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs)

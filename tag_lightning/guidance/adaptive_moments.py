@@ -40,6 +40,11 @@ class AdaptiveMoments(GuidanceWrapper):
         **interval: Any,
     ) -> None:
         super().__init__(guidance, **interval)
+        if isinstance(guidance, GuidanceWrapper):
+            raise ValueError(
+                f"AdaptiveMoments replaces the gradient of a method and cannot wrap {type(guidance).__name__}; wrap it "
+                f"the other way round: {type(guidance).__name__}(AdaptiveMoments(...))"
+            )
         for name, beta in {"beta1": beta1, "beta2": beta2}.items():
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {beta}")

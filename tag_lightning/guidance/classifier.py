@@ -42,6 +42,10 @@ class ClassifierGuidance(ConditionedGuidance):
         by = self.scale * noise * self.noisy_gradient(x, step)
         return prediction._replace(epsilon=prediction.epsilon - by, x0=prediction.x0 + noise / signal * by)
 
+    def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        """The move of ``x [B, ...]`` that changes ``x0`` as ``denoise`` does, without a call of the denoiser."""
+        return self.scale * (1 - step.alpha_bar) * self.noisy_gradient(x, step)
+
     def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
         """``grad_x log p(c | x, t)`` for noisy samples ``x [B, ...]``, projected onto the space."""
         timesteps = torch.as_tensor(step.timestep, device=x.device).expand(len(x))

@@ -59,12 +59,13 @@ class Condition:
     ) -> None:
         self.predictor = predictor
         with torch.inference_mode(False):  # a target made under inference mode could not be differentiated against
-            self.target = target.clone()
+            self.target = torch.as_tensor(target).clone()
         self.loss = loss
 
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
         """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``."""
-        return -self.loss(self.predictor(x0, **inputs), self.target)
+        output = self.predictor(x0, **inputs)
+        return -self.loss(output, self.target.to(output.device))
 
 
 class JointCondition:
@@ -111,6 +112,7 @@ class ConditionedGuidance(Guidance):
     """
 
     needs_grad = True
+    condition: Condition | JointCondition | str | Sequence[str] | None = None
 
     def __init__(
         self, condition: Condition | JointCondition | str | Sequence[str] | None = None, **interval: Any
@@ -173,4 +175,9 @@ class ConditionedGuidance(Guidance):
             x = x.detach().requires_grad_(True)
             prediction = predict(x, step.timestep)
             step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
+            if self.needs_grad and not prediction.x0.requires_grad:
+                raise ValueError(
+                    f"{type(self).__name__} cannot look ahead through a guidance that predicts without a graph; put "
+                    "TAG with its conditions before that guidance in the list"
+                )
             return self.displacement(x, prediction, step)

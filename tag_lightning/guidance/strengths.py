@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
 
 StrengthRule: TypeAlias = Callable[[Evidence, Step], Tensor | float]
-"""Anything that answers ``omega`` for the evidence of a step."""
+"""Returns ``omega`` for the evidence of a step: a number, or one per sample ``[B]``."""
 
 
 class Strength(ABC):
@@ -146,7 +146,7 @@ def omega(rule: StrengthRule, evidence: Evidence, step: Step) -> Tensor | float:
         shape = f"a tensor {list(answer.shape)}"
         raise ValueError(f"{where.format(shape)}; return one number, or one per sample [{count}]")
     values = answer.to(evidence.nll).expand(count)
-    # Nothing can be asked of a sample that is lost already.
+    # Samples that are NaN already are exempt.
     good = ((values >= 0) & values.isfinite()) | ~evidence.nll.isfinite()
     step.checks.require(good, lambda: _refused(where, values[~good][0].item()))
     return values.reshape(-1, *(1,) * (evidence.score.ndim - 1))

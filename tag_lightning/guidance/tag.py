@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -25,9 +26,9 @@ class TemporalAlignment(Guidance):
         strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
             ``(evidence, step) -> omega``. Rules that compare with real data read the predictor's ``typical_nll [T]``.
             None is the strength of the run, ``PolyakStrength()`` unless it states another.
-        conditions: The correction is evaluated at the sample already moved by these, in order, each at the cost of a
-            guided denoiser call, as for several conditions in the paper; its gradient is taken there, not through
-            the moves. Empty evaluates it at the sample itself.
+        conditions: Conditioned guidances that look ahead. The correction is evaluated at the sample already moved by
+            them, in order, as for several conditions in the paper, and applied to the sample itself. Each costs a
+            guided denoiser call. The gradient is not taken through these moves.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -82,8 +83,10 @@ class TemporalAlignment(Guidance):
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         moved = x
-        for condition in self.conditions:
-            moved = moved + condition.look_ahead(moved, step, predict)
+        for place, condition in enumerate(self.conditions):
+            if condition.acts(step.timestep):
+                view = replace(step, state=step.state.setdefault(f"condition {place}", {}))
+                moved = moved + condition.look_ahead(moved, view, predict)
         evidence = self.evidence(moved, step)
         return x + omega(self.strength, evidence, step) * evidence.score
 

@@ -87,12 +87,21 @@ class TFG(ConditionedGuidance):
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if self.rho > 0:
             factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
-            proposal = proposal.moved(factor * self.displacement(x, prediction, step))
+            proposal = proposal.moved(factor * self.variance_displacement(x, prediction, step))
         if self.mu > 0:
             proposal = proposal.moved(math.sqrt(step.next_alpha_bar) * self.mean_displacement(prediction.x0, step))
         return proposal
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        """The move of ``x [B, ...]`` itself: ``Delta_t + sqrt(a) Delta_0``."""
+        move = torch.zeros_like(x)
+        if self.rho > 0:
+            move = move + self.variance_displacement(x, prediction, step)
+        if self.mu > 0:
+            move = move + math.sqrt(step.alpha_bar) * self.mean_displacement(prediction.x0, step)
+        return move
+
+    def variance_displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """``Delta_t``, the move of ``x [B, ...]`` by variance guidance."""
         gradient = self.gradient(x, prediction, step)
         if self.clip is not None:
@@ -301,7 +310,7 @@ class UGD(TFG):
         signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
         move = torch.zeros_like(x)
         if self.rho > 0:
-            move = noise**2 / signal * self.displacement(x, prediction, step)
+            move = noise**2 / signal * self.variance_displacement(x, prediction, step)
         if self.mu > 0:
             move = move + self.mean_displacement(prediction.x0, step)
         prediction = prediction.detach()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
 
@@ -20,14 +20,26 @@ class GuidanceWrapper(ConditionedGuidance):
     Args:
         guidance: The guidance to wrap.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If ``guidance`` changes the prediction rather than the proposal.
     """
 
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
         super().__init__(**interval)
+        if type(guidance.innermost).denoise is not Guidance.denoise:
+            raise ValueError(
+                f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which changes the prediction "
+                "rather than the proposal; wrap a method such as DPS, TFG or MPGD"
+            )
         self.guidance = guidance
         self.needs_grad = guidance.needs_grad
         self.needs_noise = guidance.needs_noise
         self.recurrence = guidance.recurrence
+
+    @property
+    def innermost(self) -> Guidance:
+        return self.guidance.innermost
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.pretrained import load_pretrained
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -61,13 +62,8 @@ class JudgeFeatures:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features ``[B, D]`` float64 of images ``[B, C, H, W]`` in [-1, 1], on the network's device."""
-        training = self.network.training
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                return self.network.features(images).double()
-        finally:
-            self.network.train(training)
+        with torch.no_grad(), evaluating(self.network):
+            return self.network.features(images).double()
 
 
 class PixelFeatures:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule, centred
+from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import describe, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
@@ -77,11 +78,8 @@ class NetworkModule(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None or not hasattr(datamodule, "example"):  # plain loaders, or data of another kind
             return
-        modes = {part: part.training for part in self.network.modules()}
-        with isolate_rng():
+        with isolate_rng(), evaluating(self.network):
             self.try_network(datamodule.example)
-        for part, mode in modes.items():
-            part.training = mode
 
     def try_network(self, example: Any) -> None:
         """Run the network on one sample's shape; ``example`` is a batch of one."""

@@ -18,7 +18,7 @@ class DiffusionModule(NetworkModule):
     """Trains a network to predict the noise in a sample (Ho et al. 2020, Eq. 14).
 
     Logs ``train/loss`` and ``val/loss``, the mean squared error of epsilon (over real atoms for molecules). For
-    an exponential moving average of the weights add Lightning's ``EMAWeightAveraging``.
+    an exponential moving average of the weights add ``WarmedUpEMA``.
 
     Args:
         network: Predicts epsilon, for example diffusers' ``UNet2DModel``.

@@ -81,8 +81,8 @@ class TimePredictorModule(NetworkModule):
         super().setup(stage)
 
     def try_network(self, example: Any) -> None:
-        told = {name: example.attributes[name] for name in self.network.conditions}
-        require_accepts(self.network, example.x.shape[1:], "model.network", **example.inputs, **told)
+        conditions = {name: example.attributes[name] for name in self.network.conditions}
+        require_accepts(self.network, example.x.shape[1:], "model.network", **example.inputs, **conditions)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         generator = self.generator(self.batches_trained)

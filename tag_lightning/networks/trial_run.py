@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.evaluation_mode import evaluating
+
 
 def require_accepts(
     network: nn.Module, sample_shape: Sequence[int], name: str, /, *arguments: Any, **inputs: Tensor
@@ -28,10 +30,8 @@ def require_accepts(
     x = torch.zeros(1, *sample_shape).to(like)
     arguments = tuple(a.to(like.device) if isinstance(a, Tensor) else a for a in arguments)
     inputs = {name: value.to(like.device) for name, value in inputs.items()}
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(network):
             network(x, *arguments, **inputs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
@@ -39,8 +39,6 @@ def require_accepts(
             f"{name} ({type(network).__name__}) cannot take samples of shape {list(sample_shape)}: {reason}; "
             f"{_remedy(network, sample_shape)}"
         ) from error
-    finally:
-        network.train(was_training)
 
 
 def _remedy(network: nn.Module, sample_shape: Sequence[int]) -> str:

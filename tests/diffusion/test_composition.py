@@ -350,3 +350,71 @@ def test_a_denoiser_left_in_training_mode_draws_without_dropout_and_goes_back_to
     assert modes == [False] * 3
     assert denoiser.training
     assert denoiser.network.training
+
+
+@pytest.mark.parametrize("first", ["other inputs", "another timestep", "other samples"])
+def test_gradients_are_of_the_samples_of_the_step_whatever_is_asked_before(first: str) -> None:
+    """Classifier-free guidance that asks for the null label first, a look at another level, or elsewhere."""
+
+    class Asks(Guidance):
+        def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+            if first == "other inputs":
+                predict(x, step.timestep, shift=torch.full((6,), 5.0, dtype=x.dtype))
+            elif first == "another timestep":
+                predict(x, 3)
+            else:
+                predict(x + 100, step.timestep)
+            return predict(x, step.timestep)
+
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor, shift: Tensor) -> Tensor:
+            return DENOISER.network(x, timesteps) + shift[:, None]
+
+    class Guide(nn.Module):
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            return x
+
+    guided = DPS(Condition(Guide(), TARGET, half_square), 0.5)
+    space = vector_space(range(6))
+    space.inputs = {"shift": torch.zeros(6, dtype=torch.float64)}
+    denoiser = Denoiser(Shifted(), SCHEDULE)
+    alone, beside = (Sampler(denoiser, DDIM(), 4, g).sample(space, 0) for g in ([guided], [Asks(), guided]))
+    torch.testing.assert_close(beside, alone, rtol=0, atol=0)
+
+
+def test_observers_may_draw_noise_without_changing_the_samples() -> None:
+    sampler = Sampler(DENOISER, DDIM(), 4)
+    plain = sampler.sample(vector_space(range(6)), 0)
+    looked = sampler.sample(vector_space(range(6)), 0, observers=[lambda x, step: step.noise()])
+    torch.testing.assert_close(looked, plain, rtol=0, atol=0)
+
+
+def test_a_methods_own_recurrence_ends_where_it_stops_acting() -> None:
+    class Often(Guidance):
+        recurrence = Recurrence(2)
+
+    assert Sampler(DENOISER, DDIM(), 4, [Often(start=80, stop=40)]).passes == [1, 2, 2, 1]
+
+
+def test_parts_that_were_frozen_in_evaluation_mode_stay_so() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
+    network[0].eval()
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network.double()
+
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            return self.inner(x)
+
+    denoiser = Denoiser(Wrapped(), SCHEDULE).train()
+    network[0].eval()
+    Sampler(denoiser, DDIM(), 2).sample(vector_space(range(3)), 0)
+    assert (network.training, network[0].training, network[1].training) == (True, False, True)
+
+
+@pytest.mark.parametrize("timestep", [-1, 100])
+def test_timesteps_outside_the_schedule_are_refused(timestep: int) -> None:
+    with pytest.raises(IndexError, match=rf"timestep {timestep} is outside 0 \.\. 99"):
+        DENOISER(torch.zeros(2, 2, dtype=torch.float64), timestep)

@@ -166,3 +166,39 @@ def test_chunks_are_no_larger_than_the_comparison_and_their_size_changes_roundin
     huge, six, four = (results["counted"].samples for results in samples.values())
     assert torch.equal(huge, six)
     torch.testing.assert_close(four, six, rtol=1e-4, atol=1e-4)
+
+
+def test_guide_and_judge_left_in_training_mode_judge_in_evaluation_mode(tiny: TinyNetworks) -> None:
+    task = tiny_task(tiny).for_data(tiny_data())
+    assert task.guide is not None
+    assert task.judge is not None
+    expected = figures_of(results_of(tiny, task))
+    task.guide.train()
+    task.judge.train()
+    before = {name: value.clone() for name, value in task.guide.state_dict().items()}
+    assert figures_of(results_of(tiny, task)) == expected
+    assert all(torch.equal(before[name], value) for name, value in task.guide.state_dict().items())
+    assert task.guide.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"num_samples": 1}, "num_samples must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"rank": 3, "world_size": 2}, r"rank must lie in 0 \.\. 1"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_anything_is_drawn(
+    settings: dict[str, Any], named: str, tiny: TinyNetworks
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        results_of(tiny, **settings)
+
+
+@pytest.mark.parametrize("arms", [[Arm()], {"dps": [GUIDED]}])
+def test_arms_of_another_kind_are_refused(arms: Any, tiny: TinyNetworks) -> None:
+    with pytest.raises(ValueError, match="arms must be a dictionary of Arm by name"):
+        compare(arms, tiny.root / "denoiser", tiny_task(tiny).for_data(tiny_data()), num_samples=4, progress=False)

@@ -10,13 +10,14 @@ from gaussian_mixture import GaussianMixture
 from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Sampler, Step
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Run, Sampler, Step
 from tag_lightning.guidance import (
     DPS,
     LGD,
     MPGD,
     TFG,
     UGD,
+    AdaptiveMoments,
     ClassifierGuidance,
     Condition,
     FreeDoM,
@@ -83,6 +84,13 @@ def test_tfg_is_its_algorithm(passes: int) -> None:
     torch.testing.assert_close(ours, by_the_book(script, 0.4, 0.2, 3, passes, num_steps), rtol=1e-9, atol=1e-9)
 
 
+class SmoothedDPS(TFG):
+    """Draws from the noise stream of LGD."""
+
+
+SmoothedDPS.__qualname__ = "LGD"
+
+
 @pytest.mark.parametrize(
     ("case", "family"),
     [
@@ -92,8 +100,8 @@ def test_tfg_is_its_algorithm(passes: int) -> None:
         (FreeDoM(near(), 0.7, recurrence=3), TFG(near(), 0.7, 0, recurrence=3)),
         (
             LGD(near(), 0.7, 4, 0.5),
-            type("LGD", (TFG,), {})(near(), 0.7, 0, 0.5, 4, rho_schedule="constant"),
-        ),  # the stream has the class's name
+            SmoothedDPS(near(), 0.7, 0, 0.5, 4, rho_schedule="constant"),
+        ),
     ],
     ids=["DPS", "DPS-clipped", "MPGD", "FreeDoM", "LGD"],
 )
@@ -123,8 +131,8 @@ def test_strengths_have_the_mean_that_was_asked_for(schedule: Any) -> None:
         def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
             return torch.ones_like(x)
 
-        def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-            move = super().displacement(x, prediction, step)
+        def variance_displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            move = super().variance_displacement(x, prediction, step)
             lengths.append(float(move[0, 0]))
             return move
 
@@ -233,3 +241,56 @@ def test_every_method_composes_with_tag_in_either_order(guidance: Guidance) -> N
 def test_impossible_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         TFG(near(), **settings)
+
+
+class Asked(nn.Module):
+    """A time predictor without a gradient that keeps the samples it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach())
+        return 0 * x.sum(1, keepdim=True) + torch.zeros(100, dtype=x.dtype)
+
+
+def test_tag_looks_ahead_with_mean_guidance_as_it_moves_the_proposal() -> None:
+    x, step, posterior = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50), Asked()
+    mpgd = MPGD(near(), 0.4)
+    TemporalAlignment(posterior, 0.1, [mpgd]).correct(x, step, DENOISER)
+    x0 = DENOISER(x, 60).x0
+    expected = x + math.sqrt(step.alpha_bar) * mpgd.mean_displacement(x0, step)
+    torch.testing.assert_close(posterior.seen[0], expected)
+    assert not torch.allclose(expected, x)
+
+
+def test_tag_looks_ahead_only_where_its_conditions_act_and_keeps_their_memories_apart() -> None:
+    posterior = Asked()
+    moments = AdaptiveMoments(DPS(near(), 0.1))
+    sampled(TemporalAlignment(posterior, 0.1, [moments, moments]), num_steps=4)
+    both = [x.clone() for x in posterior.seen]
+    posterior.seen.clear()
+    sampled(TemporalAlignment(posterior, 0.1, [DPS(near(), 5.0, start=0)]), num_steps=4)
+    unmoved = [x.clone() for x in posterior.seen]
+    posterior.seen.clear()
+    sampled(TemporalAlignment(posterior, 0.1), num_steps=4)
+    assert all(torch.equal(a, b) for a, b in zip(unmoved, posterior.seen, strict=True))
+    # In the first step Adam moves every coordinate by the scale, once for each condition.
+    torch.testing.assert_close((both[0] - posterior.seen[0]).abs().amax(), torch.tensor(0.2, dtype=torch.float64))
+
+
+def test_looking_ahead_through_a_prediction_without_a_graph_is_refused() -> None:
+    tag = TemporalAlignment(Asked(), 0.1, [DPS(near())])
+    with pytest.raises(ValueError, match="DPS cannot look ahead through a guidance that predicts without a graph; put"):
+        sampled(UGD(near(), 0.1), tag)
+    assert sampled(tag, UGD(near(), 0.1)).isfinite().all()
+
+
+def test_guidance_without_the_constructor_of_its_base_says_what_is_missing() -> None:
+    class Bare(DPS):
+        def __init__(self) -> None:
+            self.scale = self.rho = 1.0
+
+    with pytest.raises(ValueError, match="Bare has no condition"):
+        Bare().for_run(Run())

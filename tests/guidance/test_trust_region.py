@@ -28,9 +28,12 @@ from tag_lightning.diffusion import (
 from tag_lightning.guidance import (
     DPS,
     DSG,
+    LGD,
     MPGD,
     TFG,
+    UGD,
     AdaptiveMoments,
+    ClassifierGuidance,
     Condition,
     ConditionedGuidance,
     FixedLengthSteps,
@@ -241,3 +244,23 @@ def test_a_solver_without_noise_has_no_sphere(solver: Solver, guidance: Guidance
 def test_impossible_settings_are_refused(build: Callable[[], Guidance], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         build()
+
+
+@pytest.mark.parametrize("inner", [UGD(near()), ClassifierGuidance(near())])
+@pytest.mark.parametrize("wrap", [TrustRegion, FixedLengthSteps, AdaptiveMoments])
+def test_methods_that_change_the_prediction_cannot_be_bounded(
+    wrap: Callable[[ConditionedGuidance], Guidance], inner: ConditionedGuidance
+) -> None:
+    with pytest.raises(ValueError, match="changes the prediction rather than the proposal; wrap a method such as"):
+        wrap(inner)
+
+
+def test_moments_belong_inside_a_bound() -> None:
+    with pytest.raises(ValueError, match=r"the other way round: TrustRegion\(AdaptiveMoments"):
+        AdaptiveMoments(TrustRegion(DPS(near())))
+
+
+def test_a_wrapper_draws_the_noise_of_the_method_it_wraps() -> None:
+    """So that the bounded and the unbounded arm stay paired."""
+    smoothed = LGD(near(), 0.2, 3, 0.5, stop=20)
+    torch.testing.assert_close(sampled(TrustRegion(smoothed, 1e6)), sampled(smoothed))
