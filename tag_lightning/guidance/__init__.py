@@ -21,7 +21,8 @@ from tag_lightning.guidance.strengths import (
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
 from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
-from tag_lightning.guidance.trust_region import FixedLengthSteps, GuidanceWrapper, TrustRegion
+from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
+from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 __all__ = [
     "DPS",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Prediction, Proposal, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
-from tag_lightning.guidance.trust_region import GuidanceWrapper
+from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 
 class AdaptiveMoments(GuidanceWrapper):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Prediction, Step, per_sample
-from tag_lightning.guidance.conditions import ConditionedGuidance
-from tag_lightning.guidance.training_free import Conditions
+from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 
 class ClassifierGuidance(ConditionedGuidance):

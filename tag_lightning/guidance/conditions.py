@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,10 @@ def joined(names: Sequence[str], available: Mapping[str, Condition]) -> Conditio
     return chosen[0] if len(chosen) == 1 else JointCondition(chosen)
 
 
+Conditions: TypeAlias = Condition | JointCondition | str | Sequence[str] | None
+"""A condition, the name of one of the run's or several names, or None for all conditions of the run."""
+
+
 class ConditionedGuidance(Guidance):
     """Guidance towards samples that satisfy a condition.
 
@@ -112,11 +116,9 @@ class ConditionedGuidance(Guidance):
     """
 
     needs_grad = True
-    condition: Condition | JointCondition | str | Sequence[str] | None = None
+    condition: Conditions = None
 
-    def __init__(
-        self, condition: Condition | JointCondition | str | Sequence[str] | None = None, **interval: Any
-    ) -> None:
+    def __init__(self, condition: Conditions = None, **interval: Any) -> None:
         super().__init__(**interval)
         self.condition = condition
 

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
-from tag_lightning.guidance.conditions import ConditionedGuidance
-from tag_lightning.guidance.training_free import Conditions
+from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 
 class DSG(ConditionedGuidance):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Prediction, Proposal, Recurrence, Step, per_sample
-from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, JointCondition
+from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
-Conditions = Condition | JointCondition | str | Sequence[str] | None
 StepSchedule = Literal["increase", "decrease", "constant"]
 """Proportional to ``a / a'``, to ``1 - a / a'``, or constant, scaled to a mean of 1 over the steps of the run."""
 
@@ -105,7 +103,7 @@ class TFG(ConditionedGuidance):
         """``Delta_t``, the move of ``x [B, ...]`` by variance guidance."""
         gradient = self.gradient(x, prediction, step)
         if self.clip is not None:
-            gradient = _clipped(gradient, self.clip, step)
+            gradient = _shortened(gradient, self.clip, step)
         strength = self.rho if self.rho_schedule == "constant" else _at_step(self.rho, self.rho_schedule, step)
         return strength * gradient
 
@@ -116,7 +114,7 @@ class TFG(ConditionedGuidance):
         for _ in range(self.num_iterations):
             gradient = self.mean_gradient(moved, step)
             if self.clip is not None:
-                gradient = _clipped(gradient, self.clip, step)
+                gradient = _shortened(gradient, self.clip, step)
             moved = moved + strength * gradient
         return moved - x0
 
@@ -317,7 +315,7 @@ class UGD(TFG):
         return prediction._replace(epsilon=prediction.epsilon - signal / noise * move, x0=prediction.x0 + move)
 
 
-def _clipped(gradient: Tensor, longest: float, step: Step) -> Tensor:
+def _shortened(gradient: Tensor, longest: float, step: Step) -> Tensor:
     length = gradient.flatten(1).norm(dim=1) / step.space.degrees_of_freedom.clamp(min=1).sqrt()
     return gradient * per_sample((longest / length).clamp(max=1), gradient)
 

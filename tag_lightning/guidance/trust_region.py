@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
-
-
-class GuidanceWrapper(ConditionedGuidance):
-    """A guidance that changes what another one does; hooks it does not override are those of the other.
-
-    Args:
-        guidance: The guidance to wrap.
-        **interval: ``start`` and ``stop``, within those of ``guidance``.
-
-    Raises:
-        ValueError: If ``guidance`` changes the prediction rather than the proposal.
-    """
-
-    def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
-        super().__init__(**interval)
-        if type(guidance.innermost).denoise is not Guidance.denoise:
-            raise ValueError(
-                f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which changes the prediction "
-                "rather than the proposal; wrap a method such as DPS, TFG or MPGD"
-            )
-        self.guidance = guidance
-        self.needs_grad = guidance.needs_grad
-        self.needs_noise = guidance.needs_noise
-        self.recurrence = guidance.recurrence
-
-    @property
-    def innermost(self) -> Guidance:
-        return self.guidance.innermost
-
-    def for_run(self, run: Run) -> Self:
-        ready = copy.copy(self)
-        ready.guidance = self.guidance.for_run(run)
-        return ready
-
-    def acts(self, timestep: int) -> bool:
-        return super().acts(timestep) and self.guidance.acts(timestep)
-
-    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        return self.guidance.correct(x, step, predict)
-
-    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        return self.guidance.denoise(x, step, predict)
-
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        return self.guidance.propose(proposal, x, prediction, step)
-
-    def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return self.guidance.gradient(x, prediction, step)
-
-    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return self.guidance.displacement(x, prediction, step)
+from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 
 class TrustRegion(GuidanceWrapper):

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from tag_lightning.metrics.features import FeatureChoice, FeatureExtractor, feature_extractor
-from tag_lightning.metrics.sample_metric import SampleMetric
+from tag_lightning.metrics.feature_metric import FeatureMetric
+from tag_lightning.metrics.features import FeatureChoice
 
 
-class FID(SampleMetric):
+class FID(FeatureMetric):
     """Frechet distance ``fid`` of samples to the training data (Heusel et al. 2017), see ``FrechetDistance``.
 
     Args:
-        features: Features of the distance: ``inception``, ``judge``, ``auto`` for Inception's if its weights are found
-            and else the judge's, ``pixels``, or the name of another network with features.
+        features: See ``FeatureMetric``.
         name: Name of the figure, to tell several distances apart.
     """
 
-    needs_real = True
-    _extractor: FeatureExtractor | None = None
     _distance: FrechetDistance
 
     def __init__(self, features: FeatureChoice = "auto", name: str = "fid") -> None:
-        self.features = features
+        super().__init__(features, "features" if name == "fid" else f"features_{name}")
         self.name = name
 
     def for_task(self, task: Any) -> Self:
         bound = super().for_task(task)
-        bound._extractor = feature_extractor(self.features, task.judge, task.sample_shape)
         if bound._extractor is not None:
             bound._distance = FrechetDistance(bound._extractor.num_features)
         return bound
@@ -42,33 +38,15 @@ class FID(SampleMetric):
         """Name of the feature extractor; distances of different extractors must not be compared."""
         return None if self._extractor is None else self._extractor.name
 
-    @property
-    def columns(self) -> dict[str, int]:
-        return {} if self._extractor is None else {self._column: self._extractor.num_features}
-
-    @property
-    def _column(self) -> str:
-        return "features" if self.name == "fid" else f"features_{self.name}"
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        network = getattr(self._extractor, "network", self._extractor)
-        return [network] if isinstance(network, nn.Module) else []
-
-    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        assert self._extractor is not None
-        return {self._column: self._extractor(x)}
-
     def add_real(self, batch: Any, device: torch.device) -> None:
-        assert self._extractor is not None
-        self._distance.update(self._extractor(batch.x.to(device)).cpu(), real=True)
+        self._distance.update(self.real_features(batch, device), real=True)
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``fid``, or the distance of another name; nothing without real data, as under ``predict``."""
         if not self._distance.counts["real"]:
             return {}
         self._distance.reset(keep_real=True)
-        self._distance.update(rows[self._column], real=False)
+        self._distance.update(rows[self.column], real=False)
         return {self.name: float(self._distance.compute())}
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from tag_lightning.metrics.features import FeatureChoice, FeatureExtractor, feature_extractor
-from tag_lightning.metrics.sample_metric import SampleMetric
+from tag_lightning.metrics.feature_metric import FeatureMetric
+from tag_lightning.metrics.features import FeatureChoice
 
 
-class PrecisionRecall(SampleMetric):
+class PrecisionRecall(FeatureMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, Eq. 1 and 2), by torch-fidelity.
 
     ``precision`` is the share of samples inside the union of balls around real images, each as wide as the distance to
@@ -22,26 +22,22 @@ class PrecisionRecall(SampleMetric):
     number of samples.
 
     Args:
-        features: See ``FID``.
+        features: See ``FeatureMetric``.
         neighborhood: Which neighbour sets the radius, at least 1.
 
     Raises:
         ValueError: If ``neighborhood`` is below 1, or there are not more samples than that.
     """
 
-    needs_real = True
-    _extractor: FeatureExtractor | None = None
-
     def __init__(self, features: FeatureChoice = "auto", neighborhood: int = 3) -> None:
+        super().__init__(features, "precision_recall")
         if neighborhood < 1:
             raise ValueError(f"neighborhood must be at least 1, got {neighborhood}")
-        self.features = features
         self.neighborhood = neighborhood
         self._real: list[Tensor] = []
 
     def for_task(self, task: Any) -> Self:
         bound = super().for_task(task)
-        bound._extractor = feature_extractor(self.features, task.judge, task.sample_shape)
         bound._real = []
         if task.num_samples <= self.neighborhood:
             raise ValueError(
@@ -50,28 +46,14 @@ class PrecisionRecall(SampleMetric):
             )
         return bound
 
-    @property
-    def columns(self) -> dict[str, int]:
-        return {} if self._extractor is None else {"precision_recall": self._extractor.num_features}
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        network = getattr(self._extractor, "network", self._extractor)
-        return [network] if isinstance(network, nn.Module) else []
-
-    def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        assert self._extractor is not None
-        return {"precision_recall": self._extractor(x)}
-
     def add_real(self, batch: Any, device: torch.device) -> None:
-        assert self._extractor is not None
-        self._real.append(self._extractor(batch.x.to(device)).cpu())
+        self._real.append(self.real_features(batch, device))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``precision`` and ``recall`` in [0, 1]; nothing without real data, as under ``predict``."""
         if not self._real:
             return {}
-        generated, real = rows["precision_recall"], torch.cat(self._real)
+        generated, real = rows[self.column], torch.cat(self._real)
         chosen = real[torch.linspace(0, len(real) - 1, min(len(real), len(generated))).round().long()]
         found = prc_features_to_metric(
             generated, chosen, prc_neighborhood=self.neighborhood, save_cpu_ram=False, verbose=False

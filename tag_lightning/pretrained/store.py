@@ -180,7 +180,7 @@ def _from_checkpoint(path: Path) -> Pretrained:
 
 def _from_folder(folder: Path) -> Pretrained:
     try:
-        name = json.loads((folder / "config.json").read_text())["_class_name"]
+        name = str(json.loads((folder / "config.json").read_text())["_class_name"])
         cls = _network_class(name, str(folder))
         network, found = cls.from_pretrained(
             folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True

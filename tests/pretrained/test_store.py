@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,12 @@ def test_a_checkpoint_whose_parts_do_not_belong_together_is_named(tmp_path: Path
         torch.save(content, file)
         with pytest.raises(ValueError, match=r"a\.ckpt"):
             load_pretrained(file)
+
+
+@pytest.mark.parametrize("name", [["SimpleCNN"], 3, None])
+def test_a_class_name_of_another_type_is_refused(name: Any, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
+    config = tmp_path / "net" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": name}))
+    with pytest.raises(ValueError, match="which neither tag_lightning.networks nor diffusers knows"):
+        load_pretrained(tmp_path / "net")
