@@ -211,5 +211,5 @@ def test_a_class_name_of_another_type_is_refused(name: Any, tmp_path: Path) -> N
     save_pretrained(tmp_path / "net", _predictor(), LinearSchedule(20))
     config = tmp_path / "net" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": name}))
-    with pytest.raises(ValueError, match="which neither tag_lightning.networks nor diffusers knows"):
+    with pytest.raises(ValueError, match=r"which neither tag_lightning\.networks nor diffusers knows"):
         load_pretrained(tmp_path / "net")
