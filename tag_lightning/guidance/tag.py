@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -10,9 +11,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DeferredChecks, Guidance, Predict, Prediction, Proposal, Run, Step
+from tag_lightning.diffusion import BoxSpace, Guidance, Predict, Prediction, Proposal, Run, SampleNoise, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
+
+# The number of timesteps where no denoiser tells it.
+_UNKNOWN = 0
 
 
 class TemporalAlignment(Guidance):
@@ -74,11 +78,12 @@ class TemporalAlignment(Guidance):
             NonFiniteError: If the predictor returns NaN or infinity.
         """
         with torch.inference_mode(False):  # inference tensors, which autograd refuses, can be cloned outside it
-            given = {name: value.clone() for name, value in (inputs or {}).items()}
-            logits, score = self._logits_and_score(x.clone(), timestep, given)
-        checks = DeferredChecks()
-        checks.require_finite(timestep, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
-        checks.settle()
+            x, indices = x.clone(), range(len(x))
+            space = BoxSpace(x.shape[1:], indices, x.device, x.dtype)
+            space.inputs = {name: value.clone() for name, value in (inputs or {}).items()}
+            step = Step(0, timestep, None, math.nan, 1.0, _UNKNOWN, (), space, SampleNoise(0, indices))
+            score = self.evidence(x, step).score
+        step.checks.settle()
         return score
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
@@ -92,33 +97,27 @@ class TemporalAlignment(Guidance):
 
     def evidence(self, x: Tensor, step: Step) -> Evidence:
         """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
-        t = step.timestep
-        logits, score = self._logits_and_score(x, t, step.space.inputs, step.num_timesteps)
+        if self.predictor is None:
+            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        t, total = step.timestep, step.num_timesteps
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            logits = self.predictor(x, **step.space.inputs)
+            known = logits.shape[1]
+            if t >= known or total not in (known, _UNKNOWN):
+                other = f"the sample is at {t}" if total == _UNKNOWN else f"the denoiser has {total}"
+                raise ValueError(
+                    f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
+                    "the denoiser"
+                )
+            log_posterior = logits.log_softmax(1)[:, t]
+            (score,) = torch.autograd.grad(log_posterior.sum(), x)
         step.checks.require_finite(t, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
         if "typical_nll" not in step.state:  # read once per run, since it waits for the device
             typical: Any = getattr(self.predictor, "typical_nll", None)
             measured = () if typical is None else enumerate(typical.isnan().tolist())
             step.state["typical_nll"] = {k: typical[k] for k, missing in measured if not missing}
-        nll = -logits.log_softmax(1)[:, t]
-        return Evidence(nll, step.space.project(score), step.state["typical_nll"].get(t))
-
-    def _logits_and_score(
-        self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor], num_timesteps: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        if self.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            logits = self.predictor(x, **inputs)
-            known = logits.shape[1]
-            if timestep >= known or known != (num_timesteps or known):
-                other = f"the denoiser has {num_timesteps}" if num_timesteps else f"the sample is at {timestep}"
-                raise ValueError(
-                    f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
-                    "the denoiser"
-                )
-            (score,) = torch.autograd.grad(logits.log_softmax(1)[:, timestep].sum(), x)
-        return logits.detach(), score
+        return Evidence(-log_posterior.detach(), step.space.project(score), step.state["typical_nll"].get(t))
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):
