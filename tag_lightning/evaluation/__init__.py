@@ -1,11 +1,12 @@
 """The comparison of several ways of sampling, without Lightning."""
 
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
 from tag_lightning.evaluation.comparison import compare
 from tag_lightning.evaluation.image_task import ImageTask
 from tag_lightning.evaluation.molecule_task import MoleculeTask
-from tag_lightning.evaluation.results import ArmResult, Results
+from tag_lightning.evaluation.results import Results
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation.vector_task import VectorTask
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
-from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import ImageSpace
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import comparison_strip, figure_pixels, sample_grid
 from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
-from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import FID, Accuracy, FeatureChoice, SampleMetric

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tag_lightning.chemistry import PROPERTIES, MoleculeEncoding, stable_atoms
 from tag_lightning.diffusion import PointCloudSpace, SampleNoise
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import figure_pixels
 from tag_lightning.evaluation.molecule_figures import molecule_grid, property_histograms
 from tag_lightning.evaluation.molecule_files import write_molecules
 from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
-from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import Condition, SquaredError
 from tag_lightning.metrics import MoleculeQuality, PhysicsError, PropertyError, SampleMetric

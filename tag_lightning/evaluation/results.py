@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -17,35 +17,15 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import tag_lightning
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.report import write_pictures, write_results, write_time_gaps
-
-if TYPE_CHECKING:
-    from tag_lightning.evaluation.task import SamplingTask
+from tag_lightning.evaluation.task import SamplingTask
 
 ABSENT = "\N{EN DASH}"
 REAL_DATA = "(real data)"
 LEADING = ("fid", "accuracy", "time_gap")
 TRAILING = ("seconds", "num_samples")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "diffusers")
-
-
-@dataclass
-class ArmResult:
-    """Samples of one arm and their measurements, the same on every process.
-
-    Attributes:
-        figures: Value by metric.
-        timesteps: Training timesteps visited, decreasing.
-        gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
-        samples: The first samples by global index, on the CPU.
-        rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU.
-    """
-
-    figures: dict[str, float]
-    timesteps: list[int]
-    gaps: Tensor | None
-    samples: Tensor
-    rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False, repr=False)

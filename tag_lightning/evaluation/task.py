@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Space
-from tag_lightning.evaluation.results import ArmResult
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.files import replacing
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import SampleMetric

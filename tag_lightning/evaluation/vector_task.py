@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import BoxSpace
+from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import figure_pixels, quiver_2d, scatter_2d
-from tag_lightning.evaluation.results import ArmResult
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import TemporalAlignment
 from tag_lightning.metrics import SampleMetric, Wasserstein

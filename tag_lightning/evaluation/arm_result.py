@@ -1,0 +1,26 @@
+"""The outcome of one arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class ArmResult:
+    """Samples of one arm and their measurements, the same on every process.
+
+    Attributes:
+        figures: Value by metric.
+        timesteps: Training timesteps visited, decreasing.
+        gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
+        samples: The first samples by global index, on the CPU.
+        rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU.
+    """
+
+    figures: dict[str, float]
+    timesteps: list[int]
+    gaps: Tensor | None
+    samples: Tensor
+    rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
