@@ -49,9 +49,6 @@ class GuidanceWrapper(ConditionedGuidance):
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         return self.guidance.correct(x, step, predict)
 
-    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        return self.guidance.denoise(x, step, predict)
-
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         return self.guidance.propose(proposal, x, prediction, step)
 

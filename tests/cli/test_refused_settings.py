@@ -40,8 +40,8 @@ def test_impossible_trainers(name: str, value: object, named: str) -> None:
 
 def test_possible_trainers() -> None:
     for settings in ({}, {"devices": "2", "precision": "bf16-mixed"}, {"devices": "auto", "precision": "32-true"}):
-        require_possible_trainer({"accelerator": "cpu", **settings})
-    require_possible_trainer({"accelerator": "gpu", "devices": -1, "precision": "16-mixed"})
+        assert require_possible_trainer({"accelerator": "cpu", **settings}) is None
+    assert require_possible_trainer({"accelerator": "gpu", "devices": -1, "precision": "16-mixed"}) is None
 
 
 def test_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

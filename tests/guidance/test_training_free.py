@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gaussian_mixture import GaussianMixture
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, random_vectors, step_at, vector_space
+from problems import UNEVEN, ScriptedSpace, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Run, Sampler, Step
@@ -29,10 +29,6 @@ from tag_lightning.guidance import (
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
 TARGET = random_vectors(6, 2, seed=3)
-
-
-def half_square(output: Tensor, target: Tensor) -> Tensor:
-    return (output - target).square().sum(1) / 2
 
 
 def curved(output: Tensor, target: Tensor) -> Tensor:

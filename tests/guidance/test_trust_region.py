@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import UNEVEN, exact_denoiser, random_vectors, vector_space
+from problems import UNEVEN, exact_denoiser, half_square, random_vectors, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import (
@@ -44,10 +44,6 @@ from tag_lightning.guidance import (
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
 TARGET = random_vectors(6, 2, seed=3)
-
-
-def half_square(output: Tensor, target: Tensor) -> Tensor:
-    return (output - target).square().sum(1) / 2
 
 
 def near() -> Condition:

@@ -76,6 +76,11 @@ def proposed(solver: Solver, prediction: Prediction, step: Step) -> Proposal:
     return solver.propose(torch.full_like(prediction.x0, torch.nan), prediction, step, predict)
 
 
+def half_square(output: Tensor, target: Tensor) -> Tensor:
+    """Half the squared distance of vectors, ``[B]``: the loss of a Gaussian likelihood."""
+    return (output - target).square().sum(1) / 2
+
+
 def random_vectors(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     """Reproducible normal numbers in float64."""
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -137,7 +137,7 @@ def test_networks_without_a_configuration_are_refused() -> None:
 
 def test_a_description_is_the_same_as_itself() -> None:
     same = describe(_predictor(), LinearSchedule(20))
-    require_same(same, describe(_predictor(), LinearSchedule(20)), "the file")
+    assert require_same(same, describe(_predictor(), LinearSchedule(20)), "the file") is None
 
 
 @pytest.mark.parametrize(
