@@ -16,9 +16,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
-from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
 from tag_lightning.callbacks.monitor_check import MonitorCheck
-from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks.run_record import SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks.save_and_stop import SaveAndStop
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import (
     TRACEBACK_VARIABLE,
@@ -31,6 +31,8 @@ from tag_lightning.cli_errors import (
 from tag_lightning.config_files import config_file, require_distinct_keys
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
+from tag_lightning.interruption import Interrupted, interruption
+from tag_lightning.run_logger import RunLogger
 from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
 
 _DESCRIPTION = (

@@ -27,12 +27,10 @@ class Run:
     Attributes:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
-        strength: Strength of TAG for those that state none (``tag_lightning.guidance.Strength`` or a number).
     """
 
     predictor: nn.Module | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    strength: Any = None
 
 
 class Guidance:

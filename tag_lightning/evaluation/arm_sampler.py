@@ -18,7 +18,7 @@ from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
-from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment
+from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
@@ -39,7 +39,6 @@ class ArmSampler:
         predictor: Time predictor that corrects; None suffices for arms without TAG.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
-        strength: Strength of TAG in arms that state none.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
@@ -55,7 +54,6 @@ class ArmSampler:
     task: SamplingTask
     predictor: nn.Module | None = None
     time_gap_predictor: nn.Module | None = None
-    strength: Strength | float = field(default_factory=PolyakStrength)
     solver: Solver = field(default_factory=DDIM)
     num_steps: int = 100
     chunk_size: int = 64
@@ -87,7 +85,7 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
+            run = Run(self._conditioned(self.predictor, indices), conditions)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)

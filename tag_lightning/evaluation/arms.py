@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tag_lightning.diffusion import Recurrence
-from tag_lightning.guidance import DPS, Corruption, Guidance, TemporalAlignment
+from tag_lightning.guidance import DPS, Corruption, Guidance, Strength, TemporalAlignment
 
 
 @dataclass
@@ -26,22 +26,25 @@ class Arm:
     recurrence: int | Recurrence | None = None
 
 
-def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: bool) -> dict[str, Arm]:
+def default_arms(
+    sigma: float, scale: float, strength: float | Strength, with_predictor: bool, with_guide: bool
+) -> dict[str, Arm]:
     """The arms that show what TAG changes, as far as the needed networks are there.
 
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of DPS.
+        strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_guide: There is a guide.
     """
     arms = {"unguided": Arm(), "corruption": Arm([Corruption(sigma)])}
     if with_predictor:
-        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment()])
+        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment(strength=strength)])
     if with_guide:
         arms["dps"] = Arm([DPS(scale=scale)])
     if with_guide and with_predictor:
-        arms["dps+tag"] = Arm([TemporalAlignment(), DPS(scale=scale)])
+        arms["dps+tag"] = Arm([TemporalAlignment(strength=strength), DPS(scale=scale)])
     return arms
 
 

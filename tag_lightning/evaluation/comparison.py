@@ -42,7 +42,7 @@ def compare(
         predictor: Time predictor that corrects, for arms with TAG.
         time_gap_predictor: A second time predictor that measures the Time-Gap; None measures with ``predictor``.
         reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
-        **settings: ``strength``, ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
+        **settings: ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
             ``world_size`` and ``progress``, see ``ArmSampler``.
 
     Raises:

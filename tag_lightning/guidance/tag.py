@@ -29,7 +29,6 @@ class TemporalAlignment(Guidance):
             keyword arguments. None takes the time predictor of the run (see ``for_run``).
         strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
             ``(evidence, step) -> omega``. Rules that compare with real data read the predictor's ``typical_nll [T]``.
-            None is the strength of the run, ``PolyakStrength()`` unless it states another.
         conditions: Conditioned guidances that look ahead. The correction is evaluated at the sample already moved by
             them, in order, as for several conditions in the paper, and applied to the sample itself. Each costs a
             guided denoiser call. The gradient is not taken through these moves.
@@ -42,22 +41,19 @@ class TemporalAlignment(Guidance):
     def __init__(
         self,
         predictor: nn.Module | None = None,
-        strength: float | Strength | None = None,
+        strength: float | Strength = PolyakStrength(),
         conditions: Sequence[ConditionedGuidance] = (),
         **interval: Any,
     ) -> None:
         super().__init__(**interval)
         self.predictor = predictor
-        self.strength: StrengthRule = PolyakStrength() if strength is None else as_rule(strength)
+        self.strength: StrengthRule = as_rule(strength)
         self.conditions = tuple(conditions)
-        self._strength_is_open = strength is None
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)
         if ready.predictor is None:
             ready.predictor = run.predictor
-        if self._strength_is_open and run.strength is not None:
-            ready.strength = as_rule(run.strength)
         ready.conditions = tuple(condition.for_run(run) for condition in self.conditions)
         if ready.predictor is None:
             raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
@@ -133,7 +129,7 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
     """
 
     def __init__(
-        self, predictor: nn.Module | None = None, strength: float | Strength | None = None, **interval: Any
+        self, predictor: nn.Module | None = None, strength: float | Strength = PolyakStrength(), **interval: Any
     ) -> None:
         super().__init__(predictor, strength, **interval)
 

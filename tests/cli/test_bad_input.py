@@ -94,7 +94,7 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--trainer.max_epochs=many"], "[<class 'int'>, <class 'NoneType'>]"),
         ([f"{TASK}.labels=3"], "labels"),
         ([f"{TASK}.labels=3"], "[list[int], <class 'NoneType'>]"),
-        (["--sampling.strength.omega_0=1"], "tag_lightning.guidance.Strength is abstract"),
+        (["--sampling.strength.omega_0=1"], "'tag_lightning.guidance.PolyakStrength': Option 'omega_0' is not accepted"),
         (["--sampling.strength=PolyakStrengt"], "PolyakStrengt (did you mean PolyakStrength?)"),
         (["--sampling.arms.dps.num_steps=5"], "'dps.num_steps'"),
         (
