@@ -38,8 +38,11 @@ tour: $(VENV)/.ready
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
 weights: weights-digits weights-molecules
 
+# The experiments correct with it.
+WEIGHTS_digits := time_predictor
+
 weights-%: $(VENV)/.ready
-	for stage in guide judge denoiser time_gap_predictor; do \
+	for stage in guide judge denoiser time_gap_predictor $(WEIGHTS_$*); do \
 	  $(RUN) -m tag_lightning fit --config configs/$*/$$stage.yaml || exit 1; \
 	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
 	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
@@ -49,16 +52,14 @@ seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
 seeds-strengths: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/strengths -- \
-	  --config configs/digits/strengths.yaml
+	$(RUN) -m benchmarks.seeds --config digits/strengths --seeds 0 1 2 --out runs/digits/strengths
 
 seeds-trust-region: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/trust_region -- \
-	  --config configs/digits/trust_region.yaml
+	$(RUN) -m benchmarks.seeds --config digits/trust_region --seeds 0 1 2 --out runs/digits/trust_region
 
 seeds-molecules: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
-	  --config configs/molecules/strengths.yaml --sampling.task.init_args.physics true
+	$(RUN) -m benchmarks.seeds --config molecules/strengths --seeds 0 1 2 --out runs/molecules/seeds -- \
+	  --sampling.task.init_args.physics true
 	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
 
 benchmarks: $(VENV)/.ready

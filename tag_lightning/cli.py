@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,10 +27,12 @@ from tag_lightning.cli_errors import (
     print_line,
     wants_traceback,
 )
-from tag_lightning.config_files import config_file, require_distinct_keys
+from tag_lightning.config_files import LayeredConfig, config_file, require_distinct_keys
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.interruption import Interrupted, interruption
+from tag_lightning.modules.base import NetworkModule
+from tag_lightning.pretrained.store import network_folder
 from tag_lightning.run_logger import RunLogger
 from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
 
@@ -56,7 +57,7 @@ class TagCLI(LightningCLI):
         parser.add_argument(
             "-c",
             "--config",
-            action=ActionConfigFile,
+            action=LayeredConfig,
             type=config_file,
             help="YAML file, or name of a shipped configuration such as digits/time_predictor; later ones win.",
         )
@@ -94,10 +95,13 @@ class TagCLI(LightningCLI):
         settings = self.config_init[self.subcommand]
         if settings["ckpt_path"] is None:
             raise ValueError(
-                f"{self.subcommand} needs weights: give --ckpt_path last, or a checkpoint file; "
+                f"{self.subcommand} needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; "
                 f"--ckpt_path {_UNTRAINED} takes randomly initialised weights"
             )
         if settings["ckpt_path"] == _UNTRAINED:
+            settings["ckpt_path"] = None
+        elif network_folder(settings["ckpt_path"]) is not None and isinstance(self.model, NetworkModule):
+            self.model.load_weights(settings["ckpt_path"])
             settings["ckpt_path"] = None
         self._require_last("give a checkpoint file")
 

@@ -94,7 +94,10 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--trainer.max_epochs=many"], "[<class 'int'>, <class 'NoneType'>]"),
         ([f"{TASK}.labels=3"], "labels"),
         ([f"{TASK}.labels=3"], "[list[int], <class 'NoneType'>]"),
-        (["--sampling.strength.omega_0=1"], "'tag_lightning.guidance.PolyakStrength': Option 'omega_0' is not accepted"),
+        (
+            ["--sampling.strength.omega_0=1"],
+            "'tag_lightning.guidance.PolyakStrength': Option 'omega_0' is not accepted",
+        ),
         (["--sampling.strength=PolyakStrengt"], "PolyakStrengt (did you mean PolyakStrength?)"),
         (["--sampling.arms.dps.num_steps=5"], "'dps.num_steps'"),
         (
@@ -173,7 +176,9 @@ def test_untrained_weights_are_evaluated_only_on_demand(
     verb: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
 ) -> None:
     asked = predictor_arguments(verb, tmp_path / "run", tiny, "--sampling.arms={unguided: {}}")
-    named = "needs weights: give --ckpt_path last, or a checkpoint file; --ckpt_path untrained takes"
+    named = (
+        "needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; --ckpt_path untrained takes"
+    )
     assert named in error_of([argument for argument in asked if argument != "--ckpt_path=untrained"])
     assert not list((tmp_path / "run").rglob("*"))
     main(asked)
