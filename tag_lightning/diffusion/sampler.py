@@ -172,7 +172,7 @@ class Sampler:
         return step.space.project(proposal.sample.detach())
 
     def _wrapped(
-        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool
+        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Any
     ) -> Prediction:
         if isinstance(timestep, Tensor):
             step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ class _OwnPrediction:
     x: Tensor | None = None
     answer: Prediction | None = None
 
-    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Any) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
         if isinstance(timestep, Tensor):
             return prediction._replace(alpha_bar=_at(self.denoiser, timestep))

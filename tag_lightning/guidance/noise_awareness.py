@@ -41,7 +41,8 @@ class NoiseAwarenessGuidance(TimePredictorGuidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
         noise = per_sample((1 - noise_level(prediction, step)) ** 0.5, x)
-        return with_noise(prediction, prediction.epsilon - self.guidance_scale * noise * self.time_score(x, step), step)
+        score, _ = self.time_score(x, step)
+        return with_noise(prediction, prediction.epsilon - self.guidance_scale * noise * score, step)
 
 
 class ClassifierFreeNoiseAwareness(Guidance):

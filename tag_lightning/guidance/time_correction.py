@@ -17,6 +17,7 @@ class TimeCorrection(TimePredictorGuidance):
     bounds the distance from ``t``: ``start`` and ``stop`` keep the method out of ranges where the predictor cannot
     tell timesteps apart. Costs one forward pass of the predictor, and beside a gradient method a second one of the
     denoiser.
+
     Args:
         predictor: See ``TimePredictorGuidance``.
         **interval: ``start`` and ``stop``, see ``Guidance``.

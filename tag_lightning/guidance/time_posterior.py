@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Prediction, Run, Step, per_sample
 
+UNKNOWN = 0
+"""The number of timesteps of a step that no denoiser takes."""
+
 
 class TimePredictorGuidance(Guidance):
     """Guidance by the posterior ``p(t | x)`` of a time predictor.
@@ -50,30 +53,36 @@ class TimePredictorGuidance(Guidance):
         """``log p(t | x)`` of all timesteps, ``[B, T]``, for noisy samples ``x [B, ...]``.
 
         Raises:
-            ValueError: If the predictor knows another number of timesteps than the denoiser.
+            ValueError: If the predictor knows another number of timesteps than the denoiser, or not that of ``step``.
         """
         logits = self.require_predictor()(x, **step.space.inputs)
-        known = logits.shape[1]
-        if known != step.num_timesteps:
+        known, total = logits.shape[1], step.num_timesteps
+        if total not in (known, UNKNOWN) or (total == UNKNOWN and step.timestep >= known):
+            other = f"the sample is at {step.timestep}" if total == UNKNOWN else f"the denoiser has {total}"
             raise ValueError(
-                f"the time predictor knows {known} timesteps but the denoiser has {step.num_timesteps}; it must be "
-                "trained with the schedule of the denoiser"
+                f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of the "
+                "denoiser"
             )
         step.checks.require_finite(step.timestep, the_time_predictor=logits)
         return logits.log_softmax(1)
 
-    def time_score(self, x: Tensor, step: Step) -> Tensor:
-        """``grad_x log p(step.timestep | x)``, ``[B, ...]``, projected onto the space; under any gradient mode."""
+    def time_score(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """The time-linked score of noisy samples ``x [B, ...]``, under any gradient mode.
+
+        Returns:
+            ``grad_x log p(step.timestep | x)`` projected onto the space, ``[B, ...]``, and ``log p(step.timestep | x)``
+            without its graph, ``[B]``.
+        """
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             log_posterior = self.log_posterior(x, step)
             if isinstance(step.timestep, Tensor):  # one per sample
-                chosen = log_posterior.gather(1, step.timestep.to(x.device)[:, None])
+                chosen = log_posterior.gather(1, step.timestep.to(x.device)[:, None])[:, 0]
             else:
                 chosen = log_posterior[:, step.timestep]
             (score,) = torch.autograd.grad(chosen.sum(), x)
         step.checks.require_finite(step.timestep, the_gradient_of_the_time_predictor=score)
-        return step.space.project(score)
+        return step.space.project(score), chosen.detach()
 
 
 def noise_level(prediction: Prediction, step: Step) -> Tensor | float:
