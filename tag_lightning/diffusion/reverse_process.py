@@ -187,7 +187,8 @@ def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
 
 
 def _nonfinite(finite: Tensor, what: str, timestep: int) -> NonFiniteError:
+    where = "timesteps of their own" if isinstance(timestep, Tensor) else f"timestep {timestep}"
     return NonFiniteError(
-        f"{what} returned NaN or infinity at timestep {timestep} for {int((~finite).sum())} of {len(finite)} samples; "
+        f"{what} returned NaN or infinity at {where} for {int((~finite).sum())} of {len(finite)} samples; "
         "check the weights or, if guidance moves the samples, lower its scale or strength"
     )

@@ -25,9 +25,9 @@ class DiffusionModule(NetworkModule):
         schedule: None is ``LinearSchedule()``, the published one.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        seed: Seed of timesteps and noise.
         timestep_dropout: Probability, in [0, 1), with which the network is told the null timestep in place of a
             sample's own, as ``ClassifierFreeNoiseAwareness`` needs; 0.1 is published. The saved network remembers it.
-        seed: Seed of timesteps and noise.
 
     Raises:
         ValueError: If ``timestep_dropout`` is outside [0, 1).
@@ -41,8 +41,8 @@ class DiffusionModule(NetworkModule):
         schedule: NoiseSchedule | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
-        timestep_dropout: float = 0.0,
         seed: int = 0,
+        timestep_dropout: float = 0.0,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
         if not 0 <= timestep_dropout < 1:

@@ -16,6 +16,7 @@ from tag_lightning.diffusion import (
     DPMSolverPlusPlus,
     Guidance,
     LinearSchedule,
+    NonFiniteError,
     PointCloudSpace,
     Prediction,
     Run,
@@ -377,6 +378,17 @@ def test_the_move_of_dps_is_that_of_the_denoisers_own_prediction() -> None:
 def test_impossible_settings_are_refused(build: Callable[[], object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         build()
+
+
+class Broken(Flat):
+    def forward(self, x: Tensor) -> Tensor:
+        return math.nan * super().forward(x)
+
+
+def test_a_predictor_that_fails_at_timesteps_of_another_guidance_is_named() -> None:
+    message = "^the time predictor returned NaN or infinity at timesteps of their own for 6 of 6 samples; check"
+    with pytest.raises(NonFiniteError, match=message):
+        sampled(NoiseAwarenessGuidance(Broken()), TimeCorrection(POSTERIOR))
 
 
 def test_what_is_left_open_comes_from_the_run() -> None:
