@@ -40,7 +40,7 @@ class LangevinCorrector(Guidance):
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         powers, t = step.alphas_cumprod, step.timestep
-        alpha = (powers[t] / powers[t - 1] if t > 0 else powers[0]).to(x)
+        alpha = torch.as_tensor(powers[t] / powers[t - 1] if t > 0 else powers[0]).to(x)
         for _ in range(self.num_corrections):
             with torch.no_grad():
                 epsilon = predict(x, t).epsilon

@@ -41,7 +41,7 @@ class EstimatedLevel(Guidance, ABC):
         with torch.no_grad():
             ratio = self.log_ratio(x.detach(), step).double().exp()
         step.checks.require_finite(step.timestep, the_estimate_of_the_noise_level=ratio)
-        powers = step.alphas_cumprod.to(x.device)
+        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
         a = torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=x.device)
         level = ratio * ((1 - a) / a).sqrt()
         estimated = 1 / (1 + level.square())
@@ -100,6 +100,7 @@ class TimePredictorLevelCorrection(TimePredictorGuidance, EstimatedLevel):
     """
 
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:
-        log_levels = (1 / step.alphas_cumprod.to(x.device) - 1).log() / 2
+        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
+        log_levels = (1 / powers - 1).log() / 2
         expected = (self.log_posterior(x, step).double().exp() * log_levels).sum(1)
         return expected - log_levels[step.timestep]

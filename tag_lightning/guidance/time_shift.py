@@ -46,7 +46,7 @@ class TimeShift(Guidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         if step.index == 0:
             return predict(x, step.timestep)
-        powers = step.alphas_cumprod.to(x.device)
+        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
         marginal = 1 - powers + powers * self.data_variance
         timestep = torch.as_tensor(step.timestep, device=x.device).expand(len(x))[:, None]
         places = torch.arange(step.num_timesteps, device=x.device)
