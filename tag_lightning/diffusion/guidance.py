@@ -15,8 +15,11 @@ from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, 
 class Predict(Protocol):
     """The denoiser as wrapped by the guidance earlier in the list; may be called under grad."""
 
-    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
-        """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space."""
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
+        """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space.
+
+        ``null_timestep=True`` keeps the timestep from the network, see ``Denoiser``.
+        """
         ...
 
 
@@ -27,10 +30,12 @@ class Run:
     Attributes:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
+        noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``).
     """
 
     predictor: nn.Module | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    noise_level: nn.Module | None = None
 
 
 class Guidance:
@@ -47,6 +52,7 @@ class Guidance:
         needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
+        needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
 
     Raises:
@@ -55,6 +61,7 @@ class Guidance:
 
     needs_grad: bool = False
     needs_noise: bool = False
+    needs_null_timestep: bool = False
     recurrence: Recurrence | None = None
     start: int | None = None
     stop: int | None = None

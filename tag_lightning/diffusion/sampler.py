@@ -44,8 +44,8 @@ class Sampler:
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
-        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance needs the noise of a stochastic
-            solver and this one draws none.
+        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance needs a stochastic solver or a
+            denoiser with a null timestep and this one is not.
     """
 
     def __init__(
@@ -65,6 +65,11 @@ class Sampler:
                 raise ValueError(
                     f"{type(entry).__name__} chooses the noise of each step, but {type(solver).__name__} as configured "
                     "draws none; use a stochastic solver, such as DDIM with eta above 0"
+                )
+            if entry.needs_null_timestep and not denoiser.has_null_timestep:
+                raise ValueError(
+                    f"{type(entry).__name__} needs a denoiser that was trained with its timestep dropped at random, "
+                    "which this one was not; train one with model.init_args.timestep_dropout 0.1"
                 )
         self.denoiser = denoiser
         self.solver = solver
@@ -134,8 +139,12 @@ class Sampler:
         bars = [self._alpha_bars[timestep] for timestep in timesteps]
         levels = list(zip(bars, [*bars[1:], 1.0], strict=True))
         for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-            total = len(self._alpha_bars)
-            yield Step(index, timestep, after, *levels[index], total, levels, space, noise, state=state, checks=checks)
+            yield Step(
+                *(index, timestep, after, *levels[index], len(self._alpha_bars), levels, space, noise),
+                state=state,
+                checks=checks,
+                alphas_cumprod=self.denoiser.schedule.alphas_cumprod,
+            )
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
@@ -153,17 +162,17 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
+        proposing = [(member.guidance, view) for member, view in acting if "propose" in member.hooks]
         answer = own.answer
-        if answer is None or (needs_grad and not answer.x0.requires_grad):
+        if proposing and (answer is None or (needs_grad and not answer.x0.requires_grad)):
             answer = own.renewed()
-        for member, view in acting:
-            if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, answer, view)
+        for guidance, view in proposing:
+            proposal = guidance.propose(proposal, x, answer, view)  # type: ignore[arg-type]
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
     def _wrapped(
-        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor
+        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Any
     ) -> Prediction:
         if isinstance(timestep, Tensor):
             step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
@@ -213,7 +222,7 @@ class _OwnPrediction:
     x: Tensor | None = None
     answer: Prediction | None = None
 
-    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Any) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
         if isinstance(timestep, Tensor):
             return prediction._replace(alpha_bar=_at(self.denoiser, timestep))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NoiseSchedule, PredictionType
+from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule, PredictionType
 from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
@@ -52,7 +52,8 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
             f"{type(network).__name__} has no configuration to save; derive it from diffusers' ModelMixin and "
             "ConfigMixin and decorate its constructor with register_to_config"
         )
-    values = json.loads(json.dumps({k: v for k, v in dict(config).items() if not k.startswith("_")}))
+    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k == NULL_TIMESTEP_KEY}
+    values = json.loads(json.dumps(public))
     powers = None if schedule is None else schedule.alphas_cumprod.cpu().clone()
     return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}
 

@@ -7,7 +7,7 @@ import torch
 from problems import vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Sampler
+from tag_lightning.diffusion import DDIM, NULL_TIMESTEP_KEY, Denoiser, Guidance, LinearSchedule, Sampler
 from tag_lightning.guidance import (
     DPS,
     DSG,
@@ -16,16 +16,26 @@ from tag_lightning.guidance import (
     TFG,
     UGD,
     AdaptiveMoments,
+    ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
     Corruption,
     Drift,
+    EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
     JointCondition,
+    LangevinCorrector,
+    NoiseAwarenessGuidance,
+    NoiseLevelCorrection,
     ResidualDPS,
+    SelfGuidance,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
+    TimeCorrection,
+    TimePredictorLevelCorrection,
+    TimeShift,
+    TimestepGuidance,
 )
 
 NUM_STEPS, TOTAL = 6, 20
@@ -152,6 +162,44 @@ def test_methods_cost_what_the_documents_say(
     networks.sample([build(networks.condition)])
     assert networks.denoiser.passes == denoiser
     assert networks.guide.passes == guide
+
+
+class Level(nn.Module):
+    """A regressor of the noise level that finds every sample a little too noisy."""
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.full((len(x),), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("build", "alone", "beside_dps", "predictor"),
+    [
+        (lambda n: TimeCorrection(n.predictor), 1, (2, 1), (1, 0)),
+        (lambda n: TimestepGuidance(), 2, (2, 1), (0, 0)),
+        (lambda n: SelfGuidance(), 2, (2, 1), (0, 0)),
+        (lambda n: EpsilonScaling(), 1, (1, 1), (0, 0)),
+        (lambda n: TimeShift(4, stop=None), 1, (1 + (NUM_STEPS - 1) / NUM_STEPS, 1), (0, 0)),
+        (lambda n: LangevinCorrector(num_corrections=2), 3, (3, 1), (0, 0)),
+        (lambda n: NoiseLevelCorrection(Level()), 1, (2, 1), (0, 0)),
+        (lambda n: TimePredictorLevelCorrection(n.predictor), 1, (2, 1), (1, 0)),
+        (lambda n: NoiseAwarenessGuidance(n.predictor), 1, (1, 1), (1, 1)),
+        (lambda n: ClassifierFreeNoiseAwareness(), 2, (2, 1), (0, 0)),
+    ],
+    ids=lambda value: None,
+)
+def test_corrections_cost_what_the_documents_say(
+    build: Callable[[Networks], Guidance],
+    alone: float,
+    beside_dps: tuple[float, float],
+    predictor: tuple[float, float],
+) -> None:
+    """Those that denoise at another timestep make a gradient method ask for the scheduled one as well."""
+    for with_dps, cost in ((False, (alone, 0)), (True, beside_dps)):
+        networks = Networks()
+        networks.denoiser.config = {NULL_TIMESTEP_KEY: True}  # type: ignore[assignment]
+        networks.sample([build(networks), *([DPS(networks.condition)] if with_dps else [])])
+        assert networks.denoiser.passes == pytest.approx(cost)
+        assert networks.predictor.passes == predictor
 
 
 def test_spherical_guidance_spares_the_step_without_noise(networks: Networks) -> None:
