@@ -22,6 +22,7 @@ from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
+from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.setting_checks import named_by_text, require_distinct
@@ -94,8 +95,8 @@ class GuidedSampling(Callback):
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
         self.task = task
-        self.arms = None if arms is None else named_by_text(arms, "sampling.arms")
-        self.extra_arms = named_by_text(extra_arms or {}, "sampling.extra_arms")
+        self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
+        self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
         self.sigma = sigma
         self.scale = scale
         self.strength = PolyakStrength() if strength is None else strength

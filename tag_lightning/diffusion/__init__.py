@@ -1,5 +1,6 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
+from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction, PredictionType
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.reverse_process import (
@@ -35,6 +36,7 @@ __all__ = [
     "Prediction",
     "PredictionType",
     "Proposal",
+    "Rebuildable",
     "Recurrence",
     "Run",
     "SampleNoise",

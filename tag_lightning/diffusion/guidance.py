@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
+from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.diffusion.denoiser import Prediction
 from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, require_interval
 
@@ -35,7 +36,7 @@ class Run:
     strength: Any = None
 
 
-class Guidance:
+class Guidance(Rebuildable):
     """A change to the reverse process; each hook leaves it alone unless a subclass overrides it.
 
     Hooks run in list order. Guidance objects are not changed by sampling: memory from step to step goes into

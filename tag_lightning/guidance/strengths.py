@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import NonFiniteError, Step
+from tag_lightning.diffusion import NonFiniteError, Rebuildable, Step
 
 
 class Evidence(NamedTuple):
@@ -31,7 +31,7 @@ StrengthRule: TypeAlias = Callable[[Evidence, Step], Tensor | float]
 """Returns ``omega`` for the evidence of a step: a number, or one per sample ``[B]``."""
 
 
-class Strength(ABC):
+class Strength(Rebuildable, ABC):
     """A rule for the factor ``omega`` in ``x + omega * score``. Any callable of the same form will do."""
 
     @abstractmethod
