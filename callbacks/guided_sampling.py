@@ -272,6 +272,9 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        if (frontier := results.save_frontier(folder)) is not None:
+            frontier.print()
+            show_pictures(boards, {"frontier": frontier.picture}, step)
         with torch.inference_mode(False), isolate_rng():
             pictures = results.pictures()
         write_pictures(folder, pictures)

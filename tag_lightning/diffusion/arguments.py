@@ -41,7 +41,9 @@ class Rebuildable:
         """Parameters of the constructor by name; ``**interval`` stands for those of the base class."""
         own = dict(inspect.signature(cls).parameters)
         found = {name: one for name, one in own.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}
-        base = next(each for each in reversed(cls.__mro__) if issubclass(each, Rebuildable) and "__init__" in vars(each))
+        base = next(
+            each for each in reversed(cls.__mro__) if issubclass(each, Rebuildable) and "__init__" in vars(each)
+        )
         if base is not cls and len(found) < len(own):
             found |= {name: one for name, one in base.parameters().items() if name not in found}
         return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,24 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DATA_COLOUR = "#B0B0B0"
 SMALLEST_CELL = 48
 MOST_SIDE_BY_SIDE = 4
+
+
+class FrontierLine(NamedTuple):
+    """One curve of a frontier.
+
+    Attributes:
+        x: Alignment of its points, in order, ``[K]``.
+        y: Their cost, above 0, ``[K]``.
+        grid: Alignments at which the band is known, ``[G]``; empty without a band.
+        low: Lower edge of the band, ``[G]``.
+        high: Upper edge, ``[G]``.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    grid: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def sample_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -185,6 +203,42 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     for axes, (name, grid) in zip(panels, grids.items(), strict=False):
         axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, wrap=True)
+    return figure
+
+
+def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: str, lower_x_is_better: bool) -> Figure:
+    """Cost on a logarithmic axis against alignment, one line per name; the better, the lower and the further right.
+
+    Args:
+        lines: By name; one of a single point is a marker alone.
+        x_label: The metric of alignment.
+        y_label: The cost.
+        lower_x_is_better: Turn the axis of alignment round, as for an error.
+    """
+    figure, axes = _figure(6.4, 4.6)
+    for (name, line), style in zip(lines.items(), cycle(range(len(COLOURS))), strict=False):
+        colour = COLOURS[style]
+        axes.fill_between(line.grid, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            line.x,
+            line.y,
+            LINES[style % len(LINES)] if len(line.x) > 1 else "none",
+            color=colour,
+            marker=MARKERS[style],
+            markersize=5,
+            linewidth=1.6,
+            label=name,
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    if lower_x_is_better:
+        axes.invert_xaxis()
+    axes.set_xlabel(f"{x_label} (better to the right)")
+    axes.set_ylabel(f"{y_label} (better below)")
+    axes.grid(alpha=0.3, which="both")
+    if lines:
+        axes.legend(frameon=False, handlelength=3.5)
     return figure
 
 

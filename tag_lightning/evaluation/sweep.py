@@ -71,7 +71,12 @@ def _only(name: str, sweep: Any) -> tuple[str, list[float]]:
     if not values:
         raise ValueError(f"arm {name}: sweep of {key} is empty; give it at least one value, {example}")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or value != value
+            or abs(value) == float("inf")
+        ):
             raise ValueError(f"arm {name}: sweep of {key} takes finite numbers, got {value!r}")
     return key, list(values)
 
@@ -81,16 +86,16 @@ def _target(name: str, arm: Arm, key: str) -> Rebuildable:
     owner, _, parameter = key.rpartition(".")
     entries = {id(entry): entry for entry in _inside(arm.guidance)}.values()
     offered = [(entry, each) for entry in entries for each in _numbers(entry)]
-    fitting = [
-        entry for entry, each in offered if each == parameter and owner in ("", type(entry).__name__)
-    ]
+    fitting = [entry for entry, each in offered if each == parameter and owner in ("", type(entry).__name__)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         named = ", ".join(f"{type(entry).__name__}.{parameter}" for entry in fitting)
         raise ValueError(f"arm {name}: sweep of {key} may mean {named}; name one of them, each of another class")
     candidates = dict.fromkeys(f"{type(entry).__name__}.{each}" for entry, each in offered)
-    raise ValueError(f"arm {name}: sweep of {key} finds no such parameter; there are {', '.join([_STEPS, *candidates])}")
+    raise ValueError(
+        f"arm {name}: sweep of {key} finds no such parameter; there are {', '.join([_STEPS, *candidates])}"
+    )
 
 
 def _inside(value: Any) -> Iterator[Rebuildable]:
