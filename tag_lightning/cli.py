@@ -35,7 +35,8 @@ from tag_lightning.setting_checks import require_possible_trainer, require_worke
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config digits/time_predictor"
+    "python -m tag_lightning fit --config digits/time_predictor. All guidance, with cost and parameters: "
+    "python -m tag_lightning arms"
 )
 # Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}

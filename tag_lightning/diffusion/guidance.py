@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -51,11 +51,14 @@ class Guidance(Rebuildable):
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
+        cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
+            mean guidance, r passes of a recurrence. ``python -m tag_lightning arms`` and docs/methods.md show it.
 
     Raises:
         ValueError: If ``start`` is below ``stop``, or one is negative.
     """
 
+    cost: ClassVar[str] = "denoiser 1 / 0"
     needs_grad: bool = False
     needs_noise: bool = False
     recurrence: Recurrence | None = None
