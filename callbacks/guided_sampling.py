@@ -19,10 +19,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from tag_lightning.callbacks.interruption import interruption
 from tag_lightning.callbacks.last_checkpoint import save_last
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
+from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
-from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.setting_checks import named_by_text, require_distinct
@@ -51,7 +50,7 @@ class GuidedSampling(Callback):
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
-        arms: The ways of sampling by name; None takes ``default_arms``.
+        arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of DPS in the default arms.

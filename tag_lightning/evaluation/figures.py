@@ -33,6 +33,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DATA_COLOUR = "#B0B0B0"
 SMALLEST_CELL = 48
 MOST_SIDE_BY_SIDE = 4
+MOST_INSIDE = 10  # names in a legend inside the axes
+MOST_BELOW = 24  # names in one column of a legend beside them
 
 
 class FrontierLine(NamedTuple):
@@ -94,7 +96,8 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
         curves: ``(timesteps [S], gaps [S])`` of each line, both in training timesteps; NaN is left out.
             Gaps that span more than a factor of 20 get a logarithmic axis above 1, linear below.
     """
-    figure, axes = _figure(6.4, 4.0)
+    beside = math.ceil(len(curves) / MOST_BELOW) if len(curves) > MOST_INSIDE else 0
+    figure, axes = _figure(6.4 + 2.6 * beside, 5.6 if beside else 4.0)
     largest, smallest = 0.0, math.inf
     for (name, (timesteps, gaps)), style in zip(curves.items(), cycle(range(len(COLOURS))), strict=False):
         x, y = np.asarray(timesteps, float), np.asarray(gaps, float)
@@ -119,7 +122,9 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
     axes.set_xlabel("training timestep (0 is clean data)")
     axes.set_ylabel("Time-Gap [training timesteps]")
     axes.grid(alpha=0.3)
-    if curves:
+    if beside:
+        figure.legend(frameon=False, handlelength=3.5, fontsize="small", ncols=beside, loc="outside center right")
+    elif curves:
         axes.legend(frameon=False, handlelength=3.5)
     return figure
 
@@ -222,7 +227,7 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
         axes.plot(
             line.x,
             line.y,
-            LINES[style % len(LINES)] if len(line.x) > 1 else "none",
+            linestyle=LINES[style % len(LINES)] if len(line.x) > 1 else "none",
             color=colour,
             marker=MARKERS[style],
             markersize=5,

@@ -109,7 +109,7 @@ class Frontier:
         self._resamples = [run.resampled(self.measures, _RESAMPLES) for run in self._runs]
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> Self:
+    def read(cls, paths: Sequence[str | Path]) -> Self:
         """The frontier of ``results.json`` files of different seeds; rows of samples are read from beside them.
 
         Raises:

@@ -91,7 +91,7 @@ class SeedResults:
         """Coordinate, of which more is better, and log cost of an arm; NaN where a figure is missing."""
         figures = {name: np.nan if value is None else value for name, value in self.figures[arm].items()}
         x = figures.get(measures.alignment if over == "alignment" else "seconds", np.nan)
-        cost = measures.log_cost(figures.get(measures.quality, np.nan), figures["num_samples"])
+        cost = measures.log_cost(figures.get(measures.quality, np.nan), self.figures[arm]["num_samples"])
         return float(measures.signed(x, over)), float(cost)
 
     def curve(self, arms: Sequence[str], measures: Measures, over: Over = "alignment") -> Curve:
@@ -103,7 +103,8 @@ class SeedResults:
         """Coordinate and log cost of each arm in resamples of its samples, the same for all arms.
 
         Resampling repeats samples, which raises every Frechet distance by about as much as the finite number of
-        samples did before. Resampled distances are therefore centred on the measured one.
+        samples did before. Resampled distances are therefore centred on the measured one, and their deviation from
+        it enters the logarithm to first order, which needs no distance to stay above 0.
 
         Returns:
             ``[R]`` each, by arm; an arm without rows or figures is missing.
@@ -118,9 +119,12 @@ class SeedResults:
             measured = figures.get(measures.quality)
             if x is None or quality is None or measured is None:
                 continue
+            cost = measures.log_cost(quality, total)
             if measures.quality == "fid":
-                quality = np.maximum(quality - quality.mean() + measured, measured / 100)
-            found[arm] = (measures.signed(x), measures.log_cost(quality, total))
+                cost = measures.log_cost(measured, total) + (quality - quality.mean()) / max(
+                    measured, _SMALLEST_DISTANCE
+                )
+            found[arm] = (measures.signed(x), cost)
         return found
 
     def _require_own_rows(self, path: Path) -> None:
