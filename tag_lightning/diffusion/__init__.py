@@ -1,6 +1,5 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
-from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction, PredictionType
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.reverse_process import (
@@ -36,7 +35,6 @@ __all__ = [
     "Prediction",
     "PredictionType",
     "Proposal",
-    "Rebuildable",
     "Recurrence",
     "Run",
     "SampleNoise",

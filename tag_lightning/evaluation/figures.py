@@ -123,7 +123,7 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
     axes.set_ylabel("Time-Gap [training timesteps]")
     axes.grid(alpha=0.3)
     if beside:
-        figure.legend(frameon=False, handlelength=3.5, fontsize="small", ncols=beside, loc="outside center right")
+        figure.legend(frameon=False, handlelength=3.5, fontsize="small", ncols=beside, loc="outside right center")
     elif curves:
         axes.legend(frameon=False, handlelength=3.5)
     return figure

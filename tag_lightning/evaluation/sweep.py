@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tag_lightning.diffusion import Rebuildable
+from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.evaluation.arms import Arm, SweepPoint
 
 _STEPS = "num_steps"

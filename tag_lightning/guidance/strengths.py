@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import NonFiniteError, Rebuildable, Step
+from tag_lightning.diffusion import NonFiniteError, Step
+from tag_lightning.diffusion.arguments import Rebuildable
 
 
 class Evidence(NamedTuple):
