@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -71,12 +72,7 @@ def _only(name: str, sweep: Any) -> tuple[str, list[float]]:
     if not values:
         raise ValueError(f"arm {name}: sweep of {key} is empty; give it at least one value, {example}")
     for value in values:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value != value
-            or abs(value) == float("inf")
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"arm {name}: sweep of {key} takes finite numbers, got {value!r}")
     return key, list(values)
 
