@@ -7,7 +7,7 @@ MOLECULES := configs/molecules/time_predictor.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-molecules
+.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -56,6 +56,9 @@ seeds-strengths: $(VENV)/.ready
 
 seeds-trust-region: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config digits/trust_region --seeds 0 1 2 --out runs/digits/trust_region
+
+seeds-frontier: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --verb validate --config experiments/frontier --seeds 0 1 2 --out runs/experiments/frontier
 
 seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config molecules/strengths --seeds 0 1 2 --out runs/molecules/seeds -- \

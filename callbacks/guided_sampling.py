@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
+from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
@@ -50,7 +50,7 @@ class GuidedSampling(Callback):
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
-        arms: The ways of sampling by name; None takes ``default_arms``.
+        arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of DPS in the default arms.
@@ -94,8 +94,8 @@ class GuidedSampling(Callback):
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
         self.task = task
-        self.arms = None if arms is None else named_by_text(arms, "sampling.arms")
-        self.extra_arms = named_by_text(extra_arms or {}, "sampling.extra_arms")
+        self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
+        self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
         self.sigma = sigma
         self.scale = scale
         self.strength = strength
@@ -271,6 +271,9 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        if (frontier := results.save_frontier(folder)) is not None:
+            frontier.print()
+            show_pictures(boards, {"frontier": frontier.picture}, step)
         with torch.inference_mode(False), isolate_rng():
             pictures = results.pictures()
         write_pictures(folder, pictures)

@@ -38,7 +38,8 @@ from tag_lightning.setting_checks import require_possible_trainer, require_worke
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config digits/time_predictor"
+    "python -m tag_lightning fit --config digits/time_predictor. All guidance, with cost and parameters: "
+    "python -m tag_lightning arms"
 )
 # Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
@@ -86,6 +87,7 @@ class TagCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        self._take_network()
         for saver in self._savers():
             remove_leftovers(Path(saver.dirpath or self.trainer.default_root_dir))
         self._require_last("leave it out to start afresh")
@@ -100,12 +102,18 @@ class TagCLI(LightningCLI):
             )
         if settings["ckpt_path"] == _UNTRAINED:
             settings["ckpt_path"] = None
-        elif network_folder(settings["ckpt_path"]) is not None and isinstance(self.model, NetworkModule):
-            self.model.load_weights(settings["ckpt_path"])
-            settings["ckpt_path"] = None
+        self._take_network()
         self._require_last("give a checkpoint file")
 
     before_test = before_predict = before_validate
+
+    def _take_network(self) -> None:
+        """Begin with the weights of the saved network that ``--ckpt_path`` names, if it is not a checkpoint."""
+        settings = self.config_init[self.subcommand]
+        source = settings["ckpt_path"]
+        if source is not None and isinstance(self.model, NetworkModule) and network_folder(source) is not None:
+            self.model.load_weights(source)
+            settings["ckpt_path"] = None
 
     def _require_last(self, remedy: str) -> None:
         """Check that ``--ckpt_path last`` finds a checkpoint; without one, Lightning takes the untrained weights."""

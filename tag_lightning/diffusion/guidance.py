@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
+from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.diffusion.denoiser import Prediction
 from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, require_interval
 
@@ -38,7 +39,7 @@ class Run:
     noise_level: nn.Module | None = None
 
 
-class Guidance:
+class Guidance(Rebuildable):
     """A change to the reverse process; each hook leaves it alone unless a subclass overrides it.
 
     Hooks run in list order. Guidance objects are not changed by sampling: memory from step to step goes into
@@ -54,11 +55,14 @@ class Guidance:
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
+        cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
+            mean guidance, r passes of a recurrence. ``python -m tag_lightning arms`` and docs/methods.md show it.
 
     Raises:
         ValueError: If ``start`` is below ``stop``, or one is negative.
     """
 
+    cost: ClassVar[str] = "denoiser 1 / 0"
     needs_grad: bool = False
     needs_noise: bool = False
     needs_null_timestep: bool = False

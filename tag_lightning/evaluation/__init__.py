@@ -4,9 +4,11 @@ from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
 from tag_lightning.evaluation.comparison import compare
+from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.image_task import ImageTask
 from tag_lightning.evaluation.molecule_task import MoleculeTask
 from tag_lightning.evaluation.results import Results
+from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation.vector_task import VectorTask
 
@@ -14,6 +16,7 @@ __all__ = [
     "Arm",
     "ArmResult",
     "ArmSampler",
+    "Frontier",
     "ImageTask",
     "MoleculeTask",
     "Results",
@@ -21,4 +24,5 @@ __all__ = [
     "VectorTask",
     "compare",
     "default_arms",
+    "expanded",
 ]

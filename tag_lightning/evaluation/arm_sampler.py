@@ -115,6 +115,8 @@ class ArmSampler:
         """
         require_arms(arms)
         for name, arm in arms.items():
+            if arm.sweep is not None:
+                raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
             except ValueError as error:
@@ -164,7 +166,7 @@ class ArmSampler:
             gaps = gathered["gaps"].nanmean(0)
             figures["time_gap"] = float(gaps.nanmean())
         figures |= {"seconds": float(gathered["seconds"].mean()), "num_samples": self.task.num_samples}
-        return ArmResult(figures, timesteps, gaps, images, gathered)
+        return ArmResult(figures, timesteps, gaps, images, gathered, arm.point)
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
         order = self.task.order()

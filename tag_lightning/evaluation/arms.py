@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tag_lightning.diffusion import Recurrence
 from tag_lightning.guidance import DPS, Corruption, Guidance, Strength, TemporalAlignment
+
+
+class SweepPoint(NamedTuple):
+    """The place of an arm on the curve that a sweep draws.
+
+    Attributes:
+        curve: Name of the arm that was swept.
+        parameter: The parameter that changes along the curve.
+        value: Its value in this arm.
+    """
+
+    curve: str
+    parameter: str
+    value: float
 
 
 @dataclass
@@ -19,11 +34,16 @@ class Arm:
         num_steps: Reverse steps; None takes those of the comparison.
         recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
             that a guidance is published with, or else 1.
+        sweep: ``num_steps`` or a parameter of a guidance in this arm, and its values: one arm per value, see
+            ``evaluation.sweep``.
+        point: The place of this arm on the curve of a sweep; None outside of sweeps.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
     num_steps: int | None = None
     recurrence: int | Recurrence | None = None
+    sweep: dict[str, list[int | float]] | None = None
+    point: SweepPoint | None = field(default=None, init=False)
 
 
 def default_arms(

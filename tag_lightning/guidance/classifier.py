@@ -27,6 +27,7 @@ class ClassifierGuidance(ConditionedGuidance):
         ValueError: If ``scale`` is negative or not finite.
     """
 
+    cost = "denoiser 1 / 0, classifier 1 / 1"
     needs_grad = False
 
     def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:

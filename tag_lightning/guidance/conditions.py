@@ -115,6 +115,7 @@ class ConditionedGuidance(Guidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    cost = "denoiser 1 / 1, guide 1 / 1"
     needs_grad = True
     condition: Conditions = None
 

@@ -29,6 +29,8 @@ class LangevinCorrector(Guidance):
         ValueError: If ``snr`` is negative or not finite, or ``num_corrections`` below 1.
     """
 
+    cost = "denoiser 1 + n / 0"
+
     def __init__(self, snr: float = 0.16, num_corrections: int = 1, **interval: Any) -> None:
         super().__init__(**interval)
         if not 0 <= snr < math.inf:

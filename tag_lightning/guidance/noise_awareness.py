@@ -34,6 +34,8 @@ class NoiseAwarenessGuidance(TimePredictorGuidance):
         ValueError: If ``guidance_scale`` is negative or not finite.
     """
 
+    cost = "denoiser 1 / 0, predictor 1 / 1"
+
     def __init__(self, predictor: nn.Module | None = None, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(predictor, **interval)
         self.guidance_scale = _require_scale(guidance_scale)
@@ -63,6 +65,8 @@ class ClassifierFreeNoiseAwareness(Guidance):
         ValueError: If ``guidance_scale`` is negative or not finite; with a denoiser that was always told its timestep,
             when the sampler is made.
     """
+
+    cost = "denoiser 2 / 0"
 
     needs_null_timestep = True
 

@@ -63,6 +63,8 @@ class NoiseLevelCorrection(EstimatedLevel):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    cost = "denoiser 1 / 0, regressor 1 / 0"
+
     def __init__(self, network: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(**interval)
         self.network = network
@@ -98,6 +100,8 @@ class TimePredictorLevelCorrection(TimePredictorGuidance, EstimatedLevel):
         predictor: See ``TimePredictorGuidance``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser 1 / 0, predictor 1 / 0"
 
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:
         powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)

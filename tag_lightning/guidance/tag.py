@@ -35,6 +35,8 @@ class TemporalAlignment(TimePredictorGuidance):
         ValueError: If a constant strength is negative or not finite.
     """
 
+    cost = "denoiser 1 / 0, predictor 1 / 1"
+
     def __init__(
         self,
         predictor: nn.Module | None = None,

@@ -23,6 +23,8 @@ class TimeCorrection(TimePredictorGuidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    cost = "denoiser 1 / 0, predictor 1 / 0"
+
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         with torch.no_grad():
             timesteps = self.log_posterior(x, step).argmax(1)

@@ -58,6 +58,8 @@ class SelfGuidance(TimestepContrast):
         ValueError: If ``guidance_scale`` or ``shift`` is out of range.
     """
 
+    cost = "denoiser 2 / 0"
+
     def __init__(self, guidance_scale: float = 1.0, shift: int = 10, **interval: Any) -> None:
         super().__init__(guidance_scale, **interval)
         if shift < 0:
@@ -86,6 +88,8 @@ class TimestepGuidance(TimestepContrast):
     Raises:
         ValueError: If ``guidance_scale`` or ``spread`` is out of range.
     """
+
+    cost = "denoiser 2 / 0"
 
     def __init__(self, guidance_scale: float = 1.0, spread: float = 0.02, **interval: Any) -> None:
         super().__init__(guidance_scale, **interval)

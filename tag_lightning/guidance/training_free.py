@@ -47,6 +47,8 @@ class TFG(ConditionedGuidance):
         ValueError: If a number is out of range, or a schedule unknown.
     """
 
+    cost = "denoiser 1 / 1, guide K + K n / K + K n"
+
     def __init__(
         self,
         condition: Conditions = None,
@@ -155,6 +157,8 @@ class DPS(TFG):
         ValueError: If ``scale`` is negative or ``clip`` not positive, or one is not finite.
     """
 
+    cost = "denoiser 1 / 1, guide 1 / 1"
+
     def __init__(
         self,
         condition: Conditions = None,
@@ -177,6 +181,8 @@ class ResidualDPS(DPS):
     Meant for ``residual_norm`` as the loss: the step then does not shrink with the residual.
     """
 
+    cost = "denoiser 1 / 1, guide 2 / 1"
+
     def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         gradient = super().gradient(x, prediction, step)
         with torch.no_grad():
@@ -197,6 +203,8 @@ class LGD(TFG):
         clip: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser 1 / 1, guide K / K"
 
     def __init__(
         self,
@@ -220,6 +228,8 @@ class FreeDoM(TFG):
         clip: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser r / r, guide r / r"
 
     def __init__(
         self,
@@ -245,6 +255,8 @@ class MPGD(TFG):
         clip: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser 1 / 0, guide n / n"
 
     def __init__(
         self,
@@ -275,6 +287,8 @@ class UGD(TFG):
         clip: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser r / r, guide r (1 + n) / r (1 + n)"
 
     def __init__(
         self,

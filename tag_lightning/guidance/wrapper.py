@@ -22,6 +22,8 @@ class GuidanceWrapper(ConditionedGuidance):
         ValueError: If ``guidance`` changes the prediction rather than the proposal.
     """
 
+    cost = "as the wrapped method"
+
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
         super().__init__(**interval)
         if type(guidance.innermost).denoise is not Guidance.denoise:

@@ -39,6 +39,11 @@ class PropertyError(SampleMetric):
         self.reference = {f"mae_{name}": float(total[k] / len(table)) for k, name in enumerate(judge.properties)}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        return {name: float(errors.sum() / count.sum()) for name, (errors, count) in self.terms(rows).items()}
+
+    def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         judged, names = rows["judged"], self.task.judge.properties
         errors = (judged - self.task.targets(range(len(judged)), names)).abs()
-        return {f"mae_{name}": float(e[e.isfinite()].mean()) for name, e in zip(names, errors.T, strict=True)}
+        known = errors.isfinite()
+        pairs = zip(errors.where(known, 0).T, known.to(errors).T, strict=True)
+        return {f"mae_{name}": pair for name, pair in zip(names, pairs, strict=True)}

@@ -56,6 +56,11 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
         ("--sampling.predict_arm=nope", "the arms are unguided, corruption"),
         ("--sampling.denoiser=digits/nope", "no network under digits/nope"),
         ("--sampling.extra_arms={a: {recurrence: 0}}", "arm a: recurrence must be at least 1, got 0"),
+        ("--sampling.extra_arms={a: {sweep: {num_steps: []}}}", "arm a: sweep of num_steps is empty; give it at least"),
+        (
+            "--sampling.extra_arms={a: {guidance: [{class_path: DPS}], sweep: {scale: [1, -2]}}}",
+            "arm a: sweep of scale: scale must be a finite number of at least 0, got -2",
+        ),
         (
             "--sampling.extra_arms={a: {guidance: [{class_path: TemporalAlignment, init_args: {strength: -1}}]}}",
             "strength",

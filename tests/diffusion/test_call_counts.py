@@ -1,5 +1,6 @@
 """What a step costs, counted in passes of every network."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -230,3 +231,34 @@ def test_trainable_weights_gather_no_gradients(networks: Networks) -> None:
         network.requires_grad_(True)
     networks.sample([networks.tag(), DPS(networks.condition)])
     assert all(parameter.grad is None for network in everything for parameter in network.parameters())
+
+
+def stated(guidance: type[Guidance], **symbols: int) -> dict[str, tuple[float, float]]:
+    """The numbers that ``guidance.cost`` comes to, by network."""
+    parts = (part.split(" ", 1) for part in guidance.cost.split(", "))
+    products = {network: re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", cost).split(" / ") for network, cost in parts}
+    return {network: tuple(eval(one, dict(symbols)) for one in two) for network, two in products.items()}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("build", "symbols"),
+    [
+        (lambda n: Corruption(0.1), {}),
+        (lambda n: n.tag(), {}),
+        (lambda n: DPS(n.condition), {}),
+        (lambda n: ResidualDPS(n.condition), {}),
+        (lambda n: TFG(n.condition, gamma=0.1, num_draws=3, num_iterations=2), {"K": 3, "n": 2}),
+        (lambda n: LGD(n.condition, num_draws=4), {"K": 4}),
+        (lambda n: FreeDoM(n.condition, recurrence=3), {"r": 3}),
+        (lambda n: MPGD(n.condition, num_iterations=3), {"n": 3}),
+        (lambda n: UGD(n.condition, mu=0.1, num_iterations=2, recurrence=3), {"n": 2, "r": 3}),
+    ],
+    ids=["Corruption", "TemporalAlignment", "DPS", "ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD"],
+)
+def test_a_class_states_the_cost_that_is_counted(
+    build: Callable[[Networks], Guidance], symbols: dict[str, int], networks: Networks
+) -> None:
+    guidance = build(networks)
+    networks.sample([guidance])
+    for network, passes in stated(type(guidance), **symbols).items():
+        assert getattr(networks, network).passes == passes

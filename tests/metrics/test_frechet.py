@@ -6,6 +6,7 @@ import scipy.linalg
 import torch
 
 from tag_lightning.metrics import FrechetDistance
+from tag_lightning.metrics.frechet import resampled_distances
 
 
 def distance(real, generated, batch=1000):
@@ -119,3 +120,23 @@ def test_the_real_side_can_be_kept_for_the_next_samples(generator):
     alone.update(real, real=True)
     alone.update(second, real=False)
     assert distances[1] == float(alone.compute()) != distances[0]
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (20, 50)])
+def test_resamples_are_at_the_distance_of_their_repeated_rows(n, d, generator):
+    real, generated = correlated(200, d, generator), correlated(n, d, generator, 1.3) + 0.2
+    counts = torch.stack([torch.randint(n, (n,), generator=generator).bincount(minlength=n) for _ in range(3)])
+    counts = torch.cat([torch.ones(1, n, dtype=torch.long), counts])
+    found = resampled_distances(generated, counts, real.mean(0), real.T.cov())
+    expected = [distance(real, generated.repeat_interleave(row, dim=0)).item() for row in counts]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_moments_of_real_rows_are_those_of_all_batches(generator):
+    real = correlated(300, 6, generator)
+    metric = FrechetDistance(6)
+    for part in real.split(70):
+        metric.update(part, real=True)
+    mean, covariance = metric.real_moments
+    torch.testing.assert_close(mean, real.mean(0))
+    torch.testing.assert_close(covariance, real.T.cov())
