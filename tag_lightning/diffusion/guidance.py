@@ -49,6 +49,8 @@ class Guidance:
         needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
+        needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
+            predicts at other timesteps or without a graph; False spares that call.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
 
     Raises:
@@ -57,6 +59,7 @@ class Guidance:
 
     needs_grad: bool = False
     needs_noise: bool = False
+    needs_prediction: bool = True
     recurrence: Recurrence | None = None
     start: int | None = None
     stop: int | None = None

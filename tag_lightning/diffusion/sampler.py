@@ -153,12 +153,12 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
-        answer = own.answer
-        if answer is None or (needs_grad and not answer.x0.requires_grad):
+        proposing = [(m.guidance, view) for m, view in acting if "propose" in m.hooks]
+        answer = own.answer or prediction
+        if any(g.needs_prediction for g, _ in proposing) and not own.is_known(needs_grad):
             answer = own.renewed()
-        for member, view in acting:
-            if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, answer, view)
+        for guidance, view in proposing:
+            proposal = guidance.propose(proposal, x, answer, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
@@ -223,6 +223,10 @@ class _OwnPrediction:
         if x is self.x and not inputs and self.answer is None:
             self.answer = prediction
         return prediction
+
+    def is_known(self, with_graph: bool) -> bool:
+        """True if the answer is there, with its graph where that is asked for."""
+        return self.answer is not None and (self.answer.x0.requires_grad or not with_graph)
 
     def renewed(self) -> Prediction:
         """A new prediction for the samples of the step: none was asked for, or none that leads back to them."""

@@ -20,6 +20,7 @@ from tag_lightning.guidance.strengths import (
     Strength,
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
+from tag_lightning.guidance.tangential import TangentialGuidance
 from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
 from tag_lightning.guidance.wrapper import GuidanceWrapper
@@ -49,6 +50,7 @@ __all__ = [
     "ResidualDPS",
     "SquaredError",
     "Strength",
+    "TangentialGuidance",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
     "TrustRegion",

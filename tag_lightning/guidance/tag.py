@@ -132,6 +132,8 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    needs_prediction = False
+
     def __init__(
         self, predictor: nn.Module | None = None, strength: float | Strength | None = None, **interval: Any
     ) -> None:
