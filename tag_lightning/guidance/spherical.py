@@ -21,6 +21,7 @@ class DSG(ConditionedGuidance):
         condition: See ``ConditionedGuidance``.
         weight: ``g_r`` in [0, 1]; 0 keeps the random direction, 1 follows the gradient alone.
         every: Acts at every so many steps, at least 1.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -30,7 +31,14 @@ class DSG(ConditionedGuidance):
 
     needs_noise = True
 
-    def __init__(self, condition: Conditions = None, weight: float = 0.1, every: int = 1, **interval: Any) -> None:
+    def __init__(
+        self,
+        condition: Conditions = None,
+        weight: float = 0.1,
+        every: int = 1,
+        guide_clipped: bool = False,
+        **interval: Any,
+    ) -> None:
         super().__init__(condition, **interval)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must lie in [0, 1], got {weight}")
@@ -38,6 +46,7 @@ class DSG(ConditionedGuidance):
             raise ValueError(f"every must be at least 1, got {every}")
         self.weight = weight
         self.every = every
+        self.guide_clipped = guide_clipped
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if proposal.std == 0 or step.index % self.every:  # the step that ends at the data has no sphere
