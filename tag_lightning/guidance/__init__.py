@@ -11,6 +11,7 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -45,6 +46,8 @@ __all__ = [
     "Guidance",
     "GuidanceWrapper",
     "JointCondition",
+    "MoreRedAS",
+    "MoreRedITP",
     "NoiseProportionalStrength",
     "PolyakStrength",
     "ResidualDPS",

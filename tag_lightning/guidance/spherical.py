@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.diffusion import Guidance, Prediction, Proposal, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 
@@ -47,6 +48,15 @@ class DSG(ConditionedGuidance):
         self.weight = weight
         self.every = every
         self.guide_clipped = guide_clipped
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        for other in before:
+            if other.needs_noise:
+                raise ValueError(
+                    f"{type(other.innermost).__name__} and {type(self).__name__} both choose the noise of the same "
+                    "steps, and the later would undo the earlier; keep one, or give them intervals (start, stop) that "
+                    "do not overlap"
+                )
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if proposal.std == 0 or step.index % self.every:  # the step that ends at the data has no sphere

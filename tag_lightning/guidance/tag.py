@@ -63,6 +63,15 @@ class TemporalAlignment(Guidance):
             raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
         return ready
 
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        blind = [type(other).__name__ for other in before if not other.keeps_graph]
+        looking = [type(condition).__name__ for condition in self.conditions if condition.needs_grad]
+        if blind and looking:
+            raise ValueError(
+                f"{looking[0]} cannot look ahead through {blind[0]}, which predicts without a graph; put "
+                f"{type(self).__name__} with its conditions before it in the list"
+            )
+
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
 

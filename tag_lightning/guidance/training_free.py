@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Prediction, Proposal, Recurrence, Step, per_sample
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Recurrence, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 StepSchedule = Literal["increase", "decrease", "constant"]
@@ -303,6 +304,9 @@ class UGD(TFG):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    keeps_graph = False
+    propose = Guidance.propose  # the move is in the prediction already
+
     def __init__(
         self,
         condition: Conditions = None,
@@ -327,8 +331,13 @@ class UGD(TFG):
             **interval,
         )
 
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        return proposal
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        blind = [type(other).__name__ for other in before if not other.keeps_graph]
+        if blind and self.rho > 0:
+            raise ValueError(
+                f"{type(self).__name__} cannot differentiate through {blind[0]}, which predicts without a graph; keep "
+                "one of them, or set the scale of the later to 0"
+            )
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         with torch.enable_grad():

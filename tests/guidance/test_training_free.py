@@ -319,7 +319,7 @@ def test_tag_looks_ahead_only_where_its_conditions_act_and_keeps_their_memories_
 
 def test_looking_ahead_through_a_prediction_without_a_graph_is_refused() -> None:
     tag = TemporalAlignment(Asked(), 0.1, [DPS(near())])
-    with pytest.raises(ValueError, match="DPS cannot look ahead through a guidance that predicts without a graph; put"):
+    with pytest.raises(ValueError, match="DPS cannot look ahead through UGD, which predicts without a graph; put Temp"):
         sampled(UGD(near(), 0.1), tag)
     assert sampled(tag, UGD(near(), 0.1)).isfinite().all()
 
