@@ -19,11 +19,15 @@ class Arm:
         num_steps: Reverse steps; None takes those of the comparison.
         recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
             that a guidance is published with, or else 1.
+        best_of: Candidates drawn for each sample, at least 1; the guide keeps the likeliest under the conditions of the
+            task. Without guidance this is rejection sampling from the unguided distribution at ``best_of`` times its
+            cost, the baseline that any guidance should beat at equal cost.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
     num_steps: int | None = None
     recurrence: int | Recurrence | None = None
+    best_of: int = 1
 
 
 def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: bool) -> dict[str, Arm]:
@@ -49,8 +53,8 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
     """Check that arms are arms, can be told apart and can name files, before anything is drawn.
 
     Raises:
-        ValueError: If ``arms`` is not such a mapping or empty, or a name is empty, starts with a dot, or holds a slash
-            or backslash.
+        ValueError: If ``arms`` is not such a mapping or empty, a name is empty, starts with a dot, or holds a slash
+            or backslash, or an arm draws no candidate.
     """
     if not isinstance(arms, Mapping) or not all(isinstance(arm, Arm) for arm in arms.values()):
         raise ValueError("arms must be a dictionary of Arm by name, as in {'dps': Arm([DPS()])}")
@@ -63,3 +67,6 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
                 f"arms has an arm named {name!r}, which also names its files; "
                 "use no slash, no backslash, no dot at the start, and at least one character"
             )
+    for name, arm in arms.items():
+        if arm.best_of < 1:
+            raise ValueError(f"arm {name}: best_of must be at least 1, got {arm.best_of}")
