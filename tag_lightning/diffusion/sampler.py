@@ -171,7 +171,8 @@ class Sampler:
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
         proposing = [(m.guidance, view) for m, view in acting if "propose" in m.hooks]
         answer = own.answer or prediction
-        if any(g.needs_prediction for g, _ in proposing) and not own.is_known(needs_grad):
+        known = own.answer is not None and (own.answer.x0.requires_grad or not needs_grad)
+        if not known and any(guidance.needs_prediction for guidance, _ in proposing):
             answer = own.renewed()
         for guidance, view in proposing:
             proposal = guidance.propose(proposal, x, answer, view)
@@ -239,10 +240,6 @@ class _OwnPrediction:
         if x is self.x and not inputs and self.answer is None:
             self.answer = prediction
         return prediction
-
-    def is_known(self, with_graph: bool) -> bool:
-        """True if the answer is there, with its graph where that is asked for."""
-        return self.answer is not None and (self.answer.x0.requires_grad or not with_graph)
 
     def renewed(self) -> Prediction:
         """A new prediction for the samples of the step: none was asked for, or none that leads back to them."""

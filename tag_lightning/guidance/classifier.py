@@ -74,5 +74,8 @@ class ClassifierGuidance(ConditionedGuidance):
 
 
 def _takes_timesteps(predictor: nn.Module) -> bool:
-    parameters = inspect.signature(predictor.forward).parameters
+    try:
+        parameters = inspect.signature(predictor.forward).parameters
+    except ValueError:  # a scripted module does not tell
+        return True
     return "timesteps" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

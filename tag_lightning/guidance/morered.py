@@ -29,7 +29,8 @@ class MoreRedAS(Guidance):
 
     Args:
         predictor: As in ``TemporalAlignment``. None takes the time predictor of the run.
-        **interval: ``start`` and ``stop``, see ``Guidance``.
+        **interval: ``start`` and ``stop``, see ``Guidance``. Below ``stop`` samples go on from the timesteps of the
+            schedule, wherever they are.
 
     Raises:
         ValueError: When a sampler is made, beside a guidance that moves the proposal earlier in the list, changes the
