@@ -67,6 +67,7 @@ seeds-molecules: $(VENV)/.ready
 
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks.speed
+	$(RUN) -m benchmarks.methods
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 (or another) instead")'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
@@ -54,6 +54,10 @@ class Guidance(Rebuildable):
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
+        needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
+            predicts at other timesteps or without a graph; False spares that call.
+        keeps_graph: ``denoise`` returns a prediction whose graph leads back to ``x``, if it was asked under grad.
+        single_pass: The steps at which it acts cannot be repeated.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
         cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
             mean guidance, r passes of a recurrence. ``python -m tag_lightning arms`` and docs/methods.md show it.
@@ -66,6 +70,9 @@ class Guidance(Rebuildable):
     needs_grad: bool = False
     needs_noise: bool = False
     needs_null_timestep: bool = False
+    needs_prediction: bool = True
+    keeps_graph: bool = True
+    single_pass: bool = False
     recurrence: Recurrence | None = None
     start: int | None = None
     stop: int | None = None
@@ -91,6 +98,18 @@ class Guidance(Rebuildable):
             ValueError: If the run lacks something; names it.
         """
         return self
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        """Check the guidances that act at some timestep together with this one, when a sampler is made.
+
+        Args:
+            before: Those earlier in the list.
+            after: Those later in the list.
+
+        Raises:
+            ValueError: If this one cannot run beside one of them; names both and the way out.
+        """
+        return
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """Move the noisy samples ``x [B, ...]`` before they are denoised."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
+from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
@@ -121,6 +122,11 @@ class ArmSampler:
                 sampler = self.sampler(arm, [0])
             except ValueError as error:
                 raise ValueError(f"arm {name}: {error}") from error
+            if arm.best_of > 1 and not self.task.conditions([0], self._device):
+                raise ValueError(
+                    f"arm {name}: best_of {arm.best_of} needs a guide to choose by; give the task one, or set best_of "
+                    "to 1"
+                )
             aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
             polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
             typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
@@ -150,7 +156,9 @@ class ArmSampler:
         for kept, padded in self._chunks():
             try:
                 with evaluating(*self._networks):
-                    x, measured = self._chunk(arm, padded, partial(progress.advance, len(kept) / len(timesteps)))
+                    x, measured = self._chunk(
+                        arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
+                    )
             except NonFiniteError as error:
                 raise NonFiniteError(f"arm {name}: {error}") from error
             index = torch.tensor(kept)
@@ -179,17 +187,23 @@ class ArmSampler:
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)
         measuring = self._conditioned(self._measuring, indices)
-        observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
-        stopwatch = _Stopwatch(self._device)
-        with stopwatch.running():
-            x = sampler.sample(self.task.space(indices, self._device), self.task.seed, [observer.observe])
-        seconds = stopwatch.seconds - observer.seconds
-        x = self.task.pad(x)
+        space = self.task.space(indices, self._device)
+        likeliest = Likeliest(self.task.conditions(indices, self._device), space) if arm.best_of > 1 else None
+        stopwatch, seconds = _Stopwatch(self._device), 0.0
+        for candidate in range(arm.best_of):
+            observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
+            with stopwatch.running():
+                drawn = {"x": sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])}
+            seconds -= observer.seconds
+            if measuring is not None:
+                drawn["gaps"] = observer.gaps(self.task.keep_nonfinite)
+            if likeliest is not None:
+                with stopwatch.running(), torch.no_grad():
+                    drawn = likeliest.add(drawn)
+        x = self.task.pad(drawn.pop("x"))
         with torch.no_grad():
-            rows = self.task.rows(x, indices)
-        rows["seconds"] = torch.full((len(indices),), seconds / len(indices))
-        if measuring is not None:
-            rows["gaps"] = observer.gaps(self.task.keep_nonfinite)
+            rows = self.task.rows(x, indices) | drawn
+        rows["seconds"] = torch.full((len(indices),), (seconds + stopwatch.seconds) / len(indices))
         return x, rows
 
     def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:

@@ -37,12 +37,16 @@ class Arm:
         sweep: ``num_steps`` or a parameter of a guidance in this arm, and its values: one arm per value, see
             ``evaluation.sweep``.
         point: The place of this arm on the curve of a sweep; None outside of sweeps.
+        best_of: Candidates drawn for each sample, at least 1; the guide keeps the likeliest under the conditions of the
+            task. Without guidance this is rejection sampling from the unguided distribution at ``best_of`` times its
+            cost, the baseline that any guidance should beat at equal cost.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
     num_steps: int | None = None
     recurrence: int | Recurrence | None = None
     sweep: dict[str, list[int | float]] | None = None
+    best_of: int = 1
     point: SweepPoint | None = field(default=None, init=False)
 
 
@@ -72,8 +76,8 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
     """Check that arms are arms, can be told apart and can name files, before anything is drawn.
 
     Raises:
-        ValueError: If ``arms`` is not such a mapping or empty, or a name is empty, starts with a dot, or holds a slash
-            or backslash.
+        ValueError: If ``arms`` is not such a mapping or empty, a name is empty, starts with a dot, or holds a slash
+            or backslash, or an arm draws no candidate.
     """
     if not isinstance(arms, Mapping) or not all(isinstance(arm, Arm) for arm in arms.values()):
         raise ValueError("arms must be a dictionary of Arm by name, as in {'dps': Arm([DPS()])}")
@@ -86,3 +90,6 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
                 f"arms has an arm named {name!r}, which also names its files; "
                 "use no slash, no backslash, no dot at the start, and at least one character"
             )
+    for name, arm in arms.items():
+        if arm.best_of < 1:
+            raise ValueError(f"arm {name}: best_of must be at least 1, got {arm.best_of}")

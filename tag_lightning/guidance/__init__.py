@@ -13,6 +13,7 @@ from tag_lightning.guidance.conditions import (
 from tag_lightning.guidance.corruption import Corruption, Drift
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
 from tag_lightning.guidance.langevin import LangevinCorrector
+from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
 from tag_lightning.guidance.spherical import DSG
@@ -24,6 +25,7 @@ from tag_lightning.guidance.strengths import (
     Strength,
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
+from tag_lightning.guidance.tangential import TangentialGuidance
 from tag_lightning.guidance.time_correction import TimeCorrection
 from tag_lightning.guidance.time_shift import TimeShift
 from tag_lightning.guidance.timestep_contrast import SelfGuidance, TimestepGuidance
@@ -54,6 +56,8 @@ __all__ = [
     "GuidanceWrapper",
     "JointCondition",
     "LangevinCorrector",
+    "MoreRedAS",
+    "MoreRedITP",
     "NoiseAwarenessGuidance",
     "NoiseLevelCorrection",
     "NoiseProportionalStrength",
@@ -62,6 +66,7 @@ __all__ = [
     "SelfGuidance",
     "SquaredError",
     "Strength",
+    "TangentialGuidance",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
     "TimeCorrection",

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import BoxSpace, Predict, Prediction, Proposal, Run, SampleNoise, Step
+from tag_lightning.diffusion import BoxSpace, Guidance, Predict, Prediction, Proposal, Run, SampleNoise, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
 from tag_lightning.guidance.time_posterior import UNKNOWN, TimePredictorGuidance
@@ -52,6 +52,15 @@ class TemporalAlignment(TimePredictorGuidance):
         ready = super().for_run(run)
         ready.conditions = tuple(condition.for_run(run) for condition in self.conditions)
         return ready
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        blind = [type(other).__name__ for other in before if not other.keeps_graph]
+        looking = [type(condition).__name__ for condition in self.conditions if condition.needs_grad]
+        if blind and looking:
+            raise ValueError(
+                f"{looking[0]} cannot look ahead through {blind[0]}, which predicts without a graph; put "
+                f"{type(self).__name__} with its conditions before it in the list"
+            )
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
@@ -107,6 +116,8 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
         strength: See ``TemporalAlignment``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    needs_prediction = False
 
     def __init__(
         self, predictor: nn.Module | None = None, strength: float | Strength = PolyakStrength(), **interval: Any
