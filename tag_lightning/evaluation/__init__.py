@@ -4,6 +4,7 @@ from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
 from tag_lightning.evaluation.comparison import compare
+from tag_lightning.evaluation.image_targets import ClassTarget, ImageTarget, QuantityTarget
 from tag_lightning.evaluation.image_task import ImageTask
 from tag_lightning.evaluation.molecule_task import MoleculeTask
 from tag_lightning.evaluation.results import Results
@@ -14,8 +15,11 @@ __all__ = [
     "Arm",
     "ArmResult",
     "ArmSampler",
+    "ClassTarget",
+    "ImageTarget",
     "ImageTask",
     "MoleculeTask",
+    "QuantityTarget",
     "Results",
     "SamplingTask",
     "VectorTask",

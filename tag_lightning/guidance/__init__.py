@@ -11,6 +11,7 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -43,9 +44,11 @@ __all__ = [
     "FreeDoM",
     "Guidance",
     "GuidanceWrapper",
+    "Hinge",
     "JointCondition",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "Range",
     "ResidualDPS",
     "SquaredError",
     "Strength",

@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.features import (
     FeatureChoice,
     FeatureExtractor,
@@ -15,6 +16,7 @@ from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_qua
 from tag_lightning.metrics.physics import PhysicsError
 from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
+from tag_lightning.metrics.quantity_error import QuantityError
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
@@ -23,6 +25,7 @@ from tag_lightning.metrics.wasserstein import Wasserstein
 __all__ = [
     "FID",
     "Accuracy",
+    "Conjunction",
     "FeatureChoice",
     "FeatureExtractor",
     "FrechetDistance",
@@ -33,6 +36,7 @@ __all__ = [
     "PixelFeatures",
     "PrecisionRecall",
     "PropertyError",
+    "QuantityError",
     "RowsByIndex",
     "SampleMetric",
     "TimeCalibration",
