@@ -7,6 +7,7 @@ from tag_lightning.evaluation.comparison import compare
 from tag_lightning.evaluation.image_targets import ClassTarget, ImageTarget, QuantityTarget
 from tag_lightning.evaluation.image_task import ImageTask
 from tag_lightning.evaluation.molecule_task import MoleculeTask
+from tag_lightning.evaluation.restoration_task import RestorationTask
 from tag_lightning.evaluation.results import Results
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation.vector_task import VectorTask
@@ -20,6 +21,7 @@ __all__ = [
     "ImageTask",
     "MoleculeTask",
     "QuantityTarget",
+    "RestorationTask",
     "Results",
     "SamplingTask",
     "VectorTask",

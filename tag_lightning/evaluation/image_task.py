@@ -113,5 +113,10 @@ class ImageTask(SamplingTask):
         """A grid of samples per arm, and the first samples of all arms side by side."""
         samples = {name: result.samples for name, result in results.items()}
         grids = {f"samples/{name}": sample_grid(images) for name, images in samples.items()}
-        first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in samples.items()}
-        return grids | {"arms": figure_pixels(comparison_strip(first))}
+        return grids | {"arms": side_by_side(samples)}
+
+
+def side_by_side(sets: Mapping[str, Tensor]) -> Tensor:
+    """The first of several sets of images ``[B, C, H, W]`` side by side, bytes ``[3, H', W']``."""
+    first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in sets.items()}
+    return figure_pixels(comparison_strip(first))
