@@ -119,9 +119,12 @@ class ArmSampler:
         for name, arm in arms.items():
             try:
                 sampler = self.sampler(arm, [0])
+                aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
+                for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
+                    if isinstance(predictor, ConditionedTimePredictor):
+                        predictor.require_complete()
             except ValueError as error:
                 raise ValueError(f"arm {name}: {error}") from error
-            aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
             polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
             typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
             if any(values is None or bool(values[sampler.timesteps].isnan().any()) for values in typical):

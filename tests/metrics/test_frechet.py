@@ -146,5 +146,5 @@ def test_a_distance_to_the_classes_asked_for_sees_no_others() -> None:
     only = distance(real, labels, True)
     assert only == pytest.approx(distance(real[chosen], labels[chosen], False), rel=1e-9)
     assert only != pytest.approx(distance(real, labels, False), rel=0.01)
-    with pytest.raises(ValueError, match="child_fid is to the classes asked for; SimpleNamespace asks for none"):
+    with pytest.raises(ValueError, match="child_fid is of the classes asked for, but SimpleNamespace asks for none"):
         FID("pixels", "child_fid", asked_classes_only=True).for_task(SimpleNamespace())
