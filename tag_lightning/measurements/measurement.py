@@ -66,8 +66,9 @@ class Measurement(nn.Module, ABC):
     def condition(self, y: Tensor, sample_shape: Sequence[int]) -> Condition:
         """The condition that images have the measurements ``y``: ``log p(y | x0) = -|y - A x0|``.
 
-        The loss whose gradient DPS follows (Chung et al. 2023, arXiv 2209.14687, Section 4): with ``DPS(scale)`` its
-        step is ``scale * grad |y - A x0_hat|``, half of the paper's at the same constant.
+        The loss of restoration by diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687, Section 4). The
+        paper steps by ``zeta / |r| grad |r|^2 = 2 zeta grad |r|`` with ``r = y - A x0_hat``; ``DPS(scale)`` steps by
+        ``scale grad |r|`` times the factor of its docstring.
 
         Args:
             y: Measurements, ``[B, ...]``.

@@ -15,11 +15,12 @@ from tag_lightning.metrics.frechet import FID, FrechetDistance
 from tag_lightning.metrics.inception_score import InceptionScore
 from tag_lightning.metrics.kernel_distance import KID
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
+from tag_lightning.metrics.perceptual_distance import LPIPS
 from tag_lightning.metrics.physics import PhysicsError
 from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
 from tag_lightning.metrics.quantity_error import QuantityError
-from tag_lightning.metrics.restoration import LPIPS, PSNR, SSIM
+from tag_lightning.metrics.restoration import PSNR, SSIM
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap

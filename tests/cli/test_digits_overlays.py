@@ -25,7 +25,7 @@ def test_a_class_and_a_hue_at_once_with_a_single_condition_predictor(tiny: TinyN
     conditions = "--model.init_args.network.init_args.conditions={hue: 8}"
     main(predictor_arguments("validate", tmp_path, tiny, *more, conditions))
     arms = arms_of(tmp_path)
-    assert len(arms) == 7
+    assert len(arms) == 9
     figures = arms["both+tag after label"]
     assert figures.keys() >= {"accuracy", "accuracy_hue", "accuracy_all", "kid", "inception_score_judge", "child_fid"}
     assert figures != arms["both+tag"]

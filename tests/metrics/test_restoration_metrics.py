@@ -14,7 +14,7 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from tag_lightning.metrics import LPIPS, PSNR, SSIM, SampleMetric
-from tag_lightning.metrics.restoration import lpips_weights
+from tag_lightning.metrics.perceptual_distance import lpips_weights
 
 
 def images(size: int = 16, count: int = 5, seed: int = 0, channels: int = 3) -> Tensor:
