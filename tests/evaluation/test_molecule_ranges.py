@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_runs import seeded
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.evaluation import ArmResult, MoleculeTask
 from tag_lightning.guidance import Hinge, Range, SquaredError
+from tag_lightning.metrics import PhysicsError
 from tag_lightning.networks import EGNNPropertyPredictor
 
 CPU = torch.device("cpu")
@@ -74,3 +76,14 @@ def test_files_and_pictures_claim_no_target(data: Any) -> None:
 def test_a_range_of_an_unknown_property_is_refused(data: Any) -> None:
     with pytest.raises(ValueError, match="ranges has 'gap', which neither guide nor judge predicts; known are mu, alp"):
         task_of(data, {"gap": Range(at_most=1.0)})
+
+
+def test_physics_counts_the_share_inside_by_its_calibrated_line() -> None:
+    metric = PhysicsError(workers=1)
+    metric.properties = metric.judged = ("alpha", "mu")
+    metric.lines = {"alpha": (2.0, 1.0), "mu": (1.0, 0.0)}
+    metric.task = SimpleNamespace(ranges=WISHED, targets=lambda indices: torch.zeros(len(indices), 2))
+    rows = torch.tensor([[17.0, 1, 0], [16.9, 2, 0], [30, 3, 0], [torch.nan] * 3], dtype=torch.float64)
+    figures = metric.summary({"physics": rows})
+    assert figures.pop("xtb_max_force") == 0
+    assert figures == pytest.approx({"xtb_within_alpha": 2 / 3, "xtb_mae_mu": 2.0, "xtb_converged": 0.75})
