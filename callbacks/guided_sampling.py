@@ -320,7 +320,7 @@ class GuidedSampling(Callback):
         assert self._common is not None
         arms = self.arms
         if arms is None:
-            guided = self._common["task"].guide is not None
+            guided = self._common["task"].guided
             arms = default_arms(self.sigma, self.scale, self.strength, self._common["predictor"] is not None, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms

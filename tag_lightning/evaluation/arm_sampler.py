@@ -120,6 +120,10 @@ class ArmSampler:
                 raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
+                aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
+                for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
+                    if isinstance(predictor, ConditionedTimePredictor):
+                        predictor.require_complete()
             except ValueError as error:
                 raise ValueError(f"arm {name}: {error}") from error
             if arm.best_of > 1 and not self.task.conditions([0], self._device):
@@ -127,7 +131,6 @@ class ArmSampler:
                     f"arm {name}: best_of {arm.best_of} needs a guide to choose by; give the task one, or set best_of "
                     "to 1"
                 )
-            aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
             polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
             typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
             if any(values is None or bool(values[sampler.timesteps].isnan().any()) for values in typical):

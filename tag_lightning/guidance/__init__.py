@@ -16,6 +16,7 @@ from tag_lightning.guidance.langevin import LangevinCorrector
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
+from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -54,6 +55,7 @@ __all__ = [
     "FreeDoM",
     "Guidance",
     "GuidanceWrapper",
+    "Hinge",
     "JointCondition",
     "LangevinCorrector",
     "MoreRedAS",
@@ -62,6 +64,7 @@ __all__ = [
     "NoiseLevelCorrection",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "Range",
     "ResidualDPS",
     "SelfGuidance",
     "SquaredError",

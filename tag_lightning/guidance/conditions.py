@@ -22,7 +22,12 @@ def residual_norm(output: Tensor, target: Tensor) -> Tensor:
     """Euclidean distance of a measurement ``output`` from ``target``, both ``[B, ...]``, ``[B]``.
 
     The loss of restoration tasks (Chung et al. 2023), where ``output`` is the blurred or masked sample.
+
+    Raises:
+        ValueError: If the shapes differ, which broadcasting would hide.
     """
+    if output.shape != target.shape:
+        raise ValueError(f"the operator gives {list(output.shape)}, but the measurement is {list(target.shape)}")
     return (output - target).flatten(1).norm(dim=1)
 
 

@@ -22,15 +22,24 @@ class FID(FeatureMetric):
     Args:
         features: See ``FeatureMetric``.
         name: Name of the figure, to tell several distances apart.
+        asked_classes_only: Compare with the training images of the classes that the task asks for, instead of all.
+
+    Raises:
+        ValueError: If ``asked_classes_only`` is set for a task that asks for no classes.
     """
 
     _distance: FrechetDistance
 
-    def __init__(self, features: FeatureChoice = "auto", name: str = "fid") -> None:
+    def __init__(self, features: FeatureChoice = "auto", name: str = "fid", asked_classes_only: bool = False) -> None:
         super().__init__(features, "features" if name == "fid" else f"features_{name}")
         self.name = name
+        self.asked_classes_only = asked_classes_only
 
     def for_task(self, task: Any) -> Self:
+        if self.asked_classes_only and not hasattr(task, "asked"):
+            raise ValueError(
+                f"metrics: {self.name} is of the classes asked for, but {type(task).__name__} asks for none"
+            )
         bound = super().for_task(task)
         if bound._extractor is not None:
             bound._distance = FrechetDistance(bound._extractor.num_features)
@@ -47,7 +56,11 @@ class FID(FeatureMetric):
         return self._distance.real_moments
 
     def add_real(self, batch: Any, device: torch.device) -> None:
-        self._distance.update(self.real_features(batch, device), real=True)
+        features = self.real_features(batch, device)
+        if self.asked_classes_only:
+            features = features[self.task.asked(batch.attributes)]
+        if len(features):
+            self._distance.update(features, real=True)
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``fid``, or the distance of another name; nothing without real data, as under ``predict``."""
