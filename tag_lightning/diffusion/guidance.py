@@ -28,11 +28,13 @@ class Run:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
         strength: Strength of TAG for those that state none (``tag_lightning.guidance.Strength`` or a number).
+        noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``).
     """
 
     predictor: nn.Module | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     strength: Any = None
+    noise_level: nn.Module | None = None
 
 
 class Guidance:

@@ -134,8 +134,12 @@ class Sampler:
         bars = [self._alpha_bars[timestep] for timestep in timesteps]
         levels = list(zip(bars, [*bars[1:], 1.0], strict=True))
         for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-            total = len(self._alpha_bars)
-            yield Step(index, timestep, after, *levels[index], total, levels, space, noise, state=state, checks=checks)
+            yield Step(
+                *(index, timestep, after, *levels[index], len(self._alpha_bars), levels, space, noise),
+                state=state,
+                checks=checks,
+                alphas_cumprod=self.denoiser.schedule.alphas_cumprod,
+            )
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
@@ -153,12 +157,12 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
+        proposing = [(member.guidance, view) for member, view in acting if "propose" in member.hooks]
         answer = own.answer
-        if answer is None or (needs_grad and not answer.x0.requires_grad):
+        if proposing and (answer is None or (needs_grad and not answer.x0.requires_grad)):
             answer = own.renewed()
-        for member, view in acting:
-            if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, answer, view)
+        for guidance, view in proposing:
+            proposal = guidance.propose(proposal, x, answer, view)  # type: ignore[arg-type]
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 

@@ -11,6 +11,8 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
+from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -44,9 +46,13 @@ __all__ = [
     "Guidance",
     "GuidanceWrapper",
     "JointCondition",
+    "KnownNoise",
+    "NoiseLevel",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "RegressedNoise",
     "ResidualDPS",
+    "Retiming",
     "SquaredError",
     "Strength",
     "TemporalAlignment",

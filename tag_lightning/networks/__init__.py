@@ -4,6 +4,7 @@ from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
 from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor
 from tag_lightning.networks.mixture import MixtureDenoiser
+from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
 
@@ -14,6 +15,7 @@ __all__ = [
     "ImageClassifier",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "NoiseLevelCNN",
     "SimpleCNN",
     "TimePredictor",
 ]
