@@ -2,6 +2,7 @@
 
 from tag_lightning.diffusion import Guidance
 from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
+from tag_lightning.guidance.calibrated_noise import CalibratedNoise
 from tag_lightning.guidance.classifier import ClassifierGuidance
 from tag_lightning.guidance.conditions import (
     Condition,
@@ -12,6 +13,9 @@ from tag_lightning.guidance.conditions import (
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
+from tag_lightning.guidance.posterior_noise import PosteriorNoise
+from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
+from tag_lightning.guidance.predicted_noise import PredictedNoise
 from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
@@ -22,8 +26,10 @@ from tag_lightning.guidance.strengths import (
     Strength,
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
+from tag_lightning.guidance.tracked_noise import TrackedNoise
 from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
+from tag_lightning.guidance.wavelet_noise import WaveletNoise
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 __all__ = [
@@ -34,6 +40,8 @@ __all__ = [
     "TFG",
     "UGD",
     "AdaptiveMoments",
+    "AlignedMoves",
+    "CalibratedNoise",
     "ClassifierGuidance",
     "Condition",
     "ConditionedGuidance",
@@ -50,6 +58,9 @@ __all__ = [
     "NoiseLevel",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "PosteriorNoise",
+    "PredictedNoise",
+    "ProximalAlignment",
     "RegressedNoise",
     "ResidualDPS",
     "Retiming",
@@ -57,6 +68,8 @@ __all__ = [
     "Strength",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
+    "TrackedNoise",
     "TrustRegion",
+    "WaveletNoise",
     "residual_norm",
 ]

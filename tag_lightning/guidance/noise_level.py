@@ -36,8 +36,8 @@ class NoiseLevel(ABC):
 class KnownNoise(NoiseLevel):
     """The level of samples to which noise of a known standard deviation was added: ``r^2 = 1 + sigma^2 / (1 - a)``.
 
-    True for ``Corruption(sigma)`` if every step retimes, so that the noise of earlier steps is gone. It tells how much a
-    better estimate could still gain.
+    True for ``Corruption(sigma)`` if every step retimes, so that the noise of earlier steps is gone. It tells how much
+    a better estimate could still gain.
 
     Args:
         sigma: Standard deviation of the noise added since the last step, at least 0.
@@ -89,3 +89,22 @@ def timesteps(x: Tensor, step: Step) -> Tensor:
 def half_log_snr(alpha_bar: Any, like: Tensor) -> Tensor:
     """``log(alpha_bar / (1 - alpha_bar)) / 2`` in float64 on the device of ``like``."""
     return 0.5 * torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).logit()
+
+
+def retimed(log_ratio: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """The timestep ``[B]`` whose marginal holds samples with ``exp(log_ratio)`` times the noise, and their scale there.
+
+    Args:
+        log_ratio: ``log r [B]``; 0 gives the step's own timestep and scale 1.
+        step: The step they should be at.
+    """
+    powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=log_ratio.device)
+    here = torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=log_ratio.device)
+    sought = half_log_snr(here, log_ratio) - log_ratio.double()
+    grid = half_log_snr(powers, log_ratio)  # decreasing
+    after = torch.searchsorted(-grid, -sought).clamp(1, len(grid) - 1)
+    nearest = torch.where(grid[after - 1] - sought < sought - grid[after], after - 1, after)
+    there = powers[nearest]
+    # Equal but for rounding, unless the level lies beyond an end of the schedule.
+    signal, noise = (there / here).sqrt(), ((1 - there) / (1 - here)).sqrt() / log_ratio.double().exp()
+    return nearest, torch.minimum(signal, noise)

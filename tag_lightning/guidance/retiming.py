@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, per_sample
-from tag_lightning.guidance.noise_level import NoiseLevel, RegressedNoise, half_log_snr
+from tag_lightning.guidance.noise_level import NoiseLevel, RegressedNoise, retimed
 
 
 class Retiming(Guidance):
@@ -42,22 +42,3 @@ class Retiming(Guidance):
         step.checks.require_finite(int(torch.as_tensor(step.timestep).max()), the_noise_level=log_ratio)
         timesteps, scale = retimed(log_ratio, step)
         return predict(per_sample(scale, x) * x, timesteps)
-
-
-def retimed(log_ratio: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """The timestep ``[B]`` whose marginal holds samples with ``exp(log_ratio)`` times the noise, and their scale there.
-
-    Args:
-        log_ratio: ``log r [B]``; 0 gives the step's own timestep and scale 1.
-        step: The step they should be at.
-    """
-    powers = step.alphas_cumprod.to(log_ratio.device)
-    here = torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=log_ratio.device)
-    sought = half_log_snr(here, log_ratio) - log_ratio.double()
-    grid = half_log_snr(powers, log_ratio)  # decreasing
-    after = torch.searchsorted(-grid, -sought).clamp(1, len(grid) - 1)
-    nearest = torch.where(grid[after - 1] - sought < sought - grid[after], after - 1, after)
-    there = powers[nearest]
-    # Equal but for rounding, unless the level lies beyond an end of the schedule.
-    signal, noise = (there / here).sqrt(), ((1 - there) / (1 - here)).sqrt() / log_ratio.double().exp()
-    return nearest, torch.minimum(signal, noise)

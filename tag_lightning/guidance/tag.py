@@ -97,27 +97,49 @@ class TemporalAlignment(Guidance):
 
     def evidence(self, x: Tensor, step: Step) -> Evidence:
         """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            evidence = self.likelihood(x, step)
+            (gradient,) = torch.autograd.grad(evidence.nll.sum(), x)
+        step.checks.require_finite(step.timestep, the_gradient_of_the_time_predictor=gradient)
+        return evidence._replace(nll=evidence.nll.detach(), score=step.space.project(-gradient))
+
+    def likelihood(self, x: Tensor, step: Step) -> Evidence:
+        """The evidence without its score, which is zero: a forward pass alone, recorded under grad."""
         if self.predictor is None:
             raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
         t, total = step.timestep, step.num_timesteps
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            logits = self.predictor(x, **step.space.inputs)
-            known = logits.shape[1]
-            if t >= known or total not in (known, _UNKNOWN):
-                other = f"the sample is at {t}" if total == _UNKNOWN else f"the denoiser has {total}"
-                raise ValueError(
-                    f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
-                    "the denoiser"
-                )
-            log_posterior = logits.log_softmax(1)[:, t]
-            (score,) = torch.autograd.grad(log_posterior.sum(), x)
-        step.checks.require_finite(t, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
-        if "typical_nll" not in step.state:  # read once per run, since it waits for the device
-            typical: Any = getattr(self.predictor, "typical_nll", None)
-            measured = () if typical is None else enumerate(typical.isnan().tolist())
-            step.state["typical_nll"] = {k: typical[k] for k, missing in measured if not missing}
-        return Evidence(-log_posterior.detach(), step.space.project(score), step.state["typical_nll"].get(t))
+        logits = self.predictor(x, **step.space.inputs)
+        known = logits.shape[1]
+        if t >= known or total not in (known, _UNKNOWN):
+            other = f"the sample is at {t}" if total == _UNKNOWN else f"the denoiser has {total}"
+            raise ValueError(
+                f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
+                "the denoiser"
+            )
+        step.checks.require_finite(t, the_time_predictor=logits)
+        typical, quantiles = real_nll(self.predictor, step)
+        return Evidence(-logits.log_softmax(1)[:, t], torch.zeros_like(x), typical, quantiles)
+
+
+def real_nll(predictor: nn.Module, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
+    """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
+    if "real_nll" not in step.state:  # read once per run, in one transfer, since it waits for the device
+        typical: Any = getattr(predictor, "typical_nll", None)
+        rows: Any = getattr(predictor, "nll_quantiles", None)
+        if typical is None:
+            missing = [[], []]
+        else:
+            unknown = torch.ones_like(typical, dtype=torch.bool) if rows is None else rows.isnan().any(0)
+            missing = torch.stack((typical.isnan(), unknown)).tolist()
+        mean = {t: typical[t] for t, lacking in enumerate(missing[0]) if not lacking}
+        levels: Any = getattr(predictor, "quantile_levels", ())
+        quantiles = {
+            t: dict(zip(levels, rows[:, t], strict=True)) for t, lacking in enumerate(missing[1]) if not lacking
+        }
+        step.state["real_nll"] = (mean, quantiles)
+    mean, quantiles = step.state["real_nll"]
+    return mean.get(step.timestep), quantiles.get(step.timestep, {})
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):

@@ -17,7 +17,7 @@ from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
-from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
+from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL, time_gap
 from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "InceptionFeatures",
     "JudgeFeatures",
     "MoleculeQuality",
+    "NLLQuantiles",
     "PhysicsError",
     "PixelFeatures",
     "PrecisionRecall",

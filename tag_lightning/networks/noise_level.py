@@ -29,9 +29,7 @@ class NoiseLevelCNN(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     """
 
     @register_to_config
-    def __init__(
-        self, in_channels: int = 3, num_timesteps: int = 1000, widths: tuple[int, ...] = (16, 24, 48)
-    ) -> None:
+    def __init__(self, in_channels: int = 3, num_timesteps: int = 1000, widths: tuple[int, ...] = (16, 24, 48)) -> None:
         super().__init__()
         if num_timesteps < 2:
             raise ValueError(f"num_timesteps must be at least 2, got {num_timesteps}")
