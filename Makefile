@@ -39,7 +39,8 @@ tour: $(VENV)/.ready
 weights: weights-digits weights-molecules
 
 weights-%: $(VENV)/.ready
-	for stage in guide judge denoiser time_gap_predictor; do \
+	for stage in guide judge denoiser time_gap_predictor $(wildcard configs/$*/noise_level.yaml); do \
+	  stage=$$(basename $$stage .yaml); \
 	  $(RUN) -m tag_lightning fit --config configs/$*/$$stage.yaml || exit 1; \
 	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
 	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tag_lightning.pretrained as pretrained
@@ -69,6 +69,21 @@ def test_a_saved_network_comes_back(kind: str, network: Any, schedule: NoiseSche
     else:
         assert loaded.schedule is not None
         assert torch.equal(loaded.schedule.alphas_cumprod, schedule.alphas_cumprod)
+
+
+def test_a_folder_from_before_there_were_quantiles_loads_without_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_pretrained(tmp_path, _predictor(), None)
+    weights = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    del weights["nll_quantiles"]
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    assert load_pretrained(tmp_path).network.nll_quantiles.isnan().all()
+    assert capfd.readouterr().err == ""
+    del weights["head.bias"]
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing keys head\.bias"):
+        load_pretrained(tmp_path)
 
 
 def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
