@@ -124,22 +124,17 @@ class TemporalAlignment(Guidance):
 
 def real_nll(predictor: nn.Module, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
     """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
-    if "real_nll" not in step.state:  # read once per run, in one transfer, since it waits for the device
-        typical: Any = getattr(predictor, "typical_nll", None)
-        rows: Any = getattr(predictor, "nll_quantiles", None)
-        if typical is None:
-            missing = [[], []]
-        else:
-            unknown = torch.ones_like(typical, dtype=torch.bool) if rows is None else rows.isnan().any(0)
-            missing = torch.stack((typical.isnan(), unknown)).tolist()
-        mean = {t: typical[t] for t, lacking in enumerate(missing[0]) if not lacking}
-        levels: Any = getattr(predictor, "quantile_levels", ())
-        quantiles = {
-            t: dict(zip(levels, rows[:, t], strict=True)) for t, lacking in enumerate(missing[1]) if not lacking
-        }
-        step.state["real_nll"] = (mean, quantiles)
-    mean, quantiles = step.state["real_nll"]
-    return mean.get(step.timestep), quantiles.get(step.timestep, {})
+    mean: Any = getattr(predictor, "typical_nll", None)
+    rows: Any = getattr(predictor, "nll_quantiles", None)
+    if "measured" not in step.state:  # read once per run, in one transfer, since it waits for the device
+        known = [] if mean is None else [mean.isfinite()]
+        known += [] if mean is None or rows is None else [rows.isfinite().all(0)]
+        step.state["measured"] = torch.stack(known).tolist() if known else []
+    measured: list[bool] = [row[step.timestep] for row in step.state["measured"]]
+    typical = mean[step.timestep] if measured and measured[0] else None
+    if len(measured) < 2 or not measured[1]:
+        return typical, {}
+    return typical, dict(zip(predictor.quantile_levels, rows[:, step.timestep], strict=True))  # type: ignore[arg-type]
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):
