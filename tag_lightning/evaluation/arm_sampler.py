@@ -40,6 +40,7 @@ class ArmSampler:
         predictor: Time predictor that corrects; None suffices for arms without TAG.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
+        noise_level: Regressor of the noise level, for arms that retime by it.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
@@ -55,6 +56,7 @@ class ArmSampler:
     task: SamplingTask
     predictor: nn.Module | None = None
     time_gap_predictor: nn.Module | None = None
+    noise_level: nn.Module | None = None
     solver: Solver = field(default_factory=DDIM)
     num_steps: int = 100
     chunk_size: int = 64
@@ -72,7 +74,7 @@ class ArmSampler:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must lie in 0 .. {self.world_size - 1} (world_size - 1), got {self.rank}")
-        candidates = (self.denoiser, self.predictor, self._measuring, *self.task.networks)
+        candidates = (self.denoiser, self.predictor, self._measuring, self.noise_level, *self.task.networks)
         self._networks = [network for network in candidates if network is not None]
         for network in self._networks:
             network.to(self._device)
@@ -86,7 +88,7 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self.predictor, indices), conditions)
+            run = Run(self._conditioned(self.predictor, indices), conditions, self.noise_level)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)

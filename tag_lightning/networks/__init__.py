@@ -6,6 +6,7 @@ from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTi
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.mixture import MixtureDenoiser
+from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
 
@@ -18,6 +19,7 @@ __all__ = [
     "Ink",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "NoiseLevelCNN",
     "SimpleCNN",
     "TimePredictor",
 ]
