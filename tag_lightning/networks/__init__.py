@@ -9,6 +9,7 @@ from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
+from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
     "EGNNDenoiser",
@@ -22,4 +23,5 @@ __all__ = [
     "NoiseLevelCNN",
     "SimpleCNN",
     "TimePredictor",
+    "UNetEncoder",
 ]
