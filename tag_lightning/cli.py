@@ -100,18 +100,18 @@ class TagCLI(LightningCLI):
                 f"{self.subcommand} needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; "
                 f"--ckpt_path {_UNTRAINED} takes randomly initialised weights"
             )
-        if settings["ckpt_path"] == _UNTRAINED:
-            settings["ckpt_path"] = None
         self._take_network()
         self._require_last("give a checkpoint file")
 
     before_test = before_predict = before_validate
 
     def _take_network(self) -> None:
-        """Begin with the weights of the saved network that ``--ckpt_path`` names, if it is not a checkpoint."""
+        """Begin with the weights of the saved network that ``--ckpt_path`` names, or with random ones as it says."""
         settings = self.config_init[self.subcommand]
         source = settings["ckpt_path"]
-        if source is not None and isinstance(self.model, NetworkModule) and network_folder(source) is not None:
+        if source == _UNTRAINED:
+            settings["ckpt_path"] = None
+        elif source is not None and isinstance(self.model, NetworkModule) and network_folder(source) is not None:
             self.model.load_weights(source)
             settings["ckpt_path"] = None
 

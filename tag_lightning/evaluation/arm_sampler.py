@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
-from tag_lightning.evaluation.networks import load_time_predictor
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
+from tag_lightning.evaluation.networks import load_time_predictor
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment

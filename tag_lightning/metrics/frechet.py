@@ -23,17 +23,28 @@ class FID(FeatureMetric):
         features: See ``FeatureMetric``.
         name: Name of the figure, to tell several distances apart.
         asked_classes_only: Compare with the training images of the classes that the task asks for, instead of all.
+        first: Number of samples, counted from the first, that it is computed of; None takes all. A Frechet distance
+            falls with their number. With fewer samples the figure is left out.
 
     Raises:
-        ValueError: If ``asked_classes_only`` is set for a task that asks for no classes.
+        ValueError: If ``asked_classes_only`` is set for a task that asks for no classes, or ``first`` is below 2.
     """
 
     _distance: FrechetDistance
 
-    def __init__(self, features: FeatureChoice = "auto", name: str = "fid", asked_classes_only: bool = False) -> None:
+    def __init__(
+        self,
+        features: FeatureChoice = "auto",
+        name: str = "fid",
+        asked_classes_only: bool = False,
+        first: int | None = None,
+    ) -> None:
         super().__init__(features, "features" if name == "fid" else f"features_{name}")
         self.name = name
         self.asked_classes_only = asked_classes_only
+        if first is not None and first < 2:
+            raise ValueError(f"metrics: {name} needs at least 2 samples, got first {first}")
+        self.first = first
 
     def for_task(self, task: Any) -> Self:
         if self.asked_classes_only and not hasattr(task, "asked"):
@@ -64,10 +75,11 @@ class FID(FeatureMetric):
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``fid``, or the distance of another name; nothing without real data, as under ``predict``."""
-        if not self._distance.counts["real"]:
+        features = rows[self.column][: self.first]
+        if not self._distance.counts["real"] or len(features) < (self.first or 0):
             return {}
         self._distance.reset(keep_real=True)
-        self._distance.update(rows[self.column], real=False)
+        self._distance.update(features, real=False)
         return {self.name: float(self._distance.compute())}
 
 

@@ -13,8 +13,8 @@ class UNetEncoder(TimePredictor):
     """The encoder half of a UNet, average pooling and one linear layer (the larger variant of arXiv 2510.11057).
 
     diffusers' own encoder: residual blocks, attention at the lowest resolution, GroupNorm and SiLU. It is told no
-    timestep. The defaults have 18.0 M parameters on 32x32 RGB; the paper's variant has 17.4 M, and corrects no better
-    than a ``SimpleCNN`` of 1.5 M.
+    timestep. The defaults have 16.1 M parameters; the paper's variant has 17.4 M, and corrects no better than a
+    ``SimpleCNN`` of 1.5 M.
 
     Args:
         sample_size: Height and width of the images, a multiple of ``2 ** (len(widths) - 1)``.
@@ -35,7 +35,7 @@ class UNetEncoder(TimePredictor):
         in_channels: int = 3,
         num_timesteps: int = 1000,
         widths: tuple[int, ...] = (128, 256, 256, 256),
-        layers_per_block: int = 2,
+        layers_per_block: int = 3,
         conditions: dict[str, int] | None = None,
     ) -> None:
         super().__init__(num_timesteps, conditions)

@@ -202,3 +202,22 @@ def test_impossible_numbers_are_refused_before_anything_is_drawn(
 def test_arms_of_another_kind_are_refused(arms: Any, tiny: TinyNetworks) -> None:
     with pytest.raises(ValueError, match="arms must be a dictionary of Arm by name"):
         compare(arms, tiny.root / "denoiser", tiny_task(tiny).for_data(tiny_data()), num_samples=4, progress=False)
+
+
+def test_an_arm_may_have_a_time_predictor_of_its_own(tiny: TinyNetworks) -> None:
+    source = str(tiny.root / "predictor")
+    arms = {
+        "its own": Arm([TAG], predictor=source),
+        "the comparison's": Arm([TAG]),
+        "none": Arm(),
+    }
+    common = {"num_samples": 4, "num_steps": 3, "chunk_size": 4, "progress": False}
+    task = tiny_task(tiny).for_data(tiny_data())
+    drawn = compare(arms, tiny.root / "denoiser", task, predictor=source, **common)
+    assert torch.equal(drawn["its own"].samples, drawn["the comparison's"].samples)
+    del arms["the comparison's"]
+    alone = compare(arms, tiny.root / "denoiser", task, **common)
+    assert torch.equal(alone["its own"].samples, drawn["its own"].samples)
+    assert not torch.equal(alone["its own"].samples, alone["none"].samples)
+    with pytest.raises(FileNotFoundError, match="arm lost: no network under nowhere"):
+        compare({"lost": Arm([TAG], predictor="nowhere")}, tiny.root / "denoiser", task, **common)

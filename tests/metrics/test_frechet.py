@@ -169,3 +169,20 @@ def test_a_distance_to_the_classes_asked_for_sees_no_others() -> None:
     assert only != pytest.approx(distance(real, labels, False), rel=0.01)
     with pytest.raises(ValueError, match="child_fid is of the classes asked for, but SimpleNamespace asks for none"):
         FID("pixels", "child_fid", asked_classes_only=True).for_task(SimpleNamespace())
+
+
+def test_a_distance_of_the_first_samples_ignores_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, generated = torch.randn(60, 1, 1, 3, generator=generator), torch.randn(30, 1, 1, 3, generator=generator)
+    task = SimpleNamespace(judge=None, sample_shape=(1, 1, 3))
+
+    def distance(x: torch.Tensor, first: int | None) -> dict[str, float]:
+        metric = FID("pixels", "fid_few", first=first).for_task(task)
+        metric.add_real(SimpleNamespace(x=real), torch.device("cpu"))
+        return metric.summary(metric.rows(x, range(len(x))))
+
+    assert distance(generated, 20) == distance(generated[:20], None)
+    assert distance(generated, 20) != distance(generated, None)
+    assert distance(generated, 31) == {}
+    with pytest.raises(ValueError, match="fid_few needs at least 2 samples, got first 1"):
+        FID("pixels", "fid_few", first=1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tag_lightning.networks import MLPTimePredictor, SimpleCNN, TimePredictor
+from tag_lightning.networks import MLPTimePredictor, SimpleCNN, TimePredictor, UNetEncoder
 
 
 def count(network: nn.Module) -> int:
@@ -57,6 +57,23 @@ def test_telling_fewer_than_two_timesteps_apart_is_refused(build: type[TimePredi
         build(total)
 
 
+def test_the_unet_encoder_has_its_stated_size_and_looks_everywhere() -> None:
+    with torch.device("meta"):
+        assert round(count(UNetEncoder()) / 1e6, 1) == 16.1
+    network, x = UNetEncoder(8, 1, 30, widths=(8, 16), layers_per_block=1), torch.randn(2, 1, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(x)[:, 7].sum(), x)
+    assert bool((gradient != 0).all())
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "message"),
+    [(9, (8, 8), "must be a multiple of 2, got 9; resize the images"), (8, (8, 12), "multiples of 8, .* got .8, 12")],
+)
+def test_impossible_unet_encoders_are_refused(size: int, widths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNetEncoder(size, 1, 10, widths)
+
+
 def test_perceptron_has_its_layers() -> None:
     network = MLPTimePredictor(3, 50, widths=(8, 16))
     assert count(network) == (3 * 8 + 8) + (8 * 16 + 16) + (16 * 50 + 50)
@@ -74,8 +91,9 @@ def test_typical_likelihood_is_unknown_until_measured() -> None:
     [
         (SimpleCNN(8, 1, 30, widths=(8, 16)), torch.randn(3, 1, 8, 8)),
         (MLPTimePredictor(4, 30, widths=(16,)), torch.randn(3, 4)),
+        (UNetEncoder(8, 1, 30, widths=(8, 16), layers_per_block=1), torch.randn(3, 1, 8, 8)),
     ],
-    ids=["cnn", "mlp"],
+    ids=["cnn", "mlp", "unet encoder"],
 )
 def test_saving_and_loading_changes_nothing(network: TimePredictor, x: torch.Tensor, tmp_path: Path) -> None:
     network.typical_nll[:29] = torch.rand(29)
