@@ -30,7 +30,8 @@ class MoleculeTask(SamplingTask):
     """Molecules of given sizes and properties, measured by a network, by chemistry and, on demand, by physics.
 
     Sample ``i`` takes its number of atoms and its target properties from a training molecule drawn by the seed
-    and ``i`` alone: sizes follow the training histogram, targets the distribution given the size. A network is a
+    and ``i`` alone: sizes follow the training histogram, targets the distribution given the size. Molecules that lack a
+    property of guide or judge are not drawn. A network is a
     shipped one's name (``molecules/guide``), a folder, a checkpoint, or an ``EGNNPropertyPredictor``.
 
     Args:
@@ -76,6 +77,7 @@ class MoleculeTask(SamplingTask):
         names = [name for network in (self.guide, self.judge) if network is not None for name in network.properties]
         self.properties = tuple(dict.fromkeys(names))
         self._train = self.data.table("train")
+        self._labelled = self._rows_with(self.properties)
 
     def default_metrics(self) -> list[SampleMetric]:
         return [PropertyError(), MoleculeQuality(), *([PhysicsError()] if self.physics else [])]
@@ -176,7 +178,20 @@ class MoleculeTask(SamplingTask):
 
     def _sources_of(self, indices: Sequence[int]) -> Tensor:
         """The training molecule behind each sample, ``[B]``."""
-        return torch.tensor(SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._train)))
+        drawn = SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._labelled))
+        return self._labelled[torch.tensor(drawn, dtype=torch.long)]
+
+    def _rows_with(self, properties: Sequence[str]) -> Tensor:
+        """Rows of the training molecules whose ``properties`` are all known, ``[n]``."""
+        known = torch.ones(len(self._train), dtype=torch.bool)
+        for name in properties:
+            known &= self._train.attributes[name].isfinite()
+        if not known.any():
+            raise ValueError(
+                f"no training molecule has all of {', '.join(properties)}, which guide and judge predict; use data that "
+                "have them"
+            )
+        return known.nonzero()[:, 0]
 
 
 def _unit(name: str) -> str:
