@@ -135,7 +135,7 @@ class MoleculeDataModule(TableDataModule):
         return {"train": order[:first], "val": order[first:second], "test": order[second:]}
 
     def source_splits(self, count: int) -> dict[Split, Tensor]:
-        """Rows of each split among the ``count`` molecules of the loaded source; ``split`` unless a source says more."""
+        """Rows of each split among the ``count`` molecules that were loaded; ``split`` unless the source lists them."""
         return self.split(count)
 
     def halves(self, count: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ class PropertyError(SampleMetric):
 
     The judge sees discrete molecules, which is what a user gets: decided elements, not continuous features.
     Predictions that are NaN or infinite are left out; ``nan`` of ``MoleculeQuality`` counts such molecules.
-    ``reference`` is the judge's error on the molecules of the test split.
+    ``reference`` is the judge's error on those molecules of the test split that have the property.
     """
 
     @property
@@ -31,12 +31,14 @@ class PropertyError(SampleMetric):
     def prepare(self, device: torch.device) -> None:
         judge, table = self.task.judge, self.task.data.table("test")
         total = torch.zeros(len(judge.properties))
+        known = torch.stack([table.attributes[name] for name in judge.properties], 1).isfinite().sum(0)
         for rows in torch.arange(len(table)).split(_BATCH):
             batch = table[rows.tolist()]
             with torch.no_grad():
                 judged = judge(batch.x.to(device), batch.inputs["mask"].to(device)).cpu()
-            total += (judged - torch.stack([batch.attributes[name] for name in judge.properties], 1)).abs().sum(0)
-        self.reference = {f"mae_{name}": float(total[k] / len(table)) for k, name in enumerate(judge.properties)}
+            labels = torch.stack([batch.attributes[name] for name in judge.properties], 1)
+            total += torch.where(labels.isfinite(), judged - labels, 0).abs().sum(0)
+        self.reference = {f"mae_{name}": float(total[k] / known[k]) for k, name in enumerate(judge.properties)}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         judged, names = rows["judged"], self.task.judge.properties

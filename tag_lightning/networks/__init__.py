@@ -2,7 +2,8 @@
 
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
-from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor, PropertyPredictor
+from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
@@ -12,8 +13,10 @@ __all__ = [
     "EGNNPropertyPredictor",
     "EGNNTimePredictor",
     "ImageClassifier",
+    "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "PropertyPredictor",
     "SimpleCNN",
     "TimePredictor",
 ]

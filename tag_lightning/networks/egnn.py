@@ -27,7 +27,7 @@ class PairMLP(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, h: Tensor, edges: Tensor) -> Tensor:
-        """Messages ``[B, N, N, W]`` to atom i (dimension 1) from atom j, for ``h [B, N, W]``, ``edges [B, N, N, E]``."""
+        """Messages ``[B, N, N, W]`` to atom i (dimension 1) from j, for ``h [B, N, W]`` and ``edges [B, N, N, E]``."""
         hidden = self.distance(edges) + self.receiver(h)[:, :, None] + self.sender(h)[:, None]
         return nn.functional.silu(self.second(nn.functional.silu(hidden)))
 

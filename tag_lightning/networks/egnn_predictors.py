@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -9,6 +11,20 @@ from torch import Tensor, nn
 
 from tag_lightning.networks.egnn import InvariantEncoder
 from tag_lightning.networks.time_predictor import TimePredictor
+
+
+@runtime_checkable
+class PropertyPredictor(Protocol):
+    """A network that predicts properties of clean molecules.
+
+    Attributes:
+        properties: Names of the K properties.
+    """
+
+    properties: tuple[str, ...]
+
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Properties ``[B, K]`` in their units, of molecules ``x [B, N, 3 + F]`` with ``mask [B, N]``."""
 
 
 class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
