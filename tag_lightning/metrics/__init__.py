@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
     FeatureChoice,
     FeatureExtractor,
@@ -39,6 +40,7 @@ __all__ = [
     "TimeGap",
     "TypicalNLL",
     "Wasserstein",
+    "damage_detection",
     "find_inception_weights",
     "molecule_quality",
     "time_gap",
