@@ -165,7 +165,7 @@ class TimePredictorModule(NetworkModule):
 
 
 def timestep_weights(schedule: NoiseSchedule, emphasis: float) -> Tensor:
-    """Probability of each timestep ``[T]``: ``emphasis`` times the growth of the log noise variance, the rest uniform."""
+    """Probability of each timestep, ``[T]``: ``emphasis`` by the growth of the log noise variance, the rest uniform."""
     variance = (1 - schedule.alphas_cumprod.double()).cpu()
     growth = variance.log().diff()
     growth = torch.cat((growth[:1], growth)).clamp(min=0)  # the first timestep has none before it
