@@ -37,6 +37,7 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
         num_features: F, feature columns beside the three of the position.
         width: Width of the atoms' embeddings.
         num_layers: Number of message-passing layers.
+        num_bases: Gaussian radial bases of the distances beside the squared distances, see ``radial_bases``.
 
     Attributes:
         mean: Mean of each property over the training data, ``[K]`` in its unit.
@@ -48,13 +49,18 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
 
     @register_to_config
     def __init__(
-        self, properties: tuple[str, ...], num_features: int = 5, width: int = 128, num_layers: int = 7
+        self,
+        properties: tuple[str, ...],
+        num_features: int = 5,
+        width: int = 128,
+        num_layers: int = 7,
+        num_bases: int = 0,
     ) -> None:
         super().__init__()
         if not properties:
             raise ValueError("properties is empty; name at least one, as in [alpha, mu]")
         self.properties = tuple(properties)
-        self.encoder = InvariantEncoder(num_features, width, num_layers)
+        self.encoder = InvariantEncoder(num_features, width, num_layers, num_bases)
         self.atom = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.molecule = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, len(properties)))
         self.register_buffer("mean", torch.zeros(len(properties)))
