@@ -68,9 +68,9 @@ def main(args: Sequence[str] | None = None) -> None:
         data = QM9DataModule(chosen.qm9, properties=(), test_molecules=chosen.test_molecules)
     figures = {name: measured(name, data, chosen.count, chosen.timesteps) for name in chosen.predictors}
     table = Table(title="Time-Gap, and area under the ROC curve of -log p(t | x_t)")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in figures:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in next(iter(figures.values())):
         table.add_row(
             row, *(f"{column[row]:.1f}" if row == "time_gap" else f"{column[row]:.2f}" for column in figures.values())
