@@ -7,7 +7,7 @@ MOLECULES := configs/molecules/time_predictor.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-molecules
+.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -38,8 +38,11 @@ tour: $(VENV)/.ready
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
 weights: weights-digits weights-molecules
 
+# The experiments correct with it.
+WEIGHTS_digits := time_predictor
+
 weights-%: $(VENV)/.ready
-	for stage in guide judge denoiser time_gap_predictor; do \
+	for stage in guide judge denoiser time_gap_predictor $(WEIGHTS_$*); do \
 	  $(RUN) -m tag_lightning fit --config configs/$*/$$stage.yaml || exit 1; \
 	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
 	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
@@ -49,20 +52,22 @@ seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
 seeds-strengths: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/strengths -- \
-	  --config configs/digits/strengths.yaml
+	$(RUN) -m benchmarks.seeds --config digits/strengths --seeds 0 1 2 --out runs/digits/strengths
 
 seeds-trust-region: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2 --out runs/digits/trust_region -- \
-	  --config configs/digits/trust_region.yaml
+	$(RUN) -m benchmarks.seeds --config digits/trust_region --seeds 0 1 2 --out runs/digits/trust_region
+
+seeds-frontier: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --verb validate --config experiments/frontier --seeds 0 1 2 --out runs/experiments/frontier
 
 seeds-molecules: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config $(MOLECULES) --seeds 0 1 2 --out runs/molecules/seeds -- \
-	  --config configs/molecules/strengths.yaml --sampling.task.init_args.physics true
+	$(RUN) -m benchmarks.seeds --config molecules/strengths --seeds 0 1 2 --out runs/molecules/seeds -- \
+	  --sampling.task.init_args.physics true
 	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
 
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks.speed
+	$(RUN) -m benchmarks.methods
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 (or another) instead")'

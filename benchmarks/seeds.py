@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.results import ABSENT, REAL_DATA
+from tag_lightning.evaluation.seed_results import Measures
 
 Arms = Mapping[str, Mapping[str, float]]
 Summary = dict[str, dict[str, tuple[float, float]]]
@@ -76,16 +79,22 @@ def values(runs: Sequence[Arms]) -> pd.DataFrame:
     return frame.where(frame.notna().groupby("arm", sort=False).transform("all"))
 
 
+def with_tag_name(arm: str) -> str:
+    """The name of an arm's partner with TAG: ``dps+tag`` of ``dps``, ``dps+tag scale=2`` of ``dps scale=2``."""
+    name, place = re.fullmatch(r"(.*?)( \w+=\S+)?", arm, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{name}+tag{place or ''}"
+
+
 def tag_changes(runs: Sequence[Arms]) -> pd.DataFrame:
     """The changes by ``+tag``, one row per ``(arm without it, run)``.
 
     ``fid`` relative, in percent; shares in points; errors in their unit; ``time_gap`` in training timesteps.
     """
     frame = values(runs)
-    pairs = [arm for arm in runs[0] if f"{arm}+tag" in runs[0]]
+    pairs = [arm for arm in runs[0] if with_tag_name(arm) in runs[0]]
     changed = {}
     for arm in pairs:
-        without, with_tag = frame.loc[arm], frame.loc[f"{arm}+tag"]
+        without, with_tag = frame.loc[arm], frame.loc[with_tag_name(arm)]
         for metric, how in shown(runs).items():
             relative = 100 * (with_tag[metric] / without[metric] - 1)
             changed[arm, metric] = relative if how.relative else how.factor * (with_tag[metric] - without[metric])
@@ -140,23 +149,36 @@ def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
     return [arms, tag]
 
 
-def markdown(runs: Sequence[Arms], seeds: Sequence[int]) -> str:
-    """Both tables as Markdown."""
+def frontier_tables(frontier: Frontier, seeds: Sequence[int]) -> list[list[list[str]]]:
+    """Merits of the curves over all seeds, and values chosen on the first seed with their figures on the others."""
+    alignment, quality = frontier.measures
+    least = frontier.common_alignment(seeds[0])
+    others = ", ".join(map(str, seeds[1:]))
+    heading = f"chosen on seed {seeds[0]} for {alignment} {least:.3g}"
+    rows = [[heading, "value", f"{alignment} on seeds {others}", f"{quality} on seeds {others}"]]
+    for choice in frontier.reported(least, seeds[0]):
+        figures = [_mean_and_spread(found) for found in (choice.alignment, choice.quality)]
+        rows.append([choice.curve, ABSENT if choice.value is None else f"{choice.value:g}", *figures])
+    return [frontier.table(), rows]
+
+
+def markdown(blocks_of_rows: Sequence[list[list[str]]]) -> str:
+    """Tables as Markdown."""
     blocks = []
-    for heading, *rows in tables(runs, seeds):
+    for heading, *rows in blocks_of_rows:
         lines = [heading, ["---"] * len(heading), *rows]
         blocks.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
     return "\n\n".join(blocks)
 
 
-def run_seed(config: str, seed: int, folder: Path, further: Sequence[str]) -> None:
-    """Train and sample with every seed of the run set to ``seed``.
+def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[str]) -> None:
+    """Train and sample, or sample only, with every seed of the run set to ``seed``.
 
     Raises:
         RuntimeError: If the run fails.
     """
     command = [
-        *(sys.executable, "-m", "tag_lightning", "fit", f"--config={config}"),
+        *(sys.executable, "-m", "tag_lightning", verb, f"--config={config}"),
         *(f"--seed_everything={seed}", f"--model.init_args.seed={seed}", f"--data.init_args.seed={seed}"),
         *(f"--sampling.seed={seed}", f"--trainer.default_root_dir={folder}", *further),
     ]
@@ -189,6 +211,12 @@ def read_arms(path: Path, seed: int) -> Arms:
     return arms
 
 
+def has_sweep(path: Path) -> bool:
+    """True if the results hold a frontier: arms of a sweep, with alignment and quality."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return bool(results.get("sweep")) and Measures.of(results["arms"]) is not None
+
+
 def require_same_arms(runs: Sequence[Arms], paths: Sequence[Path]) -> None:
     """Check that the runs can be compared.
 
@@ -214,6 +242,7 @@ def main(args: Sequence[str] | None = None) -> None:
     description, epilog = str(__doc__).split("\n\n")
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument("--config", default="configs/digits/time_predictor.yaml")
+    parser.add_argument("--verb", choices=["fit", "validate"], default="fit", help="validate samples without training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/digits/seeds"))
     parser.add_argument("--resume", action="store_true", help="keep the results of seeds that are done")
@@ -227,24 +256,36 @@ def main(args: Sequence[str] | None = None) -> None:
         for seed, path in zip(arguments.seeds, paths, strict=True):
             if not (arguments.resume and path.is_file()):
                 path.unlink(missing_ok=True)  # or a run without samples would pass for the one before it
-                run_seed(arguments.config, seed, path.parent, given[cut + 1 :])
+                run_seed(arguments.verb, arguments.config, seed, path.parent, given[cut + 1 :])
             runs.append(read_arms(path, seed))
         require_same_arms(runs, paths)
         found = {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
         write_results(arguments.out / "summary.json", found | {"tag_by_seed": differences(runs)})
+        shown_tables = tables(runs, arguments.seeds)
+        if has_sweep(paths[0]):
+            frontier = Frontier.read(paths)
+            frontier.save(arguments.out)
+            shown_tables += frontier_tables(frontier, arguments.seeds)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     if arguments.markdown:
-        print(markdown(runs, arguments.seeds))
+        print(markdown(shown_tables))
         return
-    for heading, *rows in tables(runs, arguments.seeds):
+    for heading, *rows in shown_tables:
         drawn = Table()
         for column in heading:
             drawn.add_column(column, justify="left" if column == heading[0] else "right")
         for cells in rows:
             drawn.add_row(*cells)
         Console(width=100).print(drawn)
+
+
+def _mean_and_spread(found: Sequence[float]) -> str:
+    series = pd.Series(found, dtype=float)
+    if series.empty:
+        return ABSENT
+    return f"{series.mean():.3g}" if len(series) == 1 else f"{series.mean():.3g} ± {series.std():.2g}"
 
 
 def _cell(figures: tuple[float, float] | None, digits: int, factor: float = 1, signed: bool = False) -> str:

@@ -16,14 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from tag_lightning.callbacks.interruption import interruption
-from tag_lightning.callbacks.last_checkpoint import save_last
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms
+from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
+from tag_lightning.interruption import interruption
+from tag_lightning.last_checkpoint import save_last
 from tag_lightning.setting_checks import named_by_text, require_distinct
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
@@ -50,12 +50,12 @@ class GuidedSampling(Callback):
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
-        arms: The ways of sampling by name; None takes ``default_arms``.
+        arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of DPS in the default arms.
-        strength: Strength of TAG in arms that state none: a constant, or a rule; None is ``PolyakStrength()``.
-        solver: Proposes the next sample; None is ``DDIM(eta=1)``.
+        strength: Strength of TAG in the default arms: a constant, or a rule.
+        solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
         chunk_size: Samples drawn at once.
@@ -80,8 +80,8 @@ class GuidedSampling(Callback):
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
         scale: float = 1.0,
-        strength: float | Strength | None = None,
-        solver: Solver | None = None,
+        strength: float | Strength = PolyakStrength(),
+        solver: Solver = DDIM(),
         num_steps: int = 100,
         num_samples: int = 512,
         chunk_size: int = 64,
@@ -94,12 +94,12 @@ class GuidedSampling(Callback):
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
         self.task = task
-        self.arms = None if arms is None else named_by_text(arms, "sampling.arms")
-        self.extra_arms = named_by_text(extra_arms or {}, "sampling.extra_arms")
+        self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
+        self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
         self.sigma = sigma
         self.scale = scale
-        self.strength = PolyakStrength() if strength is None else strength
-        self.solver = solver or DDIM()
+        self.strength = strength
+        self.solver = solver
         self.num_steps = num_steps
         self.num_samples = num_samples
         self.chunk_size = chunk_size
@@ -271,6 +271,9 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        if (frontier := results.save_frontier(folder)) is not None:
+            frontier.print()
+            show_pictures(boards, {"frontier": frontier.picture}, step)
         with torch.inference_mode(False), isolate_rng():
             pictures = results.pictures()
         write_pictures(folder, pictures)
@@ -303,7 +306,6 @@ class GuidedSampling(Callback):
             "denoiser": denoiser,
             "task": self.task.for_data(data).for_samples(self._num_samples, self.seed),
             **predictors,
-            "strength": self.strength,
             "solver": self.solver,
             "num_steps": self.num_steps,
             "chunk_size": self.chunk_size,
@@ -318,8 +320,8 @@ class GuidedSampling(Callback):
         assert self._common is not None
         arms = self.arms
         if arms is None:
-            guided = self._common["task"].guide is not None
-            arms = default_arms(self.sigma, self.scale, self._common["predictor"] is not None, guided)
+            guided = self._common["task"].guided
+            arms = default_arms(self.sigma, self.scale, self.strength, self._common["predictor"] is not None, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 

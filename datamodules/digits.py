@@ -16,8 +16,8 @@ from tag_lightning.datamodules.tables import ImageTable, TintedTable, fixed_orde
 class DigitsDataModule(ImageDataModule):
     """The 1,797 handwritten digits of scikit-learn (UCI, 8x8 grey), resized.
 
-    Attribute ``label`` is the digit; tinted images have a second one, ``hue``. The splits hold 80 / 10 / 10 % of
-    the digits, tinted or not.
+    Attribute ``label`` is the digit, ``ink`` the mean brightness before tinting, in [0, 1]; tinted images also have
+    ``hue``. The splits hold 80 / 10 / 10 % of the digits, tinted or not.
 
     Args:
         size: Height and width, at least 8.
@@ -44,7 +44,9 @@ class DigitsDataModule(ImageDataModule):
         digits = load_digits()
         images = torch.from_numpy(digits.images)[:, None] / 16
         images = F.interpolate(images, size=self.size, mode="bilinear", align_corners=False)
-        table = ImageTable((images * 255).round().byte(), {"label": torch.from_numpy(digits.target).long()})
+        pixels = (images * 255).round().byte()
+        ink = pixels.float().mean((1, 2, 3)) / 255
+        table = ImageTable(pixels, {"label": torch.from_numpy(digits.target).long(), "ink": ink})
         order = fixed_order(len(table))
         bounds = {"train": (0, 1437), "val": (1437, 1617), "test": (1617, 1797)}[split]
         self.num_classes = {"label": 10} | ({"hue": 8} if self.tinted else {})

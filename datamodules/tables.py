@@ -20,11 +20,11 @@ _WORKERS = 8
 
 
 class ImageTable(Dataset):
-    """Images with integer attributes.
+    """Images with attributes.
 
     Args:
         images: Bytes ``[N, C, H, W]``, or files that are decoded on access.
-        attributes: Class indices by name, ``[N]`` each.
+        attributes: Class indices or quantities by name, ``[N]`` each.
     """
 
     def __init__(self, images: Tensor | ImageFiles, attributes: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import tag_lightning.datamodules
 import tag_lightning.diffusion
 import tag_lightning.evaluation
 import tag_lightning.guidance
+import tag_lightning.measurements
 import tag_lightning.metrics
 import tag_lightning.modules
 import tag_lightning.networks
@@ -20,6 +21,7 @@ PACKAGES = (
     tag_lightning.diffusion,
     tag_lightning.evaluation,
     tag_lightning.guidance,
+    tag_lightning.measurements,
     tag_lightning.metrics,
     tag_lightning.modules,
     tag_lightning.networks,

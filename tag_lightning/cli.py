@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,9 +15,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
-from tag_lightning.callbacks.interruption import Interrupted, SaveAndStop, interruption
 from tag_lightning.callbacks.monitor_check import MonitorCheck
-from tag_lightning.callbacks.run_record import RunLogger, SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks.run_record import SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks.save_and_stop import SaveAndStop
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import (
     TRACEBACK_VARIABLE,
@@ -28,14 +27,19 @@ from tag_lightning.cli_errors import (
     print_line,
     wants_traceback,
 )
-from tag_lightning.config_files import config_file, require_distinct_keys
+from tag_lightning.config_files import LayeredConfig, config_file, require_distinct_keys
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
+from tag_lightning.interruption import Interrupted, interruption
+from tag_lightning.modules.base import NetworkModule
+from tag_lightning.pretrained.store import network_folder
+from tag_lightning.run_logger import RunLogger
 from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config digits/time_predictor"
+    "python -m tag_lightning fit --config digits/time_predictor. All guidance, with cost and parameters: "
+    "python -m tag_lightning arms"
 )
 # Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
@@ -54,7 +58,7 @@ class TagCLI(LightningCLI):
         parser.add_argument(
             "-c",
             "--config",
-            action=ActionConfigFile,
+            action=LayeredConfig,
             type=config_file,
             help="YAML file, or name of a shipped configuration such as digits/time_predictor; later ones win.",
         )
@@ -83,6 +87,7 @@ class TagCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
+        self._take_network()
         for saver in self._savers():
             remove_leftovers(Path(saver.dirpath or self.trainer.default_root_dir))
         self._require_last("leave it out to start afresh")
@@ -92,14 +97,23 @@ class TagCLI(LightningCLI):
         settings = self.config_init[self.subcommand]
         if settings["ckpt_path"] is None:
             raise ValueError(
-                f"{self.subcommand} needs weights: give --ckpt_path last, or a checkpoint file; "
+                f"{self.subcommand} needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; "
                 f"--ckpt_path {_UNTRAINED} takes randomly initialised weights"
             )
         if settings["ckpt_path"] == _UNTRAINED:
             settings["ckpt_path"] = None
+        self._take_network()
         self._require_last("give a checkpoint file")
 
     before_test = before_predict = before_validate
+
+    def _take_network(self) -> None:
+        """Begin with the weights of the saved network that ``--ckpt_path`` names, if it is not a checkpoint."""
+        settings = self.config_init[self.subcommand]
+        source = settings["ckpt_path"]
+        if source is not None and isinstance(self.model, NetworkModule) and network_folder(source) is not None:
+            self.model.load_weights(source)
+            settings["ckpt_path"] = None
 
     def _require_last(self, remedy: str) -> None:
         """Check that ``--ckpt_path last`` finds a checkpoint; without one, Lightning takes the untrained weights."""

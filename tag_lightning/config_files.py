@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ActionConfigFile
 
 import tag_lightning.configs
 
@@ -50,6 +51,44 @@ def config_file(value: Any) -> Any:
         f"there is no file {value} and no shipped configuration of that name{close}; "
         "give the path of a YAML file, or a name such as digits/time_predictor"
     )
+
+
+class LayeredConfig(ActionConfigFile):
+    """``--config``, with one more key in the file: ``base``, the configuration that the file is laid over.
+
+    The base is read first, and only if no other ``--config`` came before. So an experiment runs by its own name, on the
+    data of its base, and with ``--config cifar10/time_predictor --config experiments/few_steps`` on others.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._open: list[str] = []
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        layer = _layer(values)
+        if layer is None:
+            super().__call__(parser, cfg, values, option_string)
+            return
+        base = layer.pop("base")
+        if not cfg.get(self.dest):
+            path = config_file(base)
+            if path in self._open:
+                raise ConfigFileError(f"{values}: base {base} leads back to itself; name another configuration")
+            self._open.append(path)
+            self(parser, cfg, path, option_string)
+            self._open.clear()
+        try:
+            super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)
+        except TypeError as error:
+            raise TypeError(f"{values}: {error}") from error
+
+
+def _layer(value: Any) -> dict[str, Any] | None:
+    """The content of a configuration file that names a base; None for any other."""
+    if not isinstance(value, str) or not os.path.isfile(value):
+        return None
+    content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) and "base" in content else None
 
 
 def _is_yaml_text(value: str) -> bool:

@@ -1,6 +1,6 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
-from tag_lightning.diffusion.denoiser import Denoiser, Prediction, PredictionType
+from tag_lightning.diffusion.denoiser import NULL_TIMESTEP_KEY, Denoiser, Prediction, PredictionType
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.reverse_process import (
     DeferredChecks,
@@ -17,6 +17,7 @@ from tag_lightning.diffusion.spaces import BoxSpace, ImageSpace, PointCloudSpace
 
 __all__ = [
     "DDIM",
+    "NULL_TIMESTEP_KEY",
     "BoxSpace",
     "CosineSchedule",
     "DPMSolverPlusPlus",

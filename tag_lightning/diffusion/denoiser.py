@@ -12,6 +12,9 @@ from tag_lightning.diffusion.schedules import NoiseSchedule
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 """The quantity a network predicts, in the words of diffusers: the noise, ``x0``, or the velocity."""
 
+NULL_TIMESTEP_KEY = "_null_timestep"
+"""Entry in the configuration of a network that was trained with its timestep dropped at random, saved with it."""
+
 
 class Prediction(NamedTuple):
     """The denoiser's belief about noisy samples ``x_t``.
@@ -58,19 +61,38 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction_type = prediction_type
 
-    def forward(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+    @property
+    def has_null_timestep(self) -> bool:
+        """True if the network was trained with its timestep dropped at random."""
+        return bool(getattr(self.network, "config", {}).get(NULL_TIMESTEP_KEY, False))
+
+    def forward(self, x: Tensor, timestep: Tensor | int, null_timestep: bool = False, **inputs: Tensor) -> Prediction:
         """Predict for noisy samples ``x [B, ...]`` at ``timestep``, one integer or ``[B]`` of them.
+
+        Args:
+            x: Noisy samples.
+            timestep: Their training timestep.
+            null_timestep: Tell the network the null timestep instead; noise and clean sample are still those of
+                ``timestep``. For networks trained with it.
+            **inputs: Further keyword arguments of the network.
 
         Raises:
             IndexError: If ``timestep`` is a number outside 0 .. T-1.
-            ValueError: If the network returns another shape than that of ``x``.
+            ValueError: If the network returns another shape than that of ``x``, or was not trained with the null
+                timestep that is asked for.
         """
+        if null_timestep and not self.has_null_timestep:
+            raise ValueError(
+                "this denoiser was always told its timestep and cannot predict without; train one with "
+                "model.init_args.timestep_dropout 0.1"
+            )
         if isinstance(timestep, int):
             if not 0 <= timestep < self.schedule.num_timesteps:
                 raise IndexError(f"timestep {timestep} is outside 0 .. {self.schedule.num_timesteps - 1}")
             timestep = torch.full((len(x),), timestep, device=x.device)
         timestep = timestep.to(x.device).expand(len(x))
-        output = self.network(x, timestep, **inputs)
+        told = torch.full_like(timestep, self.schedule.null_timestep) if null_timestep else timestep
+        output = self.network(x, told, **inputs)
         output = output if isinstance(output, Tensor) else output.sample
         if output.shape != x.shape:
             raise ValueError(

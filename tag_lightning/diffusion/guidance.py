@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
+from tag_lightning.diffusion.arguments import Rebuildable
 from tag_lightning.diffusion.denoiser import Prediction
 from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, require_interval
 
@@ -15,8 +16,11 @@ from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, 
 class Predict(Protocol):
     """The denoiser as wrapped by the guidance earlier in the list; may be called under grad."""
 
-    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
-        """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space."""
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
+        """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space.
+
+        ``null_timestep=True`` keeps the timestep from the network, see ``Denoiser``.
+        """
         ...
 
 
@@ -27,15 +31,15 @@ class Run:
     Attributes:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
-        strength: Strength of TAG for those that state none (``tag_lightning.guidance.Strength`` or a number).
+        noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``).
     """
 
     predictor: nn.Module | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    strength: Any = None
+    noise_level: nn.Module | None = None
 
 
-class Guidance:
+class Guidance(Rebuildable):
     """A change to the reverse process; each hook leaves it alone unless a subclass overrides it.
 
     Hooks run in list order. Guidance objects are not changed by sampling: memory from step to step goes into
@@ -49,14 +53,26 @@ class Guidance:
         needs_grad: ``propose`` differentiates ``prediction`` with respect to ``x``. The denoiser records its graph
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
+        needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
+        needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
+            predicts at other timesteps or without a graph; False spares that call.
+        keeps_graph: ``denoise`` returns a prediction whose graph leads back to ``x``, if it was asked under grad.
+        single_pass: The steps at which it acts cannot be repeated.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
+        cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
+            mean guidance, r passes of a recurrence. ``python -m tag_lightning arms`` and docs/methods.md show it.
 
     Raises:
         ValueError: If ``start`` is below ``stop``, or one is negative.
     """
 
+    cost: ClassVar[str] = "denoiser 1 / 0"
     needs_grad: bool = False
     needs_noise: bool = False
+    needs_null_timestep: bool = False
+    needs_prediction: bool = True
+    keeps_graph: bool = True
+    single_pass: bool = False
     recurrence: Recurrence | None = None
     start: int | None = None
     stop: int | None = None
@@ -82,6 +98,18 @@ class Guidance:
             ValueError: If the run lacks something; names it.
         """
         return self
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        """Check the guidances that act at some timestep together with this one, when a sampler is made.
+
+        Args:
+            before: Those earlier in the list.
+            after: Those later in the list.
+
+        Raises:
+            ValueError: If this one cannot run beside one of them; names both and the way out.
+        """
+        return
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """Move the noisy samples ``x [B, ...]`` before they are denoised."""

@@ -81,6 +81,7 @@ class Step:
         pass_index: Number of times this step was already taken (recurrence), 0 at first.
         state: Memory of this guidance or solver alone, empty at the first step of every run.
         checks: Checks that are read together at some later step.
+        alphas_cumprod: That of all training timesteps, ``[T]`` in float64, for guidance that denoises at another level.
     """
 
     index: int
@@ -95,6 +96,7 @@ class Step:
     pass_index: int = 0
     state: dict[str, Any] = field(default_factory=dict, repr=False)
     checks: DeferredChecks = field(default_factory=DeferredChecks, repr=False)
+    alphas_cumprod: Tensor = field(default_factory=partial(torch.empty, 0), repr=False)
 
     def noise(self) -> Tensor:
         """Fresh standard normal noise of the space, ``[B, ...]``."""
@@ -185,7 +187,8 @@ def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
 
 
 def _nonfinite(finite: Tensor, what: str, timestep: int) -> NonFiniteError:
+    where = "timesteps of their own" if isinstance(timestep, Tensor) else f"timestep {timestep}"
     return NonFiniteError(
-        f"{what} returned NaN or infinity at timestep {timestep} for {int((~finite).sum())} of {len(finite)} samples; "
+        f"{what} returned NaN or infinity at {where} for {int((~finite).sum())} of {len(finite)} samples; "
         "check the weights or, if guidance moves the samples, lower its scale or strength"
     )

@@ -44,8 +44,8 @@ class Sampler:
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
-        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance needs the noise of a stochastic
-            solver and this one draws none.
+        ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance cannot run with this denoiser,
+            solver or recurrence, or the guidances beside it.
     """
 
     def __init__(
@@ -60,18 +60,13 @@ class Sampler:
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"num_steps must lie in 1 .. {total} (the schedule's T), got {num_steps}")
-        for entry in guidance:
-            if entry.needs_noise and not solver.is_stochastic:
-                raise ValueError(
-                    f"{type(entry).__name__} chooses the noise of each step, but {type(solver).__name__} as configured "
-                    "draws none; use a stochastic solver, such as DDIM with eta above 0"
-                )
         self.denoiser = denoiser
         self.solver = solver
         self.num_steps = num_steps
         self.guidance = tuple(guidance)
         self.recurrence = Recurrence(recurrence) if isinstance(recurrence, int) else recurrence
         self.keep_nonfinite = keep_nonfinite
+        self._require_possible()
 
     @property
     def timesteps(self) -> list[int]:
@@ -110,6 +105,32 @@ class Sampler:
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.denoiser):
             return self._run(space, seed, observers)
 
+    def _require_possible(self) -> None:
+        repeated = {t for t, passes in zip(self.timesteps, self.passes, strict=True) if passes > 1}
+        acting = [{t for t in self.timesteps if guidance.acts(t)} for guidance in self.guidance]
+        for place, (entry, times) in enumerate(zip(self.guidance, acting, strict=True)):
+            if entry.needs_noise and not self.solver.is_stochastic:
+                raise ValueError(
+                    f"{type(entry).__name__} chooses the noise of each step, but {type(self.solver).__name__} as "
+                    "configured draws none; use a stochastic solver, such as DDIM with eta above 0"
+                )
+            if entry.needs_null_timestep and not self.denoiser.has_null_timestep:
+                raise ValueError(
+                    f"{type(entry).__name__} needs a denoiser that was trained with its timestep dropped at random, "
+                    "which this one was not; train one with model.init_args.timestep_dropout 0.1"
+                )
+            if entry.single_pass and times & repeated:
+                raise ValueError(
+                    f"{type(entry).__name__} cannot take a step several times; set recurrence to 1, or give it an "
+                    "interval outside that of the recurrence"
+                )
+            beside = [bool(times & others) for others in acting]
+            before, after = (
+                [other for i, other in enumerate(self.guidance) if beside[i] and i in places]
+                for places in (range(place), range(place + 1, len(acting)))
+            )
+            entry.require_company(before, after)
+
     def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
         noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
         members = list(_members(self.guidance, self.timesteps, seed, space.indices))
@@ -134,8 +155,12 @@ class Sampler:
         bars = [self._alpha_bars[timestep] for timestep in timesteps]
         levels = list(zip(bars, [*bars[1:], 1.0], strict=True))
         for index, (timestep, after) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
-            total = len(self._alpha_bars)
-            yield Step(index, timestep, after, *levels[index], total, levels, space, noise, state=state, checks=checks)
+            yield Step(
+                *(index, timestep, after, *levels[index], len(self._alpha_bars), levels, space, noise),
+                state=state,
+                checks=checks,
+                alphas_cumprod=self.denoiser.schedule.alphas_cumprod,
+            )
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
@@ -153,17 +178,18 @@ class Sampler:
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
         proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
-        answer = own.answer
-        if answer is None or (needs_grad and not answer.x0.requires_grad):
+        proposing = [(m.guidance, view) for m, view in acting if "propose" in m.hooks]
+        answer = own.answer or prediction
+        known = own.answer is not None and (own.answer.x0.requires_grad or not needs_grad)
+        if not known and any(guidance.needs_prediction for guidance, _ in proposing):
             answer = own.renewed()
-        for member, view in acting:
-            if "propose" in member.hooks:
-                proposal = member.guidance.propose(proposal, x, answer, view)
+        for guidance, view in proposing:
+            proposal = guidance.propose(proposal, x, answer, view)
         # Whatever a guidance adds, and rounding, stays out of the directions that the space does not have.
         return step.space.project(proposal.sample.detach())
 
     def _wrapped(
-        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Tensor
+        self, guidance: Guidance, step: Step, inner: Predict, x: Tensor, timestep: Tensor | int, **inputs: Any
     ) -> Prediction:
         if isinstance(timestep, Tensor):
             step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
@@ -213,7 +239,7 @@ class _OwnPrediction:
     x: Tensor | None = None
     answer: Prediction | None = None
 
-    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+    def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Any) -> Prediction:
         prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
         if isinstance(timestep, Tensor):
             return prediction._replace(alpha_bar=_at(self.denoiser, timestep))

@@ -43,6 +43,11 @@ class NoiseSchedule(nn.Module):
         """T, the number of training timesteps."""
         return len(self.alphas_cumprod)
 
+    @property
+    def null_timestep(self) -> int:
+        """Stands for an unknown timestep: ``2 T``, far from every timestep where networks read it as a number."""
+        return 2 * self.num_timesteps
+
     def signal_and_noise(self, x: Tensor, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
         """``sqrt(alphas_cumprod[t])`` and ``sqrt(1 - alphas_cumprod[t])``, shaped to multiply ``x``.
 

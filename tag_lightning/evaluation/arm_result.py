@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tag_lightning.evaluation.arms import SweepPoint
+
 
 @dataclass
 class ArmResult:
@@ -17,6 +19,7 @@ class ArmResult:
         gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
         samples: The first samples by global index, on the CPU.
         rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU.
+        point: The arm's place on the curve of a sweep; None outside of sweeps.
     """
 
     figures: dict[str, float]
@@ -24,3 +27,4 @@ class ArmResult:
     gaps: Tensor | None
     samples: Tensor
     rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    point: SweepPoint | None = None

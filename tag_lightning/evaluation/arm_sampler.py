@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
+from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
-from tag_lightning.guidance import Guidance, PolyakStrength, Strength, TemporalAlignment
+from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
@@ -39,7 +40,6 @@ class ArmSampler:
         predictor: Time predictor that corrects; None suffices for arms without TAG.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
-        strength: Strength of TAG in arms that state none.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
@@ -55,7 +55,6 @@ class ArmSampler:
     task: SamplingTask
     predictor: nn.Module | None = None
     time_gap_predictor: nn.Module | None = None
-    strength: Strength | float = field(default_factory=PolyakStrength)
     solver: Solver = field(default_factory=DDIM)
     num_steps: int = 100
     chunk_size: int = 64
@@ -87,7 +86,7 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self.predictor, indices), conditions, self.strength)
+            run = Run(self._conditioned(self.predictor, indices), conditions)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
@@ -117,11 +116,21 @@ class ArmSampler:
         """
         require_arms(arms)
         for name, arm in arms.items():
+            if arm.sweep is not None:
+                raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
+                aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
+                for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
+                    if isinstance(predictor, ConditionedTimePredictor):
+                        predictor.require_complete()
             except ValueError as error:
                 raise ValueError(f"arm {name}: {error}") from error
-            aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
+            if arm.best_of > 1 and not self.task.conditions([0], self._device):
+                raise ValueError(
+                    f"arm {name}: best_of {arm.best_of} needs a guide to choose by; give the task one, or set best_of "
+                    "to 1"
+                )
             polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
             typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
             if any(values is None or bool(values[sampler.timesteps].isnan().any()) for values in typical):
@@ -150,7 +159,9 @@ class ArmSampler:
         for kept, padded in self._chunks():
             try:
                 with evaluating(*self._networks):
-                    x, measured = self._chunk(arm, padded, partial(progress.advance, len(kept) / len(timesteps)))
+                    x, measured = self._chunk(
+                        arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
+                    )
             except NonFiniteError as error:
                 raise NonFiniteError(f"arm {name}: {error}") from error
             index = torch.tensor(kept)
@@ -166,7 +177,7 @@ class ArmSampler:
             gaps = gathered["gaps"].nanmean(0)
             figures["time_gap"] = float(gaps.nanmean())
         figures |= {"seconds": float(gathered["seconds"].mean()), "num_samples": self.task.num_samples}
-        return ArmResult(figures, timesteps, gaps, images, gathered)
+        return ArmResult(figures, timesteps, gaps, images, gathered, arm.point)
 
     def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
         order = self.task.order()
@@ -179,17 +190,23 @@ class ArmSampler:
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)
         measuring = self._conditioned(self._measuring, indices)
-        observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
-        stopwatch = _Stopwatch(self._device)
-        with stopwatch.running():
-            x = sampler.sample(self.task.space(indices, self._device), self.task.seed, [observer.observe])
-        seconds = stopwatch.seconds - observer.seconds
-        x = self.task.pad(x)
+        space = self.task.space(indices, self._device)
+        likeliest = Likeliest(self.task.conditions(indices, self._device), space) if arm.best_of > 1 else None
+        stopwatch, seconds = _Stopwatch(self._device), 0.0
+        for candidate in range(arm.best_of):
+            observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
+            with stopwatch.running():
+                drawn = {"x": sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])}
+            seconds -= observer.seconds
+            if measuring is not None:
+                drawn["gaps"] = observer.gaps(self.task.keep_nonfinite)
+            if likeliest is not None:
+                with stopwatch.running(), torch.no_grad():
+                    drawn = likeliest.add(drawn)
+        x = self.task.pad(drawn.pop("x"))
         with torch.no_grad():
-            rows = self.task.rows(x, indices)
-        rows["seconds"] = torch.full((len(indices),), seconds / len(indices))
-        if measuring is not None:
-            rows["gaps"] = observer.gaps(self.task.keep_nonfinite)
+            rows = self.task.rows(x, indices) | drawn
+        rows["seconds"] = torch.full((len(indices),), (seconds + stopwatch.seconds) / len(indices))
         return x, rows
 
     def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:

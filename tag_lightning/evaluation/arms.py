@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tag_lightning.diffusion import Recurrence
-from tag_lightning.guidance import DPS, Corruption, Guidance, TemporalAlignment
+from tag_lightning.guidance import DPS, Corruption, Guidance, Strength, TemporalAlignment
+
+
+class SweepPoint(NamedTuple):
+    """The place of an arm on the curve that a sweep draws.
+
+    Attributes:
+        curve: Name of the arm that was swept.
+        parameter: The parameter that changes along the curve.
+        value: Its value in this arm.
+    """
+
+    curve: str
+    parameter: str
+    value: float
 
 
 @dataclass
@@ -19,29 +34,41 @@ class Arm:
         num_steps: Reverse steps; None takes those of the comparison.
         recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
             that a guidance is published with, or else 1.
+        sweep: ``num_steps`` or a parameter of a guidance in this arm, and its values: one arm per value, see
+            ``evaluation.sweep``.
+        point: The place of this arm on the curve of a sweep; None outside of sweeps.
+        best_of: Candidates drawn for each sample, at least 1; the guide keeps the likeliest under the conditions of the
+            task. Without guidance this is rejection sampling from the unguided distribution at ``best_of`` times its
+            cost, the baseline that any guidance should beat at equal cost.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
     num_steps: int | None = None
     recurrence: int | Recurrence | None = None
+    sweep: dict[str, list[int | float]] | None = None
+    best_of: int = 1
+    point: SweepPoint | None = field(default=None, init=False)
 
 
-def default_arms(sigma: float, scale: float, with_predictor: bool, with_guide: bool) -> dict[str, Arm]:
+def default_arms(
+    sigma: float, scale: float, strength: float | Strength, with_predictor: bool, with_guide: bool
+) -> dict[str, Arm]:
     """The arms that show what TAG changes, as far as the needed networks are there.
 
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of DPS.
+        strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_guide: There is a guide.
     """
     arms = {"unguided": Arm(), "corruption": Arm([Corruption(sigma)])}
     if with_predictor:
-        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment()])
+        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment(strength=strength)])
     if with_guide:
         arms["dps"] = Arm([DPS(scale=scale)])
     if with_guide and with_predictor:
-        arms["dps+tag"] = Arm([TemporalAlignment(), DPS(scale=scale)])
+        arms["dps+tag"] = Arm([TemporalAlignment(strength=strength), DPS(scale=scale)])
     return arms
 
 
@@ -49,8 +76,8 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
     """Check that arms are arms, can be told apart and can name files, before anything is drawn.
 
     Raises:
-        ValueError: If ``arms`` is not such a mapping or empty, or a name is empty, starts with a dot, or holds a slash
-            or backslash.
+        ValueError: If ``arms`` is not such a mapping or empty, a name is empty, starts with a dot, or holds a slash
+            or backslash, or an arm draws no candidate.
     """
     if not isinstance(arms, Mapping) or not all(isinstance(arm, Arm) for arm in arms.values()):
         raise ValueError("arms must be a dictionary of Arm by name, as in {'dps': Arm([DPS()])}")
@@ -63,3 +90,6 @@ def require_arms(arms: Mapping[str, Arm]) -> None:
                 f"arms has an arm named {name!r}, which also names its files; "
                 "use no slash, no backslash, no dot at the start, and at least one character"
             )
+    for name, arm in arms.items():
+        if arm.best_of < 1:
+            raise ValueError(f"arm {name}: best_of must be at least 1, got {arm.best_of}")

@@ -10,9 +10,10 @@ from torch import nn
 
 from tag_lightning.diffusion import Denoiser
 from tag_lightning.evaluation.arm_sampler import ArmSampler
-from tag_lightning.evaluation.arms import Arm
+from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor
 from tag_lightning.evaluation.results import Results
+from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.evaluation.task import SamplingTask
 
 
@@ -34,7 +35,7 @@ def compare(
     each calls this with its ``rank`` and gets the same results; samples do not depend on the number of processes.
 
     Args:
-        arms: Ways of sampling by name.
+        arms: Ways of sampling by name; one with a ``sweep`` is drawn once per value.
         denoiser: The base diffusion model.
         task: Kind of samples, bound to data by ``task.for_data(datamodule)``.
         num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
@@ -42,7 +43,7 @@ def compare(
         predictor: Time predictor that corrects, for arms with TAG.
         time_gap_predictor: A second time predictor that measures the Time-Gap; None measures with ``predictor``.
         reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
-        **settings: ``strength``, ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
+        **settings: ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
             ``world_size`` and ``progress``, see ``ArmSampler``.
 
     Raises:
@@ -52,6 +53,8 @@ def compare(
     for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    require_arms(arms)
+    arms = expanded(arms)
     task = task.for_samples(num_samples, seed)
     denoiser, example = load_denoiser(denoiser, task.data.example), task.data.example
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)

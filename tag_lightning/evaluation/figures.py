@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,26 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DATA_COLOUR = "#B0B0B0"
 SMALLEST_CELL = 48
 MOST_SIDE_BY_SIDE = 4
+MOST_INSIDE = 10  # names in a legend inside the axes
+MOST_BELOW = 24  # names in one column of a legend beside them
+
+
+class FrontierLine(NamedTuple):
+    """One curve of a frontier.
+
+    Attributes:
+        x: Alignment of its points, in order, ``[K]``.
+        y: Their cost, above 0, ``[K]``.
+        grid: Alignments at which the band is known, ``[G]``; empty without a band.
+        low: Lower edge of the band, ``[G]``.
+        high: Upper edge, ``[G]``.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    grid: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def sample_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -76,7 +96,8 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
         curves: ``(timesteps [S], gaps [S])`` of each line, both in training timesteps; NaN is left out.
             Gaps that span more than a factor of 20 get a logarithmic axis above 1, linear below.
     """
-    figure, axes = _figure(6.4, 4.0)
+    beside = math.ceil(len(curves) / MOST_BELOW) if len(curves) > MOST_INSIDE else 0
+    figure, axes = _figure(6.4 + 2.6 * beside, 5.6 if beside else 4.0)
     largest, smallest = 0.0, math.inf
     for (name, (timesteps, gaps)), style in zip(curves.items(), cycle(range(len(COLOURS))), strict=False):
         x, y = np.asarray(timesteps, float), np.asarray(gaps, float)
@@ -101,7 +122,9 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
     axes.set_xlabel("training timestep (0 is clean data)")
     axes.set_ylabel("Time-Gap [training timesteps]")
     axes.grid(alpha=0.3)
-    if curves:
+    if beside:
+        figure.legend(frameon=False, handlelength=3.5, fontsize="small", ncols=beside, loc="outside right center")
+    elif curves:
         axes.legend(frameon=False, handlelength=3.5)
     return figure
 
@@ -185,6 +208,42 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     for axes, (name, grid) in zip(panels, grids.items(), strict=False):
         axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, wrap=True)
+    return figure
+
+
+def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: str, lower_x_is_better: bool) -> Figure:
+    """Cost on a logarithmic axis against alignment, one line per name; the better, the lower and the further right.
+
+    Args:
+        lines: By name; one of a single point is a marker alone.
+        x_label: The metric of alignment.
+        y_label: The cost.
+        lower_x_is_better: Turn the axis of alignment round, as for an error.
+    """
+    figure, axes = _figure(6.4, 4.6)
+    for (name, line), style in zip(lines.items(), cycle(range(len(COLOURS))), strict=False):
+        colour = COLOURS[style]
+        axes.fill_between(line.grid, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            line.x,
+            line.y,
+            linestyle=LINES[style % len(LINES)] if len(line.x) > 1 else "none",
+            color=colour,
+            marker=MARKERS[style],
+            markersize=5,
+            linewidth=1.6,
+            label=name,
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    if lower_x_is_better:
+        axes.invert_xaxis()
+    axes.set_xlabel(f"{x_label} (better to the right)")
+    axes.set_ylabel(f"{y_label} (better below)")
+    axes.grid(alpha=0.3, which="both")
+    if lines:
+        axes.legend(frameon=False, handlelength=3.5)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Sampling of images of given classes."""
+"""Sampling of images of given classes and other attributes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import ImageSpace
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import comparison_strip, figure_pixels, sample_grid
-from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
+from tag_lightning.evaluation.image_targets import ClassTarget, ImageTarget
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import Condition
-from tag_lightning.metrics import FID, Accuracy, FeatureChoice, SampleMetric
+from tag_lightning.metrics import FID, Accuracy, Conjunction, FeatureChoice, QuantityError, SampleMetric
 
 _STRIP_COLUMNS = 4
 _STRIP_SAMPLES = 16
@@ -22,8 +22,10 @@ _STRIP_SAMPLES = 16
 class ImageTask(SamplingTask):
     """Images of given classes, measured by ``fid`` and by the ``accuracy`` of a classifier that did not guide.
 
-    Sample ``i`` is asked to be of class ``labels[i % len(labels)]``. A network is a shipped one's name
-    (``digits/guide``), a folder, a checkpoint, or a module.
+    Sample ``i`` is asked to be of class ``labels[i % len(labels)]``. Further targets ask for other attributes at the
+    same time; classes of several attributes are asked for in all combinations, the first attribute changing fastest.
+    Each target is a condition of its name. A network is a shipped one's name (``digits/guide``), a folder, a
+    checkpoint, or a module.
 
     Args:
         guide: Classifier of clean images whose gradient guides.
@@ -32,6 +34,8 @@ class ImageTask(SamplingTask):
         labels: The classes asked for, in turn; None asks for all of them.
         features: Features of the Frechet distance. ``auto`` is Inception if its weights are found, else the judge.
         metrics: Metrics beside the default ones.
+        further_targets: Further attributes asked for, by name: ``ClassTarget`` or ``QuantityTarget``. They add
+            ``accuracy_<name>`` and ``accuracy_all``, and ``mae_<name>`` of quantities.
     """
 
     axes = ("C", "H", "W")
@@ -44,52 +48,75 @@ class ImageTask(SamplingTask):
         labels: list[int] | None = None,
         features: FeatureChoice = "auto",
         metrics: list[SampleMetric] | None = None,
+        further_targets: dict[str, ImageTarget] | None = None,
     ) -> None:
         super().__init__(metrics)
-        self.sources = {"guide": guide, "judge": judge}
         self.attribute = attribute
-        self.labels = labels
         self.features = features
+        self.further: dict[str, ImageTarget] = further_targets or {}
+        self._own = ClassTarget(guide, judge, labels)
 
     def load(self) -> None:
-        example, counts = self.data.example, self.data.num_classes
-        if self.attribute not in counts:
-            listed = ", ".join(sorted(counts)) or "(none)"
-            raise ValueError(f"attribute is {self.attribute!r}, but the data have {listed}")
-        classes = counts[self.attribute]
-        networks = load_guide_and_judge(**self.sources, example=example)
-        for role, network in networks.items():
-            known = getattr(network, "num_classes", None)
-            if network is not None and known != classes:
-                raise ValueError(
-                    f"{role} {display_name(self.sources[role])} tells {known} classes apart, but the data have "
-                    f"{classes} of {self.attribute!r}"
-                )
-        self.guide, self.judge = networks["guide"], networks["judge"]
-        labels = list(range(classes)) if self.labels is None else self.labels
-        if not labels or not all(0 <= label < classes for label in labels):
-            raise ValueError(f"labels must be classes 0 .. {classes - 1} of {self.attribute!r}, got {self.labels}")
-        self._labels = torch.tensor(labels)
+        self._own = self._own.for_data(self.attribute, self.data)
+        self.guide, self.judge = self._own.guide, self._own.judge
+        bound: dict[str, ImageTarget] = {}
+        period = self._own.num_classes
+        for name, target in self.further.items():
+            try:
+                if name == self.attribute:
+                    raise ValueError("the task asks for this attribute already; change its labels, or the name")
+                bound[name] = target.for_data(name, self.data, period)
+            except ValueError as error:
+                raise ValueError(f"further_targets {name}: {error}") from error
+            period *= bound[name].num_classes
+        self.further = bound
 
     def default_metrics(self) -> list[SampleMetric]:
-        return [FID(self.features), Accuracy()]
+        return [FID(self.features), Accuracy(), Conjunction(), QuantityError()]
+
+    @property
+    def guided(self) -> bool:
+        return any(target.guide is not None for target in self._asked.values())
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        roles = [network for target in self.further.values() for network in (target.guide, target.judge)]
+        return super().networks + [network for network in roles if network is not None]
 
     def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
         return ImageSpace(self.sample_shape, indices, device)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """The classes asked of these samples, ``[B]``."""
-        return self._labels[torch.tensor(indices) % len(self._labels)]
+        """The classes of ``attribute`` asked of these samples, ``[B]``."""
+        return self._own.values(indices, self.seed)
+
+    def asked(self, attributes: Mapping[str, Tensor]) -> Tensor:
+        """True for real images, given by their attributes, of the classes of ``attribute`` asked for, ``[B]``."""
+        return self._own.asks_for(attributes[self.attribute])
 
     def conditions(self, indices: Sequence[int], device: torch.device) -> dict[str, Condition]:
-        return {} if self.guide is None else {self.attribute: Condition(self.guide, self.targets(indices).to(device))}
+        return {
+            name: target.condition(indices, self.seed, device)
+            for name, target in self._asked.items()
+            if target.guide is not None
+        }
 
     def attributes(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        return {self.attribute: self.targets(indices).to(device)}
+        values = {name: target.values(indices, self.seed) for name, target in self._asked.items()}
+        return {name: value.to(device) for name, value in values.items() if value is not None}
+
+    @property
+    def _asked(self) -> dict[str, ImageTarget]:
+        return {self.attribute: self._own, **self.further}
 
     def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:
         """A grid of samples per arm, and the first samples of all arms side by side."""
         samples = {name: result.samples for name, result in results.items()}
         grids = {f"samples/{name}": sample_grid(images) for name, images in samples.items()}
-        first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in samples.items()}
-        return grids | {"arms": figure_pixels(comparison_strip(first))}
+        return grids | {"arms": side_by_side(samples)}
+
+
+def side_by_side(sets: Mapping[str, Tensor]) -> Tensor:
+    """The first of several sets of images ``[B, C, H, W]`` side by side, bytes ``[3, H', W']``."""
+    first = {name: sample_grid(images[:_STRIP_SAMPLES], _STRIP_COLUMNS) for name, images in sets.items()}
+    return figure_pixels(comparison_strip(first))

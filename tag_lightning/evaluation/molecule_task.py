@@ -17,7 +17,7 @@ from tag_lightning.evaluation.molecule_figures import molecule_grid, property_hi
 from tag_lightning.evaluation.molecule_files import write_molecules
 from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
 from tag_lightning.evaluation.task import SamplingTask
-from tag_lightning.guidance import Condition, SquaredError
+from tag_lightning.guidance import Condition, Range, SquaredError
 from tag_lightning.metrics import MoleculeQuality, PhysicsError, PropertyError, SampleMetric
 from tag_lightning.networks import EGNNPropertyPredictor, PropertyPredictor
 
@@ -41,6 +41,7 @@ class MoleculeTask(SamplingTask):
         judge: Another predictor, which scores and never guides.
         physics: Also compute the properties of samples by GFN2-xTB (the extra ``physics``).
         metrics: Metrics beside the default ones.
+        ranges: Properties that are asked to lie in a range, by name, in place of a target for each sample.
     """
 
     axes = ("N", "3 + F")
@@ -54,8 +55,10 @@ class MoleculeTask(SamplingTask):
         judge: str | nn.Module | None = None,
         physics: bool = False,
         metrics: list[SampleMetric] | None = None,
+        ranges: dict[str, Range] | None = None,
     ) -> None:
         super().__init__(metrics)
+        self.ranges = ranges or {}
         self.sources = {"guide": guide, "judge": judge}
         self.physics = physics
 
@@ -82,6 +85,10 @@ class MoleculeTask(SamplingTask):
         stable_atoms(torch.tensor([elements]), torch.zeros(1, len(elements), 3))
         names = [name for network in (self.guide, self.judge) if network is not None for name in network.properties]
         self.properties = tuple(dict.fromkeys(names))
+        unknown = [name for name in self.ranges if name not in self.properties]
+        if unknown:
+            known = ", ".join(self.properties) or "none"
+            raise ValueError(f"ranges has {unknown[0]!r}, which neither guide nor judge predicts; known are {known}")
         self._train = self.data.table("train")
         self._labelled = self._rows_with(self.properties)
 
@@ -119,14 +126,19 @@ class MoleculeTask(SamplingTask):
         if self.guide is None:
             return {}
         targets = self.targets(indices, self.guide.properties).to(device)
-        return {
-            name: Condition(_Output(self.guide, k), targets[:, k], SquaredError(self.guide.spread[k]))
-            for k, name in enumerate(self.guide.properties)
-        }
+        conditions = {}
+        for k, (name, spread) in enumerate(zip(self.guide.properties, self.guide.spread, strict=True)):
+            output = _Output(self.guide, k)
+            if name in self.ranges:
+                conditions[name] = self.ranges[name].condition(output, len(targets), spread)
+            else:
+                conditions[name] = Condition(output, targets[:, k], SquaredError(spread))
+        return conditions
 
     def attributes(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         drawn = self._sources_of(indices)
-        return {name: values[drawn].to(device) for name, values in self._train.attributes.items()}
+        asked = {name: values for name, values in self._train.attributes.items() if name not in self.ranges}
+        return {name: values[drawn].to(device) for name, values in asked.items()}
 
     def order(self) -> list[int]:
         """By size, so that a chunk wastes little on padding."""
@@ -148,11 +160,13 @@ class MoleculeTask(SamplingTask):
             shown = range(min(_DRAWN, len(result.samples)))
             numbers, positions = self.encoding.decode(result.samples[: len(shown)], self.mask(shown))
             pictures[f"samples/{name}"] = molecule_grid(numbers, positions, self._legends(result, len(shown)))
-        if self.judge is not None:
-            units = {name: _unit(name) for name in self.judge.properties}
-            judged = {name: result.rows["judged"] for name, result in results.items()}
+        properties = () if self.judge is None else self.judge.properties
+        columns = [k for k, name in enumerate(properties) if name not in self.ranges]
+        if columns:
+            units = {properties[k]: _unit(properties[k]) for k in columns}
+            judged = {name: result.rows["judged"][:, columns] for name, result in results.items()}
             count = len(next(iter(judged.values())))
-            targets = self.targets(range(count), self.judge.properties)
+            targets = self.targets(range(count), list(units))
             pictures["properties"] = figure_pixels(property_histograms(judged, targets, units))
         return pictures
 
@@ -163,8 +177,9 @@ class MoleculeTask(SamplingTask):
 
     def _fields(self, result: ArmResult) -> list[dict[str, float]]:
         count = len(result.samples)
-        names = [f"target_{name}" for name in self.properties]
-        columns = dict(zip(names, self.targets(range(count)).T, strict=True))
+        asked = [name for name in self.properties if name not in self.ranges]
+        targets = self.targets(range(count), asked).T
+        columns = {f"target_{name}": values for name, values in zip(asked, targets, strict=True)}
         if self.judge is not None:
             columns |= dict(zip(self.judge.properties, result.rows["judged"][:count].T, strict=True))
         for metric in self.metrics:
@@ -179,7 +194,8 @@ class MoleculeTask(SamplingTask):
         for k, (name, targets) in enumerate(zip(names, self.targets(range(count), names).T, strict=True)):
             for i in range(count):
                 value = float(result.rows["judged"][i, k])
-                legends[i] += f"{name} {value:.2f} (target {float(targets[i]):.2f}) {_unit(name)}\n"
+                asked = self.ranges.get(name) or f"target {float(targets[i]):.2f}"
+                legends[i] += f"{name} {value:.2f} ({asked}) {_unit(name)}\n"
         return [legend.strip() for legend in legends]
 
     def _sources_of(self, indices: Sequence[int]) -> Tensor:

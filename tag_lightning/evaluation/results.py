@@ -18,7 +18,11 @@ from torch import Tensor, nn
 
 import tag_lightning
 from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.arms import SweepPoint
+from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.report import write_pictures, write_results, write_time_gaps
+from tag_lightning.evaluation.sample_rows import SampleRows
+from tag_lightning.evaluation.seed_results import ROWS_FILE, Measures
 from tag_lightning.evaluation.task import SamplingTask
 
 ABSENT = "\N{EN DASH}"
@@ -70,6 +74,11 @@ class Results(Mapping[str, ArmResult]):
         """Value by metric, by arm."""
         return {name: result.figures for name, result in self.items()}
 
+    @property
+    def points(self) -> dict[str, SweepPoint]:
+        """Places of the arms on the curves of sweeps, by arm; arms outside of sweeps are missing."""
+        return {name: result.point for name, result in self.items() if result.point is not None}
+
     def payload(self, config: Any = None, **context: Any) -> dict[str, Any]:
         """The content of ``results.json``.
 
@@ -78,6 +87,8 @@ class Results(Mapping[str, ArmResult]):
             **context: Further entries, such as the ``global_step`` of the weights.
         """
         payload = {"arms": self.figures, "seed": self.task.seed, "config": config, "versions": versions()} | context
+        if self.points:
+            payload["sweep"] = {arm: point._asdict() for arm, point in self.points.items()}
         return payload | {
             "features": self.task.features_name,
             "num_reference": self.task.num_reference,
@@ -90,19 +101,34 @@ class Results(Mapping[str, ArmResult]):
         return self.task.pictures(self.arms, self.predictor)
 
     def save_figures(self, folder: str | Path, config: Any = None, **context: Any) -> dict[str, Tensor]:
-        """Write ``results.json`` and the Time-Gap curves into ``folder``; arguments as of ``payload``.
+        """Write ``results.json``, rows of sweeps and Time-Gap curves into ``folder``; arguments as of ``payload``.
 
         Returns:
             The picture of the curves by name, if there are any.
         """
         folder = Path(folder)
+        if self.points:  # before the results: whoever finds those finds the rows of the same samples
+            SampleRows.of(self.arms, self.task).write(folder / ROWS_FILE)
         write_results(folder / "results.json", self.payload(config, **context))
         curves = {name: (r.timesteps, r.gaps) for name, r in self.items() if r.gaps is not None}
         return {"time_gap": write_time_gaps(folder, curves)} if curves else {}
 
+    def save_frontier(self, folder: str | Path) -> Frontier | None:
+        """Write the frontier of the sweeps into ``folder``, where ``save_figures`` wrote before.
+
+        Returns:
+            The frontier; None if no arm was swept or the task does not measure alignment and quality.
+        """
+        if not self.points or Measures.of(self.figures) is None:
+            return None
+        frontier = Frontier.read([Path(folder) / "results.json"])
+        frontier.save(folder)
+        return frontier
+
     def save(self, folder: str | Path, config: Any = None, **context: Any) -> None:
-        """Write figures, Time-Gap curves and pictures into ``folder``; arguments as of ``payload``."""
+        """Write figures, Time-Gap curves, frontier and pictures into ``folder``; arguments as of ``payload``."""
         self.save_figures(folder, config, **context)
+        self.save_frontier(folder)
         write_pictures(Path(folder), self.pictures())
 
 

@@ -101,6 +101,11 @@ class SamplingTask(ABC):
         return []
 
     @property
+    def guided(self) -> bool:
+        """True if some network can guide, so that there is a condition."""
+        return self.guide is not None
+
+    @property
     def features_name(self) -> str | None:
         """The features of Frechet distances; None without one."""
         return next((metric.features_name for metric in self.metrics if hasattr(metric, "features_name")), None)

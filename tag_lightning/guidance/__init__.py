@@ -11,6 +11,12 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
+from tag_lightning.guidance.langevin import LangevinCorrector
+from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
+from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
+from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
+from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -20,6 +26,10 @@ from tag_lightning.guidance.strengths import (
     Strength,
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
+from tag_lightning.guidance.tangential import TangentialGuidance
+from tag_lightning.guidance.time_correction import TimeCorrection
+from tag_lightning.guidance.time_shift import TimeShift
+from tag_lightning.guidance.timestep_contrast import SelfGuidance, TimestepGuidance
 from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
 from tag_lightning.guidance.wrapper import GuidanceWrapper
@@ -32,25 +42,40 @@ __all__ = [
     "TFG",
     "UGD",
     "AdaptiveMoments",
+    "ClassifierFreeNoiseAwareness",
     "ClassifierGuidance",
     "Condition",
     "ConditionedGuidance",
     "ConstantStrength",
     "Corruption",
     "Drift",
+    "EpsilonScaling",
     "Evidence",
     "FixedLengthSteps",
     "FreeDoM",
     "Guidance",
     "GuidanceWrapper",
+    "Hinge",
     "JointCondition",
+    "LangevinCorrector",
+    "MoreRedAS",
+    "MoreRedITP",
+    "NoiseAwarenessGuidance",
+    "NoiseLevelCorrection",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "Range",
     "ResidualDPS",
+    "SelfGuidance",
     "SquaredError",
     "Strength",
+    "TangentialGuidance",
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
+    "TimeCorrection",
+    "TimePredictorLevelCorrection",
+    "TimeShift",
+    "TimestepGuidance",
     "TrustRegion",
     "residual_norm",
 ]

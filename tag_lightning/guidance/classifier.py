@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tag_lightning.diffusion import Predict, Prediction, Step, per_sample
-from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
+from tag_lightning.diffusion import Predict, Prediction, Run, Step, per_sample
+from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, Conditions, JointCondition
 
 
 class ClassifierGuidance(ConditionedGuidance):
@@ -27,6 +28,7 @@ class ClassifierGuidance(ConditionedGuidance):
         ValueError: If ``scale`` is negative or not finite.
     """
 
+    cost = "denoiser 1 / 0, classifier 1 / 1"
     needs_grad = False
 
     def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:
@@ -34,6 +36,22 @@ class ClassifierGuidance(ConditionedGuidance):
         if not 0 <= scale < math.inf:
             raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
         self.scale = scale
+
+    def for_run(self, run: Run) -> Self:
+        """As ``ConditionedGuidance.for_run``.
+
+        Raises:
+            ValueError: If the run has no such condition, or its predictor does not take ``timesteps``.
+        """
+        ready = super().for_run(run)
+        conditions = ready.condition.conditions if isinstance(ready.condition, JointCondition) else [ready.condition]
+        for condition in conditions:
+            if isinstance(condition, Condition) and not _takes_timesteps(condition.predictor):
+                raise ValueError(
+                    f"{type(self).__name__} needs a predictor of noisy samples, which is told their timesteps, but "
+                    f"{type(condition.predictor).__name__} sees clean samples alone; use a method such as DPS"
+                )
+        return ready
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
@@ -54,3 +72,11 @@ class ClassifierGuidance(ConditionedGuidance):
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x)
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
         return step.space.project(gradient)
+
+
+def _takes_timesteps(predictor: nn.Module) -> bool:
+    try:
+        parameters = inspect.signature(predictor.forward).parameters
+    except ValueError:  # a scripted module does not tell
+        return True
+    return "timesteps" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

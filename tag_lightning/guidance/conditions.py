@@ -22,7 +22,12 @@ def residual_norm(output: Tensor, target: Tensor) -> Tensor:
     """Euclidean distance of a measurement ``output`` from ``target``, both ``[B, ...]``, ``[B]``.
 
     The loss of restoration tasks (Chung et al. 2023), where ``output`` is the blurred or masked sample.
+
+    Raises:
+        ValueError: If the shapes differ, which broadcasting would hide.
     """
+    if output.shape != target.shape:
+        raise ValueError(f"the operator gives {list(output.shape)}, but the measurement is {list(target.shape)}")
     return (output - target).flatten(1).norm(dim=1)
 
 
@@ -113,9 +118,15 @@ class ConditionedGuidance(Guidance):
         condition: The condition on clean samples; or the name of one of the run's conditions, or several names, whose
             log-likelihoods are summed. None takes all conditions of the run (see ``for_run``).
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Attributes:
+        guide_clipped: The guide sees ``x0_hat`` inside the range of the space and is differentiated through the clamp,
+            as in the published code of TFG. Otherwise it sees the estimate as it is. The solver clips in both cases.
     """
 
+    cost = "denoiser 1 / 1, guide 1 / 1"
     needs_grad = True
+    guide_clipped: bool = False
     condition: Conditions = None
 
     def __init__(self, condition: Conditions = None, **interval: Any) -> None:
@@ -152,6 +163,10 @@ class ConditionedGuidance(Guidance):
         """The likelihood whose gradient is followed, ``[B]``; methods that average over noise override it."""
         return self.log_likelihood(x0, **step.space.inputs)
 
+    def clean_estimate(self, prediction: Prediction, step: Step) -> Tensor:
+        """``x0_hat [B, ...]`` as the guide sees it, with its graph."""
+        return step.space.clip(prediction.x0) if self.guide_clipped else prediction.x0
+
     def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """``grad_x log p(c | x0_hat(x))`` through the denoiser, ``[B, ...]``, projected onto the space.
 
@@ -161,7 +176,7 @@ class ConditionedGuidance(Guidance):
             step: The step they are at.
         """
         with torch.enable_grad():
-            log_likelihood = self.smoothed(prediction.x0, step)
+            log_likelihood = self.smoothed(self.clean_estimate(prediction, step), step)
             # Other guidances of the same step may differentiate this prediction as well.
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)

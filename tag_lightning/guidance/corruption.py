@@ -42,6 +42,8 @@ class Drift(Guidance):
         ValueError: If ``rate`` is not finite.
     """
 
+    needs_prediction = False
+
     def __init__(self, rate: float, **interval: Any) -> None:
         super().__init__(**interval)
         if not math.isfinite(rate):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.diffusion import Guidance, Prediction, Proposal, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 
@@ -21,6 +22,7 @@ class DSG(ConditionedGuidance):
         condition: See ``ConditionedGuidance``.
         weight: ``g_r`` in [0, 1]; 0 keeps the random direction, 1 follows the gradient alone.
         every: Acts at every so many steps, at least 1.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -30,7 +32,14 @@ class DSG(ConditionedGuidance):
 
     needs_noise = True
 
-    def __init__(self, condition: Conditions = None, weight: float = 0.1, every: int = 1, **interval: Any) -> None:
+    def __init__(
+        self,
+        condition: Conditions = None,
+        weight: float = 0.1,
+        every: int = 1,
+        guide_clipped: bool = False,
+        **interval: Any,
+    ) -> None:
         super().__init__(condition, **interval)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must lie in [0, 1], got {weight}")
@@ -38,6 +47,16 @@ class DSG(ConditionedGuidance):
             raise ValueError(f"every must be at least 1, got {every}")
         self.weight = weight
         self.every = every
+        self.guide_clipped = guide_clipped
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        for other in before:
+            if other.needs_noise:
+                raise ValueError(
+                    f"{type(other.innermost).__name__} and {type(self).__name__} both choose the noise of the same "
+                    "steps, and the later would undo the earlier; keep one, or give them intervals (start, stop) that "
+                    "do not overlap"
+                )
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if proposal.std == 0 or step.index % self.every:  # the step that ends at the data has no sphere

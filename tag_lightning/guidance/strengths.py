@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import NonFiniteError, Step
+from tag_lightning.diffusion.arguments import Rebuildable
 
 
 class Evidence(NamedTuple):
@@ -31,7 +32,7 @@ StrengthRule: TypeAlias = Callable[[Evidence, Step], Tensor | float]
 """Returns ``omega`` for the evidence of a step: a number, or one per sample ``[B]``."""
 
 
-class Strength(ABC):
+class Strength(Rebuildable, ABC):
     """A rule for the factor ``omega`` in ``x + omega * score``. Any callable of the same form will do."""
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +13,10 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import BoxSpace, Guidance, Predict, Prediction, Proposal, Run, SampleNoise, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
-
-# The number of timesteps where no denoiser tells it.
-_UNKNOWN = 0
+from tag_lightning.guidance.time_posterior import UNKNOWN, TimePredictorGuidance
 
 
-class TemporalAlignment(Guidance):
+class TemporalAlignment(TimePredictorGuidance):
     """Moves each sample towards the marginal of its own timestep before it is denoised (Algorithm 1).
 
     ``x_t <- x_t + omega * grad_x log p(t | x_t)``. Costs one forward and one backward pass of the predictor per step.
@@ -29,7 +26,6 @@ class TemporalAlignment(Guidance):
             keyword arguments. None takes the time predictor of the run (see ``for_run``).
         strength: The factor ``omega``: a constant number, a ``Strength``, or any callable
             ``(evidence, step) -> omega``. Rules that compare with real data read the predictor's ``typical_nll [T]``.
-            None is the strength of the run, ``PolyakStrength()`` unless it states another.
         conditions: Conditioned guidances that look ahead. The correction is evaluated at the sample already moved by
             them, in order, as for several conditions in the paper, and applied to the sample itself. Each costs a
             guided denoiser call. The gradient is not taken through these moves.
@@ -39,29 +35,32 @@ class TemporalAlignment(Guidance):
         ValueError: If a constant strength is negative or not finite.
     """
 
+    cost = "denoiser 1 / 0, predictor 1 / 1"
+
     def __init__(
         self,
         predictor: nn.Module | None = None,
-        strength: float | Strength | None = None,
+        strength: float | Strength = PolyakStrength(),
         conditions: Sequence[ConditionedGuidance] = (),
         **interval: Any,
     ) -> None:
-        super().__init__(**interval)
-        self.predictor = predictor
-        self.strength: StrengthRule = PolyakStrength() if strength is None else as_rule(strength)
+        super().__init__(predictor, **interval)
+        self.strength: StrengthRule = as_rule(strength)
         self.conditions = tuple(conditions)
-        self._strength_is_open = strength is None
 
     def for_run(self, run: Run) -> Self:
-        ready = copy.copy(self)
-        if ready.predictor is None:
-            ready.predictor = run.predictor
-        if self._strength_is_open and run.strength is not None:
-            ready.strength = as_rule(run.strength)
+        ready = super().for_run(run)
         ready.conditions = tuple(condition.for_run(run) for condition in self.conditions)
-        if ready.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
         return ready
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        blind = [type(other).__name__ for other in before if not other.keeps_graph]
+        looking = [type(condition).__name__ for condition in self.conditions if condition.needs_grad]
+        if blind and looking:
+            raise ValueError(
+                f"{looking[0]} cannot look ahead through {blind[0]}, which predicts without a graph; put "
+                f"{type(self).__name__} with its conditions before it in the list"
+            )
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
@@ -81,7 +80,7 @@ class TemporalAlignment(Guidance):
             x, indices = x.clone(), range(len(x))
             space = BoxSpace(x.shape[1:], indices, x.device, x.dtype)
             space.inputs = {name: value.clone() for name, value in (inputs or {}).items()}
-            step = Step(0, timestep, None, math.nan, 1.0, _UNKNOWN, (), space, SampleNoise(0, indices))
+            step = Step(0, timestep, None, math.nan, 1.0, UNKNOWN, (), space, SampleNoise(0, indices))
             score = self.evidence(x, step).score
         step.checks.settle()
         return score
@@ -97,27 +96,13 @@ class TemporalAlignment(Guidance):
 
     def evidence(self, x: Tensor, step: Step) -> Evidence:
         """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
-        if self.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-        t, total = step.timestep, step.num_timesteps
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            logits = self.predictor(x, **step.space.inputs)
-            known = logits.shape[1]
-            if t >= known or total not in (known, _UNKNOWN):
-                other = f"the sample is at {t}" if total == _UNKNOWN else f"the denoiser has {total}"
-                raise ValueError(
-                    f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of "
-                    "the denoiser"
-                )
-            log_posterior = logits.log_softmax(1)[:, t]
-            (score,) = torch.autograd.grad(log_posterior.sum(), x)
-        step.checks.require_finite(t, the_time_predictor=logits, the_gradient_of_the_time_predictor=score)
+        score, log_posterior = self.time_score(x, step)
+        t = step.timestep
         if "typical_nll" not in step.state:  # read once per run, since it waits for the device
             typical: Any = getattr(self.predictor, "typical_nll", None)
             measured = () if typical is None else enumerate(typical.isnan().tolist())
             step.state["typical_nll"] = {k: typical[k] for k, missing in measured if not missing}
-        return Evidence(-log_posterior.detach(), step.space.project(score), step.state["typical_nll"].get(t))
+        return Evidence(-log_posterior, score, step.state["typical_nll"].get(t))
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):
@@ -132,8 +117,10 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    needs_prediction = False
+
     def __init__(
-        self, predictor: nn.Module | None = None, strength: float | Strength | None = None, **interval: Any
+        self, predictor: nn.Module | None = None, strength: float | Strength = PolyakStrength(), **interval: Any
     ) -> None:
         super().__init__(predictor, strength, **interval)
 

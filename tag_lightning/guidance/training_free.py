@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Prediction, Proposal, Recurrence, Step, per_sample
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Recurrence, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 
 StepSchedule = Literal["increase", "decrease", "constant"]
@@ -25,8 +26,9 @@ class TFG(ConditionedGuidance):
     - mean guidance ``x0 <- x0 + mu_t grad_{x0} L~(x0)``, several times, and ``Delta_0`` the sum of its moves;
     - ``x_{t_next} <- x_{t_next} + sqrt(a' / a) Delta_t + sqrt(a') Delta_0``.
 
-    With ``rho = 0`` the denoiser runs no backward pass. The published code clips ``x0_hat`` before the guide and
-    differentiates through the clamp; here the guide sees the unclipped estimate unless ``guide_clipped``.
+    With ``rho = 0`` the denoiser runs no backward pass. The published code clips ``x0_hat`` first: variance guidance
+    differentiates through the clamp, mean guidance starts from the clipped estimate and may leave the range again. That
+    is ``guide_clipped``; without it both see the estimate as it is. The solver clips in both cases.
 
     Args:
         condition: See ``ConditionedGuidance``.
@@ -39,13 +41,15 @@ class TFG(ConditionedGuidance):
         mu_schedule: Course of ``mu_t``.
         clip: Longest gradient, as a root mean square over the sample's degrees of freedom, above 0. Near pure noise
             Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None does not clip.
-        guide_clipped: The guide sees ``x0_hat`` inside the range of the space.
+        guide_clipped: The guide sees ``x0_hat`` inside the range of the space, as above.
         recurrence: Number of times each step is taken.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
         ValueError: If a number is out of range, or a schedule unknown.
     """
+
+    cost = "denoiser 1 / 1, guide K + K n / K + K n"
 
     def __init__(
         self,
@@ -87,7 +91,9 @@ class TFG(ConditionedGuidance):
             factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
             proposal = proposal.moved(factor * self.variance_displacement(x, prediction, step))
         if self.mu > 0:
-            proposal = proposal.moved(math.sqrt(step.next_alpha_bar) * self.mean_displacement(prediction.x0, step))
+            proposal = proposal.moved(
+                math.sqrt(step.next_alpha_bar) * self.mean_displacement(self.clean_estimate(prediction, step), step)
+            )
         return proposal
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
@@ -96,7 +102,9 @@ class TFG(ConditionedGuidance):
         if self.rho > 0:
             move = move + self.variance_displacement(x, prediction, step)
         if self.mu > 0:
-            move = move + math.sqrt(step.alpha_bar) * self.mean_displacement(prediction.x0, step)
+            move = move + math.sqrt(step.alpha_bar) * self.mean_displacement(
+                self.clean_estimate(prediction, step), step
+            )
         return move
 
     def variance_displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
@@ -129,8 +137,6 @@ class TFG(ConditionedGuidance):
 
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""
-        if self.guide_clipped:
-            x0 = step.space.clip(x0)
         if self.gamma == 0:
             return self.log_likelihood(x0, **step.space.inputs)
         gamma = self.gamma * math.sqrt(1 - step.alpha_bar)
@@ -155,6 +161,8 @@ class DPS(TFG):
         ValueError: If ``scale`` is negative or ``clip`` not positive, or one is not finite.
     """
 
+    cost = "denoiser 1 / 1, guide 1 / 1"
+
     def __init__(
         self,
         condition: Conditions = None,
@@ -177,10 +185,12 @@ class ResidualDPS(DPS):
     Meant for ``residual_norm`` as the loss: the step then does not shrink with the residual.
     """
 
+    cost = "denoiser 1 / 1, guide 2 / 1"
+
     def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         gradient = super().gradient(x, prediction, step)
         with torch.no_grad():
-            loss = self.smoothed(prediction.x0, step).abs()
+            loss = self.smoothed(self.clean_estimate(prediction, step), step).abs()
         return gradient / per_sample(loss.clamp(min=torch.finfo(loss.dtype).tiny), gradient)
 
 
@@ -195,8 +205,11 @@ class LGD(TFG):
         num_draws: Noise draws, at least 1.
         gamma: See ``TFG``.
         clip: See ``TFG``.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser 1 / 1, guide K / K"
 
     def __init__(
         self,
@@ -205,9 +218,20 @@ class LGD(TFG):
         num_draws: int = 10,
         gamma: float = 1.0,
         clip: float | None = None,
+        guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        super().__init__(condition, scale, 0, gamma, num_draws, rho_schedule="constant", clip=clip, **interval)
+        super().__init__(
+            condition,
+            scale,
+            0,
+            gamma,
+            num_draws,
+            rho_schedule="constant",
+            clip=clip,
+            guide_clipped=guide_clipped,
+            **interval,
+        )
 
 
 class FreeDoM(TFG):
@@ -218,8 +242,11 @@ class FreeDoM(TFG):
         scale: Mean guidance scale, at least 0.
         recurrence: Number of times each step is taken.
         clip: See ``TFG``.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser r / r, guide r / r"
 
     def __init__(
         self,
@@ -227,9 +254,10 @@ class FreeDoM(TFG):
         scale: float = 1.0,
         recurrence: int = 2,
         clip: float | None = None,
+        guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        super().__init__(condition, scale, 0, clip=clip, recurrence=recurrence, **interval)
+        super().__init__(condition, scale, 0, clip=clip, guide_clipped=guide_clipped, recurrence=recurrence, **interval)
 
 
 class MPGD(TFG):
@@ -243,8 +271,11 @@ class MPGD(TFG):
         num_iterations: Moves per step.
         mu_schedule: Course of the step length.
         clip: See ``TFG``.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser 1 / 0, guide n / n"
 
     def __init__(
         self,
@@ -253,10 +284,18 @@ class MPGD(TFG):
         num_iterations: int = 1,
         mu_schedule: StepSchedule = "constant",
         clip: float | None = None,
+        guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
         super().__init__(
-            condition, 0, scale, num_iterations=num_iterations, mu_schedule=mu_schedule, clip=clip, **interval
+            condition,
+            0,
+            scale,
+            num_iterations=num_iterations,
+            mu_schedule=mu_schedule,
+            clip=clip,
+            guide_clipped=guide_clipped,
+            **interval,
         )
 
 
@@ -273,8 +312,13 @@ class UGD(TFG):
         num_iterations: Moves of backward guidance per step.
         recurrence: Number of times each step is taken.
         clip: See ``TFG``.
+        guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
+
+    cost = "denoiser r / r, guide r (1 + n) / r (1 + n)"
+    keeps_graph = False
+    propose = Guidance.propose  # the move is in the prediction already
 
     def __init__(
         self,
@@ -284,6 +328,7 @@ class UGD(TFG):
         num_iterations: int = 1,
         recurrence: int = 2,
         clip: float | None = None,
+        guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
         super().__init__(
@@ -294,12 +339,18 @@ class UGD(TFG):
             rho_schedule="constant",
             mu_schedule="constant",
             clip=clip,
+            guide_clipped=guide_clipped,
             recurrence=recurrence,
             **interval,
         )
 
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        return proposal
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        blind = [type(other).__name__ for other in before if not other.keeps_graph]
+        if blind and self.rho > 0:
+            raise ValueError(
+                f"{type(self).__name__} cannot differentiate through {blind[0]}, which predicts without a graph; keep "
+                "one of them, or set the scale of the later to 0"
+            )
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         with torch.enable_grad():
@@ -310,7 +361,7 @@ class UGD(TFG):
         if self.rho > 0:
             move = noise**2 / signal * self.variance_displacement(x, prediction, step)
         if self.mu > 0:
-            move = move + self.mean_displacement(prediction.x0, step)
+            move = move + self.mean_displacement(self.clean_estimate(prediction, step), step)
         prediction = prediction.detach()
         return prediction._replace(epsilon=prediction.epsilon - signal / noise * move, x0=prediction.x0 + move)
 

@@ -32,13 +32,18 @@ class TrustRegion(GuidanceWrapper):
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
-        ValueError: If ``kappa`` is not a positive finite number.
+        ValueError: If ``kappa`` is not a positive finite number, or ``guidance`` does not move the proposal's mean.
     """
 
     def __init__(self, guidance: ConditionedGuidance, kappa: float = 0.03, **interval: Any) -> None:
         super().__init__(guidance, **interval)
         if not 0 < kappa < math.inf:
             raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
+        if guidance.needs_noise:
+            raise ValueError(
+                f"{type(self).__name__} cannot bound {type(guidance.innermost).__name__}, which turns the noise of the "
+                "step and leaves its mean; use it alone, or bound a method such as DPS, TFG or MPGD"
+            )
         self.kappa = kappa
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:

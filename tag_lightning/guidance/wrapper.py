@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self
 
 from torch import Tensor
@@ -19,11 +20,18 @@ class GuidanceWrapper(ConditionedGuidance):
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
-        ValueError: If ``guidance`` changes the prediction rather than the proposal.
+        ValueError: If ``guidance`` does not move the proposal towards a condition.
     """
+
+    cost = "as the wrapped method"
 
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
         super().__init__(**interval)
+        if not isinstance(guidance, ConditionedGuidance):
+            raise ValueError(
+                f"{type(self).__name__} cannot wrap {type(guidance).__name__}, which follows no condition; wrap a "
+                "method such as DPS, TFG or MPGD"
+            )
         if type(guidance.innermost).denoise is not Guidance.denoise:
             raise ValueError(
                 f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which changes the prediction "
@@ -42,6 +50,9 @@ class GuidanceWrapper(ConditionedGuidance):
         ready = copy.copy(self)
         ready.guidance = self.guidance.for_run(run)
         return ready
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        self.guidance.require_company(before, after)
 
     def acts(self, timestep: int) -> bool:
         return super().acts(timestep) and self.guidance.acts(timestep)

@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
     FeatureChoice,
@@ -12,10 +13,15 @@ from tag_lightning.metrics.features import (
     to_uint8,
 )
 from tag_lightning.metrics.frechet import FID, FrechetDistance
+from tag_lightning.metrics.inception_score import InceptionScore
+from tag_lightning.metrics.kernel_distance import KID
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
+from tag_lightning.metrics.perceptual_distance import LPIPS
 from tag_lightning.metrics.physics import PhysicsError
 from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
+from tag_lightning.metrics.quantity_error import QuantityError
+from tag_lightning.metrics.restoration import PSNR, SSIM
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
@@ -23,17 +29,24 @@ from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
     "FID",
+    "KID",
+    "LPIPS",
+    "PSNR",
+    "SSIM",
     "Accuracy",
+    "Conjunction",
     "FeatureChoice",
     "FeatureExtractor",
     "FrechetDistance",
     "InceptionFeatures",
+    "InceptionScore",
     "JudgeFeatures",
     "MoleculeQuality",
     "PhysicsError",
     "PixelFeatures",
     "PrecisionRecall",
     "PropertyError",
+    "QuantityError",
     "RowsByIndex",
     "SampleMetric",
     "TimeCalibration",

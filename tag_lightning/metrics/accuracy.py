@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from tag_lightning.metrics.sample_metric import SampleMetric
@@ -25,3 +26,7 @@ class Accuracy(SampleMetric):
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(rows["correct"].mean())}
+
+    def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        correct = rows["correct"].flatten()
+        return {"accuracy": (correct, torch.ones_like(correct))}

@@ -53,3 +53,34 @@ class FeatureMetric(SampleMetric):
     def real_features(self, batch: Any, device: torch.device) -> Tensor:
         """Features of a batch of real images, ``[B, D]`` on the CPU."""
         return self.extract(batch.x.to(device)).cpu()
+
+
+class RealFeatureMetric(FeatureMetric):
+    """Keeps the features of all real images, for metrics that need more of them than their moments.
+
+    Args:
+        features: See ``FeatureMetric``.
+        column: Name of the row quantity.
+    """
+
+    def __init__(self, features: FeatureChoice, column: str) -> None:
+        super().__init__(features, column)
+        self._real: list[Tensor] = []
+
+    def for_task(self, task: Any) -> Self:
+        bound = super().for_task(task)
+        bound._real = []
+        return bound
+
+    def add_real(self, batch: Any, device: torch.device) -> None:
+        self._real.append(self.real_features(batch, device))
+
+    @property
+    def has_real(self) -> bool:
+        """True if real images were added."""
+        return bool(self._real)
+
+    def evenly_spaced(self, count: int) -> Tensor:
+        """Features of ``count`` real images, evenly spaced in the training data, or of all if there are fewer."""
+        real = torch.cat(self._real)
+        return real[torch.linspace(0, len(real) - 1, min(len(real), count)).round().long()]

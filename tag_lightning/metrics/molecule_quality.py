@@ -35,9 +35,15 @@ class MoleculeQuality(SampleMetric):
         self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        return molecule_quality(*self._decoded(rows), self._known)
+
+    def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        real, stable, _ = _atoms(*self._decoded(rows))
+        return {"atom_stability": (stable.sum(1).double(), real.sum(1).double())}
+
+    def _decoded(self, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         x = rows["molecules"].reshape(-1, *self.task.sample_shape)
-        numbers, positions = self.task.encoding.decode(x, self.task.mask(range(len(x))))
-        return molecule_quality(numbers, positions, self._known)
+        return self.task.encoding.decode(x, self.task.mask(range(len(x))))
 
 
 def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:
@@ -54,9 +60,7 @@ def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] 
             out.
     """
     numbers, positions = numbers.cpu(), positions.cpu()
-    real = numbers > 0
-    finite = (positions.isfinite().all(-1) | ~real).all(1)
-    stable = stable_atoms(numbers, positions) & finite[:, None]
+    real, stable, finite = _atoms(numbers, positions)
     found = [
         canonical_smiles(molecule(z, x)) for z, x, good in zip(numbers, positions, finite, strict=True) if bool(good)
     ]
@@ -71,3 +75,10 @@ def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] 
     if known is not None:
         figures["novelty"] = sum(smiles not in known for smiles in distinct) / max(1, len(distinct))
     return figures | {"nan": float((~finite).double().mean())}
+
+
+def _atoms(numbers: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Real and stable atoms ``[B, N]``, and molecules all of whose positions are finite, ``[B]``."""
+    real = numbers > 0
+    finite = (positions.isfinite().all(-1) | ~real).all(1)
+    return real, stable_atoms(numbers, positions) & finite[:, None], finite

@@ -65,7 +65,16 @@ class PhysicsError(SampleMetric):
         self.reference = self.errors(*self._measured_real("test"))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        return self.errors(rows["physics"], self.task.targets(range(len(rows["physics"]))))
+        """As ``errors``; a property asked to lie in a range has ``xtb_within_<property>``, a share, instead."""
+        measured = rows["physics"]
+        figures = self.errors(measured, self.task.targets(range(len(measured))))
+        good = measured.isfinite().all(1)
+        for name in self.task.ranges.keys() & set(self.judged):
+            slope, offset = self.lines[name]
+            values = slope * measured[good, self.judged.index(name)] + offset
+            del figures[f"xtb_mae_{name}"]
+            figures[f"xtb_within_{name}"] = float((self.task.ranges[name].distance(values) == 0).double().mean())
+        return figures
 
     def measure(self, numbers: Tensor, positions: Tensor) -> Tensor:
         """The judged properties and the largest force (hartree/bohr), ``[B, K + 1]`` float64.

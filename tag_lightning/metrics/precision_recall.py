@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from tag_lightning.metrics.feature_metric import FeatureMetric
+from tag_lightning.metrics.feature_metric import RealFeatureMetric
 from tag_lightning.metrics.features import FeatureChoice
 
 
-class PrecisionRecall(FeatureMetric):
+class PrecisionRecall(RealFeatureMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991, Eq. 1 and 2), by torch-fidelity.
 
     ``precision`` is the share of samples inside the union of balls around real images, each as wide as the distance to
@@ -34,11 +33,9 @@ class PrecisionRecall(FeatureMetric):
         if neighborhood < 1:
             raise ValueError(f"neighborhood must be at least 1, got {neighborhood}")
         self.neighborhood = neighborhood
-        self._real: list[Tensor] = []
 
     def for_task(self, task: Any) -> Self:
         bound = super().for_task(task)
-        bound._real = []
         if task.num_samples <= self.neighborhood:
             raise ValueError(
                 f"num_samples is {task.num_samples}, but PrecisionRecall needs more than its neighborhood, "
@@ -46,16 +43,13 @@ class PrecisionRecall(FeatureMetric):
             )
         return bound
 
-    def add_real(self, batch: Any, device: torch.device) -> None:
-        self._real.append(self.real_features(batch, device))
-
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``precision`` and ``recall`` in [0, 1]; nothing without real data, as under ``predict``."""
-        if not self._real:
+        if not self.has_real:
             return {}
-        generated, real = rows[self.column], torch.cat(self._real)
-        chosen = real[torch.linspace(0, len(real) - 1, min(len(real), len(generated))).round().long()]
+        generated = rows[self.column]
+        real = self.evenly_spaced(len(generated))
         found = prc_features_to_metric(
-            generated, chosen, prc_neighborhood=self.neighborhood, save_cpu_ram=False, verbose=False
+            generated, real, prc_neighborhood=self.neighborhood, save_cpu_ram=False, verbose=False
         )
         return {"precision": found["precision"], "recall": found["recall"]}

@@ -74,3 +74,13 @@ class SampleMetric(ABC):
         Args:
             rows: The columns of all metrics, ``[N, width]`` float64 on the CPU, row ``i`` of sample ``i``.
         """
+
+    def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Numerators and denominators ``[N]`` per sample, by figure, of figures that are the ratio of their sums.
+
+        Resampling the samples then needs no new measurement.
+
+        Args:
+            rows: As for ``summary``.
+        """
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torchmetrics import Metric
 from tag_lightning.diffusion import NoiseSchedule, centred
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.networks.trial_run import require_accepts
-from tag_lightning.pretrained import describe, require_same
+from tag_lightning.pretrained import describe, load_pretrained, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 
@@ -84,6 +85,19 @@ class NetworkModule(LightningModule):
     def try_network(self, example: Any) -> None:
         """Run the network on one sample's shape; ``example`` is a batch of one."""
         require_accepts(self.network, example.x.shape[1:], "model.network", **example.inputs)
+
+    def load_weights(self, source: str | Path) -> None:
+        """Take the weights of a saved network of the same architecture and noise schedule.
+
+        Args:
+            source: A shipped network's name, such as ``digits/time_predictor``, or a folder as ``fit`` exports it.
+
+        Raises:
+            ValueError: If the network differs; names the differences.
+        """
+        saved = load_pretrained(source)
+        require_same(describe(saved.network, saved.schedule), describe(self.network, self.schedule), str(source))
+        self.network.load_state_dict(saved.network.state_dict())
 
     @abstractmethod
     def evaluate(self, batch: Any, batch_idx: int) -> None:

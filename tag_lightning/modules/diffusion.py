@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Denoiser, LinearSchedule, NoiseSchedule
+from tag_lightning.diffusion import NULL_TIMESTEP_KEY, Denoiser, LinearSchedule, NoiseSchedule
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks.trial_run import require_accepts
 
@@ -26,6 +26,11 @@ class DiffusionModule(NetworkModule):
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
         seed: Seed of timesteps and noise.
+        timestep_dropout: Probability, in [0, 1), with which the network is told the null timestep in place of a
+            sample's own, as ``ClassifierFreeNoiseAwareness`` needs; 0.1 is published. The saved network remembers it.
+
+    Raises:
+        ValueError: If ``timestep_dropout`` is outside [0, 1).
     """
 
     schedule: NoiseSchedule
@@ -37,15 +42,22 @@ class DiffusionModule(NetworkModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
+        timestep_dropout: float = 0.0,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
+        if not 0 <= timestep_dropout < 1:
+            raise ValueError(f"timestep_dropout must lie in [0, 1), got {timestep_dropout}")
+        self.timestep_dropout = timestep_dropout
+        if timestep_dropout > 0 and hasattr(network, "register_to_config"):  # others cannot be saved anyway
+            network.register_to_config(**{NULL_TIMESTEP_KEY: True})  # type: ignore[operator]
 
     def try_network(self, example: Any) -> None:
-        first = torch.zeros(1, dtype=torch.long)
-        require_accepts(self.network, example.x.shape[1:], "model.network", first, **example.inputs)
+        for timestep in (0, self.schedule.null_timestep) if self.timestep_dropout > 0 else (0,):
+            told = torch.full((1,), timestep)
+            require_accepts(self.network, example.x.shape[1:], "model.network", told, **example.inputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._loss(batch, self.batches_trained)
+        loss = self._loss(batch, self.batches_trained, self.timestep_dropout)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -56,9 +68,12 @@ class DiffusionModule(NetworkModule):
         """The denoiser, for guided sampling."""
         return {"denoiser": Denoiser(self.network, self.schedule)}
 
-    def _loss(self, batch: Any, index: int) -> Tensor:
-        mask = batch.inputs.get("mask")
-        x_t, epsilon, timesteps = noised(batch.x, self.schedule, self.generator(index), mask)
+    def _loss(self, batch: Any, index: int, dropout: float = 0.0) -> Tensor:
+        mask, generator = batch.inputs.get("mask"), self.generator(index)
+        x_t, epsilon, timesteps = noised(batch.x, self.schedule, generator, mask)
+        if dropout > 0:
+            dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < dropout
+            timesteps = timesteps.masked_fill(dropped, self.schedule.null_timestep)
         output = self.network(x_t, timesteps, **batch.inputs)
         predicted = output if isinstance(output, Tensor) else output.sample
         if mask is not None:  # padding has no error and would dilute the mean

@@ -3,6 +3,8 @@
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
 from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor, PropertyPredictor
+from tag_lightning.networks.hue import Hue
+from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.simple_cnn import SimpleCNN
@@ -12,7 +14,9 @@ __all__ = [
     "EGNNDenoiser",
     "EGNNPropertyPredictor",
     "EGNNTimePredictor",
+    "Hue",
     "ImageClassifier",
+    "Ink",
     "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",

@@ -114,13 +114,21 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         """
         if self.embedding is None:
             return features
+        self.require_values(values)
+        return torch.cat((features, self.embedding(values)), 1)
+
+    def require_values(self, values: Mapping[str, Tensor]) -> None:
+        """Check that every condition has a value.
+
+        Raises:
+            ValueError: Names one that is missing.
+        """
         missing = [name for name in self.conditions if name not in values]
         if missing:
             raise ValueError(
                 f"{type(self).__name__} was trained with the condition {missing[0]!r}, which is missing; pass "
-                f"{missing[0]}=..., or use data and a guide that have it"
+                f"{missing[0]}=..., or let the task ask for a value of it"
             )
-        return torch.cat((features, self.embedding(values)), 1)
 
 
 class ConditionedTimePredictor(nn.Module):
@@ -135,6 +143,14 @@ class ConditionedTimePredictor(nn.Module):
         super().__init__()
         self.predictor = predictor
         self.values = {name: values[name] for name in predictor.conditions if name in values}
+
+    def require_complete(self) -> None:
+        """Check that every condition of the predictor has a value.
+
+        Raises:
+            ValueError: Names one that is missing.
+        """
+        self.predictor.require_values(self.values)
 
     @property
     def typical_nll(self) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NoiseSchedule, PredictionType
+from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule, PredictionType
 from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
@@ -52,7 +52,8 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
             f"{type(network).__name__} has no configuration to save; derive it from diffusers' ModelMixin and "
             "ConfigMixin and decorate its constructor with register_to_config"
         )
-    values = {k: v for k, v in json.loads(json.dumps(dict(config))).items() if not k.startswith("_")}
+    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k == NULL_TIMESTEP_KEY}
+    values = json.loads(json.dumps(public))
     powers = None if schedule is None else schedule.alphas_cumprod.cpu().clone()
     return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}
 
@@ -131,14 +132,21 @@ def load_pretrained(source: str | Path) -> Pretrained:
     path = Path(source)
     if path.is_file():
         return _from_checkpoint(path)
-    for folder in (path, path / "unet", _SHIPPED / path):
-        if (folder / "config.json").is_file():
-            return _from_folder(folder)
+    folder = network_folder(source)
+    if folder is not None:
+        return _from_folder(folder)
     shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
     raise FileNotFoundError(
         f"no network under {source}: expected a .ckpt file, a folder with config.json, or one of the shipped "
         f"{', '.join(shipped) or '(none)'}"
     )
+
+
+def network_folder(source: str | Path) -> Path | None:
+    """The folder that ``source`` names, by path or as a shipped network; None if there is no network."""
+    path = Path(source)
+    folders = (path, path / "unet", _SHIPPED / path)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import seeds
-from benchmarks.seeds import aggregate, changes, differences, markdown
+from benchmarks.seeds import aggregate, changes, differences, markdown, tables, with_tag_name
 from tag_lightning.evaluation.results import ABSENT
 
 RUNS = [
@@ -47,7 +47,7 @@ def test_differences_are_those_of_each_run() -> None:
 
 
 def test_the_markdown_has_a_row_for_every_arm_every_pair_and_every_seed() -> None:
-    rows = markdown(RUNS, [3, 4]).splitlines()
+    rows = markdown(tables(RUNS, [3, 4])).splitlines()
     assert "| dps+tag | 10.0 ± 2.8 | 65.0 ± 7.1 | 75.0 ± 21.2 |" in rows
     assert "| dps | -30.0 ± 14.1 | +5.0 ± 7.1 | -30.0 ± 14.1 |" in rows
     assert "| dps, seed 4 | -40.0 | +0.0 | -20.0 |" in rows
@@ -55,7 +55,7 @@ def test_the_markdown_has_a_row_for_every_arm_every_pair_and_every_seed() -> Non
 
 def test_a_metric_that_an_arm_lacks_leaves_a_dash_and_one_that_all_lack_no_column() -> None:
     runs = [{"drift": {"time_gap": 11.0}, "drift+tag": {"time_gap": 6.0 + i, "accuracy": 0.5}} for i in range(2)]
-    rows = markdown(runs, [0, 1]).splitlines()
+    rows = markdown(tables(runs, [0, 1])).splitlines()
     assert "| arm | accuracy % | Time-Gap |" in rows
     assert f"| drift | {ABSENT} | 11.0 ± 0.0 |" in rows
     assert f"| drift | {ABSENT} | -4.5 ± 0.7 |" in rows
@@ -64,7 +64,7 @@ def test_a_metric_that_an_arm_lacks_leaves_a_dash_and_one_that_all_lack_no_colum
 def test_molecules_are_shown_by_stability_and_by_the_error_of_every_property() -> None:
     figures = {"mae_alpha": 3.0, "novelty": 0.9, "atom_stability": 0.5, "xtb_mae_mu": 1.5, "seconds": 0.1}
     runs = [{"dps": figures, "dps+tag": figures | {"atom_stability": 0.75, "mae_alpha": 2.0 + i}} for i in range(2)]
-    rows = markdown(runs, [0, 1]).splitlines()
+    rows = markdown(tables(runs, [0, 1])).splitlines()
     assert "| arm | atom stability % | novelty % | MAE alpha | xTB MAE mu |" in rows
     assert "| dps+tag | 75.0 ± 0.0 | 90.0 ± 0.0 | 2.50 ± 0.71 | 1.50 ± 0.00 |" in rows
     assert "| dps | +25.0 ± 0.0 | +0.0 ± 0.0 | -0.50 ± 0.71 | +0.00 ± 0.00 |" in rows
@@ -96,7 +96,7 @@ def test_every_seed_of_a_run_is_set_and_finished_runs_are_kept(
         *("--data.init_args.seed=1", "--sampling.seed=1", f"--trainer.default_root_dir={tmp_path / '1'}"),
         *("--sampling.num_steps", "50"),
     ]
-    assert capsys.readouterr().out.strip() == markdown(RUNS, [0, 1])
+    assert capsys.readouterr().out.strip() == markdown(tables(RUNS, [0, 1]))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["tag_by_seed"]["dps"]["fid"] == pytest.approx([-20.0, -40.0])
 
@@ -137,3 +137,38 @@ def test_a_run_without_samples_does_not_pass_for_the_one_before_it(
     with pytest.raises(SystemExit):
         seeds.main(["--seeds", "0", "1", "--out", str(tmp_path)])
     assert "the run with seed 0 drew no samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arm", "partner"),
+    [
+        ("dps", "dps+tag"),
+        ("dps scale=0.25", "dps+tag scale=0.25"),
+        ("fixed length kappa=1", "fixed length+tag kappa=1"),
+    ],
+)
+def test_an_arm_of_a_sweep_is_paired_with_that_of_the_same_value(arm: str, partner: str) -> None:
+    assert with_tag_name(arm) == partner
+
+
+def test_a_sweep_ends_in_a_frontier_of_all_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def arms(factor: float) -> dict[str, Any]:
+        return {
+            f"{curve} scale={scale}": {"accuracy": 0.2 * scale, "fid": cost * factor * 2.0**scale, "num_samples": 9}
+            for curve, cost in (("dps", 10.0), ("dps+tag", 5.0))
+            for scale in (1, 2, 4)
+        }
+
+    names = [(name, *name.split(" scale=")) for name in arms(1)]
+    sweep = {name: {"curve": curve, "parameter": "scale", "value": int(value)} for name, curve, value in names}
+    for seed in (0, 1):
+        _write(tmp_path, seed, {"arms": arms(1 + seed), "sweep": sweep})
+    seeds.main(["--seeds", "0", "1", "--out", str(tmp_path), "--resume", "--markdown"])
+    printed = capsys.readouterr().out
+    assert "| dps+tag | dps | accuracy | -50.0 |  | dps+tag |" in printed
+    assert "| chosen on seed 0 for accuracy 0.8 | value | accuracy on seeds 1 | fid on seeds 1 |" in printed
+    assert "| dps+tag | 4 | 0.8 | 160 |" in printed
+    assert "| dps scale=2 | -50.0 ± 0.0 |" in printed
+    merit = json.loads((tmp_path / "frontier.json").read_text())["merits"][0]
+    assert merit["log_ratio"] == pytest.approx(-0.6931, abs=1e-4)
+    assert (tmp_path / "frontier.png").is_file()

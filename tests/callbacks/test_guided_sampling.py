@@ -14,7 +14,7 @@ from tiny_runs import TinyNetworks, predictor_arguments
 from tag_lightning.callbacks import GuidedSampling
 from tag_lightning.cli import main
 from tag_lightning.evaluation import Arm, ImageTask, Results, default_arms
-from tag_lightning.guidance import DPS, Corruption, TemporalAlignment
+from tag_lightning.guidance import DPS, ConstantStrength, Corruption, TemporalAlignment
 
 FIGURES = ("fid", "accuracy", "time_gap")
 
@@ -112,10 +112,15 @@ def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> N
 
 
 def test_default_arms_are_those_the_run_has_networks_for() -> None:
-    assert list(default_arms(0.2, 1.0, False, False)) == ["unguided", "corruption"]
-    assert list(default_arms(0.2, 1.0, True, False)) == ["unguided", "corruption", "corruption+tag"]
-    assert list(default_arms(0.2, 1.0, False, True)) == ["unguided", "corruption", "dps"]
-    assert list(default_arms(0.2, 1.0, True, True))[-2:] == ["dps", "dps+tag"]
+    assert list(default_arms(0.2, 1.0, 0.5, False, False)) == ["unguided", "corruption"]
+    assert list(default_arms(0.2, 1.0, 0.5, True, False)) == ["unguided", "corruption", "corruption+tag"]
+    assert list(default_arms(0.2, 1.0, 0.5, False, True)) == ["unguided", "corruption", "dps"]
+    arms = default_arms(0.2, 1.0, 0.5, True, True)
+    assert list(arms)[-2:] == ["dps", "dps+tag"]
+    for name in ("corruption+tag", "dps+tag"):
+        (tag,) = [entry for entry in arms[name].guidance if isinstance(entry, TemporalAlignment)]
+        assert isinstance(tag.strength, ConstantStrength)
+        assert tag.strength.omega == 0.5
 
 
 def test_without_a_denoiser_nothing_is_sampled(tmp_path: Path) -> None:

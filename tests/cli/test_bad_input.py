@@ -56,6 +56,11 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
         ("--sampling.predict_arm=nope", "the arms are unguided, corruption"),
         ("--sampling.denoiser=digits/nope", "no network under digits/nope"),
         ("--sampling.extra_arms={a: {recurrence: 0}}", "arm a: recurrence must be at least 1, got 0"),
+        ("--sampling.extra_arms={a: {sweep: {num_steps: []}}}", "arm a: sweep of num_steps is empty; give it at least"),
+        (
+            "--sampling.extra_arms={a: {guidance: [{class_path: DPS}], sweep: {scale: [1, -2]}}}",
+            "arm a: sweep of scale: scale must be a finite number of at least 0, got -2",
+        ),
         (
             "--sampling.extra_arms={a: {guidance: [{class_path: TemporalAlignment, init_args: {strength: -1}}]}}",
             "strength",
@@ -94,7 +99,10 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         (["--trainer.max_epochs=many"], "[<class 'int'>, <class 'NoneType'>]"),
         ([f"{TASK}.labels=3"], "labels"),
         ([f"{TASK}.labels=3"], "[list[int], <class 'NoneType'>]"),
-        (["--sampling.strength.omega_0=1"], "tag_lightning.guidance.Strength is abstract"),
+        (
+            ["--sampling.strength.omega_0=1"],
+            "'tag_lightning.guidance.PolyakStrength': Option 'omega_0' is not accepted",
+        ),
         (["--sampling.strength=PolyakStrengt"], "PolyakStrengt (did you mean PolyakStrength?)"),
         (["--sampling.arms.dps.num_steps=5"], "'dps.num_steps'"),
         (
@@ -173,7 +181,9 @@ def test_untrained_weights_are_evaluated_only_on_demand(
     verb: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
 ) -> None:
     asked = predictor_arguments(verb, tmp_path / "run", tiny, "--sampling.arms={unguided: {}}")
-    named = "needs weights: give --ckpt_path last, or a checkpoint file; --ckpt_path untrained takes"
+    named = (
+        "needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; --ckpt_path untrained takes"
+    )
     assert named in error_of([argument for argument in asked if argument != "--ckpt_path=untrained"])
     assert not list((tmp_path / "run").rglob("*"))
     main(asked)

@@ -13,10 +13,11 @@ import tag_lightning
 from tag_lightning.class_names import PACKAGES, public_classes
 from tag_lightning.diffusion import Solver
 from tag_lightning.guidance import Guidance, Strength
+from tag_lightning.measurements import Measurement
 
 PUBLIC = public_classes()
 # What settings are declared as: a network, for instance, is any nn.Module.
-DECLARED = (LightningDataModule, LightningModule, Callback, nn.Module)
+DECLARED = (LightningDataModule, LightningModule, Callback, Measurement, nn.Module)
 
 
 def base_of(cls: type) -> type:

@@ -55,6 +55,46 @@ def test_several_configurations_and_one_inside_another(
     assert printed(capsys, "fit", "-cinner/mine.yaml", "--config=cifar10/judge")["trainer"]["max_steps"] == 20000
 
 
+def test_a_configuration_is_laid_over_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layered = tmp_path / "mine.yaml"
+    layered.write_text("base: digits/trust_region\nsampling: {num_steps: 7, arms: {unguided: {}}}\n")
+    (tmp_path / "outer.yaml").write_text(f"base: {layered}\nsampling: {{seed: 3}}\n")
+    config = printed(capsys, "fit", f"--config={tmp_path / 'outer.yaml'}", "--sampling.num_shown=5")
+    sampling = config["sampling"]
+    assert (sampling["seed"], sampling["num_steps"], sampling["num_shown"]) == (3, 7, 5)
+    assert sampling["num_samples"] == 256
+    assert list(sampling["arms"]) == ["unguided"]
+    assert "base" not in config
+
+
+def test_another_configuration_takes_the_place_of_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layered = tmp_path / "mine.yaml"
+    layered.write_text("base: digits/time_predictor\nsampling: {num_steps: 7}\n")
+    config = printed(capsys, "fit", "--config=cifar10/time_predictor", f"--config={layered}")
+    assert config["data"]["class_path"] == "tag_lightning.datamodules.CIFAR10DataModule"
+    assert config["sampling"]["num_steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("base: digits/guid\n", "no file digits/guid and no shipped configuration of that name (did you mean"),
+        ("base: {path}\n", "leads back to itself; name another configuration"),
+        ("base: digits/guide\nmodle: 5\n", "'modle'"),
+    ],
+)
+def test_mistakes_in_a_layered_configuration(
+    text: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.format(path=path))
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={path}"])
+    message = capsys.readouterr().err
+    assert named in message
+    assert "Traceback" not in message
+
+
 def test_a_file_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = str(shipped_configs()["digits/guide"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
+
+from tag_lightning.callbacks import GuidedSampling
 
 CONFIGS = Path("configs")
 MAIN_JOBS = sorted(CONFIGS.glob("*/time_predictor.yaml"))
@@ -42,3 +46,13 @@ def test_a_schedule_of_the_learning_rate_is_as_long_as_the_run(path: Path) -> No
         assert settings["total_steps"] == trainer["max_steps"]
     elif "total_steps" in settings:  # whole epochs; the module refuses a run that is longer
         assert settings["total_steps"] % trainer["max_epochs"] == 0
+
+
+def test_the_frontier_of_the_digits_has_its_curves() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(GuidedSampling, "sampling")
+    parsed = parser.parse_object({"sampling": read(CONFIGS / "experiments" / "frontier.yaml")["sampling"]})
+    arms = parser.instantiate(parsed).sampling.arms
+    counts = Counter(arm.point.curve for arm in arms.values() if arm.point is not None)
+    assert counts == {"dps": 7, "dps+tag": 7, "fixed length": 6, "fixed length+tag": 6, "mpgd": 7, "adam": 6}
+    assert arms["adam scale=0.068"].guidance[0].guidance.scale == 0.068

@@ -34,6 +34,25 @@ def test_validating_the_last_checkpoint_repeats_the_figures_of_fit(
         assert {m: results["arms"][arm][m] for m in METRICS} == {m: figures[m] for m in METRICS}
 
 
+def test_validating_the_exported_network_repeats_the_figures_of_fit(
+    trained: Path, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    main(predictor_arguments("validate", tmp_path, tiny, f"--ckpt_path={trained / 'pretrained'}"))
+    expected, results = _results(trained), _results(tmp_path)
+    for arm, figures in expected["arms"].items():
+        assert {m: results["arms"][arm][m] for m in METRICS} == {m: figures[m] for m in METRICS}
+
+
+def test_an_exported_network_of_another_architecture_is_refused(
+    tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(predictor_arguments("validate", tmp_path / "run", tiny, "--ckpt_path=digits/time_gap_predictor"))
+    message = capsys.readouterr().err
+    assert "digits/time_gap_predictor was made for another architecture: " in message
+    assert "num_timesteps 1000 there and 20 here" in message
+
+
 def test_test_samples_with_the_typical_likelihood_of_the_checkpoint(
     trained: Path, tiny: TinyNetworks, tmp_path: Path
 ) -> None:

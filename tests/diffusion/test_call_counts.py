@@ -1,5 +1,6 @@
 """What a step costs, counted in passes of every network."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from problems import vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Sampler
+from tag_lightning.diffusion import DDIM, NULL_TIMESTEP_KEY, Denoiser, Guidance, LinearSchedule, Sampler
 from tag_lightning.guidance import (
     DPS,
     DSG,
@@ -16,16 +17,26 @@ from tag_lightning.guidance import (
     TFG,
     UGD,
     AdaptiveMoments,
+    ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
     Corruption,
     Drift,
+    EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
     JointCondition,
+    LangevinCorrector,
+    NoiseAwarenessGuidance,
+    NoiseLevelCorrection,
     ResidualDPS,
+    SelfGuidance,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
+    TimeCorrection,
+    TimePredictorLevelCorrection,
+    TimeShift,
+    TimestepGuidance,
 )
 
 NUM_STEPS, TOTAL = 6, 20
@@ -154,6 +165,44 @@ def test_methods_cost_what_the_documents_say(
     assert networks.guide.passes == guide
 
 
+class Level(nn.Module):
+    """A regressor of the noise level that finds every sample a little too noisy."""
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.full((len(x),), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("build", "alone", "beside_dps", "predictor"),
+    [
+        (lambda n: TimeCorrection(n.predictor), 1, (2, 1), (1, 0)),
+        (lambda n: TimestepGuidance(), 2, (2, 1), (0, 0)),
+        (lambda n: SelfGuidance(), 2, (2, 1), (0, 0)),
+        (lambda n: EpsilonScaling(), 1, (1, 1), (0, 0)),
+        (lambda n: TimeShift(4, stop=None), 1, (1 + (NUM_STEPS - 1) / NUM_STEPS, 1), (0, 0)),
+        (lambda n: LangevinCorrector(num_corrections=2), 3, (3, 1), (0, 0)),
+        (lambda n: NoiseLevelCorrection(Level()), 1, (2, 1), (0, 0)),
+        (lambda n: TimePredictorLevelCorrection(n.predictor), 1, (2, 1), (1, 0)),
+        (lambda n: NoiseAwarenessGuidance(n.predictor), 1, (1, 1), (1, 1)),
+        (lambda n: ClassifierFreeNoiseAwareness(), 2, (2, 1), (0, 0)),
+    ],
+    ids=lambda value: None,
+)
+def test_corrections_cost_what_the_documents_say(
+    build: Callable[[Networks], Guidance],
+    alone: float,
+    beside_dps: tuple[float, float],
+    predictor: tuple[float, float],
+) -> None:
+    """Those that denoise at another timestep make a gradient method ask for the scheduled one as well."""
+    for with_dps, cost in ((False, (alone, 0)), (True, beside_dps)):
+        networks = Networks()
+        networks.denoiser.config = {NULL_TIMESTEP_KEY: True}  # type: ignore[assignment]
+        networks.sample([build(networks), *([DPS(networks.condition)] if with_dps else [])])
+        assert networks.denoiser.passes == pytest.approx(cost)
+        assert networks.predictor.passes == predictor
+
+
 def test_spherical_guidance_spares_the_step_without_noise(networks: Networks) -> None:
     networks.sample([DSG(networks.condition)])
     assert networks.denoiser.passes == (1, (NUM_STEPS - 1) / NUM_STEPS)
@@ -182,3 +231,34 @@ def test_trainable_weights_gather_no_gradients(networks: Networks) -> None:
         network.requires_grad_(True)
     networks.sample([networks.tag(), DPS(networks.condition)])
     assert all(parameter.grad is None for network in everything for parameter in network.parameters())
+
+
+def stated(guidance: type[Guidance], **symbols: int) -> dict[str, tuple[float, float]]:
+    """The numbers that ``guidance.cost`` comes to, by network."""
+    parts = (part.split(" ", 1) for part in guidance.cost.split(", "))
+    products = {network: re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", cost).split(" / ") for network, cost in parts}
+    return {network: tuple(eval(one, dict(symbols)) for one in two) for network, two in products.items()}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("build", "symbols"),
+    [
+        (lambda n: Corruption(0.1), {}),
+        (lambda n: n.tag(), {}),
+        (lambda n: DPS(n.condition), {}),
+        (lambda n: ResidualDPS(n.condition), {}),
+        (lambda n: TFG(n.condition, gamma=0.1, num_draws=3, num_iterations=2), {"K": 3, "n": 2}),
+        (lambda n: LGD(n.condition, num_draws=4), {"K": 4}),
+        (lambda n: FreeDoM(n.condition, recurrence=3), {"r": 3}),
+        (lambda n: MPGD(n.condition, num_iterations=3), {"n": 3}),
+        (lambda n: UGD(n.condition, mu=0.1, num_iterations=2, recurrence=3), {"n": 2, "r": 3}),
+    ],
+    ids=["Corruption", "TemporalAlignment", "DPS", "ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD"],
+)
+def test_a_class_states_the_cost_that_is_counted(
+    build: Callable[[Networks], Guidance], symbols: dict[str, int], networks: Networks
+) -> None:
+    guidance = build(networks)
+    networks.sample([guidance])
+    for network, passes in stated(type(guidance), **symbols).items():
+        assert getattr(networks, network).passes == passes

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from tag_lightning.evaluation.figures import (
+    FrontierLine,
     comparison_strip,
     figure_pixels,
+    frontier_curves,
     quiver_2d,
     sample_grid,
     save_png,
@@ -154,3 +156,24 @@ def test_drawing_leaves_pyplot_alone():
         "assert pyplot is None or not pyplot.get_fignums()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_names_of_a_sweep_stand_beside_its_curves(recwarn):
+    figure = time_gap_curves({f"fixed length+tag kappa={k}": ([0, 1], [k, k]) for k in range(41)})
+    figure_pixels(figure)
+    assert not recwarn.list  # a layout that fails warns
+    (axes,) = figure.axes
+    (legend,) = figure.legends
+    assert axes.get_window_extent().x1 <= legend.get_window_extent().x0
+    assert legend.get_window_extent().height <= figure.bbox.height
+
+
+def test_a_frontier_is_better_below_and_to_the_right():
+    line = FrontierLine(np.array([2.0, 1.0]), np.array([5.0, 9.0]), np.array([1.0, 2.0]), *np.array([[4, 8], [6, 10]]))
+    alone = FrontierLine(np.array([1.5]), np.array([3.0]), np.zeros(0), np.zeros(0), np.zeros(0))
+    (axes,) = frontier_curves({"dps": line, "rule": alone}, "mae_mu", "FID", lower_x_is_better=True).axes
+    assert axes.xaxis_inverted()
+    assert axes.get_yscale() == "log"
+    assert [drawn.get_linestyle() for drawn in axes.lines] == ["-", "None"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dps", "rule"]
+    assert not frontier_curves({"dps": line}, "accuracy", "FID", lower_x_is_better=False).axes[0].xaxis_inverted()

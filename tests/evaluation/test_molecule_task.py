@@ -360,3 +360,18 @@ def test_physics_joins_figures_reference_and_files(tmp_path: Path) -> None:
     paths = task.write(ArmResult(figures, [], None, x, rows), tmp_path, "dps")
     fields = next(mol for _, mol, _ in read_sdf(paths[0], sanitize=False) if mol is not None).GetPropsAsDict()
     assert {"xtb_mu", "xtb_alpha", "xtb_max_force", "target_mu"} <= fields.keys()
+
+
+def test_figures_are_ratios_of_the_sums_of_their_terms(data: Any, task: MoleculeTask) -> None:
+    x, _ = real(data, task, 60)
+    x = x.clone()
+    x[::7] *= 1.3  # unstable
+    x[5] = math.nan
+    rows = {name: values.double() for name, values in task.rows(x, range(60)).items()}
+    figures = task.summary(rows)
+    terms = {name: pair for metric in task.metrics for name, pair in metric.terms(rows).items()}
+    assert terms.keys() == {"atom_stability", "mae_MolWt", "mae_alpha"}
+    for name, (above, below) in terms.items():
+        assert above.shape == below.shape == (60,)
+        assert float(above.sum() / below.sum()) == pytest.approx(figures[name], rel=1e-12)
+    assert 0.1 < figures["atom_stability"] < 1

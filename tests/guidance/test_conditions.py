@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from problems import random_vectors
 from scipy.special import log_softmax
@@ -18,6 +19,11 @@ def test_residual_norm_is_the_distance_of_whole_images() -> None:
     output, target = random_vectors(4, 3, 5, 5), random_vectors(4, 3, 5, 5, seed=1)
     expected = [np.linalg.norm((output[i] - target[i]).numpy().ravel()) for i in range(4)]
     np.testing.assert_allclose(residual_norm(output, target), expected, rtol=1e-12)
+
+
+def test_residuals_of_another_shape_are_refused_rather_than_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"the operator gives \[2, 3, 4, 4\], but the measurement is \[2, 3, 1, 1\]"):
+        residual_norm(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 1, 1))
 
 
 def test_inputs_of_the_space_reach_every_predictor() -> None:

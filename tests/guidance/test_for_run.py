@@ -11,7 +11,6 @@ from tag_lightning.guidance import (
     Condition,
     ConstantStrength,
     Corruption,
-    NoiseProportionalStrength,
     PolyakStrength,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
@@ -37,24 +36,14 @@ def test_gaps_are_filled_in_a_copy() -> None:
 
 
 def test_given_parts_stay() -> None:
-    ready = TemporalAlignment(OTHER, 0.5).for_run(Run(PREDICTOR, strength=2.0))
+    ready = TemporalAlignment(OTHER, 0.5).for_run(Run(PREDICTOR))
     assert ready.predictor is OTHER
     assert isinstance(ready.strength, ConstantStrength)
     assert ready.strength.omega == 0.5
 
 
-def test_a_run_may_provide_the_strength_as_number_or_rule() -> None:
-    as_number = TemporalAlignment(PREDICTOR).for_run(Run(strength=2.0)).strength
-    assert isinstance(as_number, ConstantStrength)
-    assert as_number.omega == 2
-    rule = NoiseProportionalStrength(0.3)
-    assert TemporalAlignment(PREDICTOR).for_run(Run(strength=rule)).strength is rule
+def test_the_default_strength_is_polyaks() -> None:
     assert isinstance(TemporalAlignment(PREDICTOR).for_run(Run()).strength, PolyakStrength)
-
-
-def test_a_negative_strength_of_the_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 0"):
-        TemporalAlignment(PREDICTOR).for_run(Run(strength=-1.0))
 
 
 def test_the_run_fills_in_nothing_that_guidance_does_not_ask_for() -> None:
@@ -64,7 +53,7 @@ def test_the_run_fills_in_nothing_that_guidance_does_not_ask_for() -> None:
         def __init__(self) -> None:
             self.strength = self.predictor = self.conditions = None
 
-    ready = Foreign().for_run(Run(PREDICTOR, {"nearness": CONDITION}, strength=2.0))
+    ready = Foreign().for_run(Run(PREDICTOR, {"nearness": CONDITION}))
     assert (ready.strength, ready.predictor, ready.conditions) == (None, None, None)
 
 

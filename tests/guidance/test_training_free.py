@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Run, Sampler, Step
 from tag_lightning.guidance import (
     DPS,
+    DSG,
     LGD,
     MPGD,
     TFG,
@@ -29,6 +30,7 @@ from tag_lightning.guidance import (
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
 TARGET = random_vectors(6, 2, seed=3)
+RANGE = (-0.8, 0.9)
 
 
 def curved(output: Tensor, target: Tensor) -> Tensor:
@@ -43,8 +45,13 @@ def sampled(*guidance: Guidance, num_steps: int = 6, eta: float = 1.0, denoiser:
     return Sampler(denoiser, DDIM(eta), num_steps, guidance).sample(vector_space(range(6)), seed=0)
 
 
-def by_the_book(script: Tensor, rho: float, mu: float, iterations: int, passes: int, num_steps: int) -> Tensor:
-    """Algorithm 1 of arXiv 2409.15761 without smoothing, both schedules increasing, in plain lines."""
+def by_the_book(
+    script: Tensor, rho: float, mu: float, iterations: int, passes: int, num_steps: int, clip: bool, guide_clipped: bool
+) -> Tensor:
+    """Algorithm 1 of arXiv 2409.15761 without smoothing, both schedules increasing, in plain lines.
+
+    With ``clip`` the solver sees ``x0`` within RANGE, with ``guide_clipped`` all of the algorithm, as in its code.
+    """
     noises = list(script)
     timesteps = [round(100 * (num_steps - i) / num_steps) - 1 for i in range(num_steps)]
     bars = [float(SCHEDULE.alphas_cumprod[t]) for t in timesteps] + [1.0]
@@ -57,27 +64,60 @@ def by_the_book(script: Tensor, rho: float, mu: float, iterations: int, passes: 
             if k:
                 x = math.sqrt(a / a_next) * x + math.sqrt(1 - a / a_next) * noises.pop(0)
             leaf = x.clone().requires_grad_(True)
-            prediction = DENOISER(leaf, t)
-            (g,) = torch.autograd.grad(-curved(prediction.x0, TARGET).sum(), leaf)
-            clean = prediction.x0.detach()
-            moved = clean.clone()
+            estimate = DENOISER(leaf, t).x0
+            guided = torch.clamp(estimate, *RANGE) if guide_clipped else estimate
+            (g,) = torch.autograd.grad(-curved(guided, TARGET).sum(), leaf)
+            moved = guided.detach().clone()
             for _ in range(iterations):
                 moved.requires_grad_(True)
                 (g0,) = torch.autograd.grad(-curved(moved, TARGET).sum(), moved)
                 moved = (moved + mu * weight * g0).detach()
+            clean = torch.clamp(estimate.detach(), *RANGE) if clip else estimate.detach()
+            epsilon = (x - math.sqrt(a) * clean) / math.sqrt(1 - a)
             std = math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
-            step = math.sqrt(a_next) * clean + math.sqrt(max(0, 1 - a_next - std**2)) * prediction.epsilon.detach()
+            step = math.sqrt(a_next) * clean + math.sqrt(max(0, 1 - a_next - std**2)) * epsilon
             step = step + (std * noises.pop(0) if std > 0 else 0)
-            x = step + rho * weight * g / math.sqrt(a / a_next) + math.sqrt(a_next) * (moved - clean)
-    return x
+            x = step + rho * weight * g / math.sqrt(a / a_next) + math.sqrt(a_next) * (moved - guided.detach())
+    return torch.clamp(x, *RANGE) if clip else x
 
 
+@pytest.mark.parametrize(("clip", "guide_clipped"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("passes", [1, 3])
-def test_tfg_is_its_algorithm(passes: int) -> None:
+def test_tfg_is_its_algorithm(passes: int, clip: bool, guide_clipped: bool) -> None:
     script, num_steps = random_vectors(1 + 5 * (2 * passes), 6, 2, seed=8), 5
-    guidance = TFG(near(), rho=0.4, mu=0.2, num_iterations=3, recurrence=passes)
-    ours = Sampler(DENOISER, DDIM(1.0), num_steps, [guidance]).sample(ScriptedSpace(script), 0)
-    torch.testing.assert_close(ours, by_the_book(script, 0.4, 0.2, 3, passes, num_steps), rtol=1e-9, atol=1e-9)
+    guidance = TFG(near(), rho=0.4, mu=0.2, num_iterations=3, recurrence=passes, guide_clipped=guide_clipped)
+    space = ScriptedSpace(script, RANGE if clip else None)
+    ours = Sampler(DENOISER, DDIM(1.0), num_steps, [guidance]).sample(space, 0)
+    reference = by_the_book(script, 0.4, 0.2, 3, passes, num_steps, clip, guide_clipped)
+    torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("build", [DPS, ResidualDPS, LGD, FreeDoM, UGD, TFG, DSG])
+def test_every_gradient_method_has_both_conventions(build: Callable[..., Guidance]) -> None:
+    """Outside the range the clamp has no gradient; inside it the two conventions agree."""
+
+    def gradient(bounds: tuple[float, float], guide_clipped: bool) -> Tensor:
+        space = vector_space(range(6))
+        space.clip_range = bounds
+        step = step_at(SCHEDULE, space, 60, 50)
+        leaf = random_vectors(6, 2).requires_grad_(True)
+        guidance: Any = build(near(), guide_clipped=guide_clipped)
+        return guidance.gradient(leaf, DENOISER(leaf, 60), step)
+
+    torch.testing.assert_close(gradient((-9.0, 9.0), True), gradient((-9.0, 9.0), False), rtol=0, atol=0)
+    assert gradient((7.0, 9.0), True).abs().max() == 0
+    assert gradient((7.0, 9.0), False).abs().max() > 0
+
+
+def test_mean_guidance_starts_from_the_clipped_estimate_and_may_leave_it() -> None:
+    space = vector_space(range(6))
+    space.clip_range = RANGE
+    x, step = random_vectors(6, 2), step_at(SCHEDULE, space, 60, 50)
+    prediction = DENOISER(x, 60)
+    guidance = MPGD(near(), 0.7, guide_clipped=True)
+    expected = math.sqrt(step.alpha_bar) * guidance.mean_displacement(prediction.x0.clamp(*RANGE), step)
+    torch.testing.assert_close(guidance.displacement(x, prediction, step), expected)
+    assert not torch.allclose(MPGD(near(), 0.7).displacement(x, prediction, step), expected)
 
 
 class SmoothedDPS(TFG):
@@ -279,7 +319,7 @@ def test_tag_looks_ahead_only_where_its_conditions_act_and_keeps_their_memories_
 
 def test_looking_ahead_through_a_prediction_without_a_graph_is_refused() -> None:
     tag = TemporalAlignment(Asked(), 0.1, [DPS(near())])
-    with pytest.raises(ValueError, match="DPS cannot look ahead through a guidance that predicts without a graph; put"):
+    with pytest.raises(ValueError, match="DPS cannot look ahead through UGD, which predicts without a graph; put Temp"):
         sampled(UGD(near(), 0.1), tag)
     assert sampled(tag, UGD(near(), 0.1)).isfinite().all()
 

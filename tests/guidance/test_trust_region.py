@@ -219,7 +219,7 @@ def test_spherical_guidance_may_act_at_every_other_step() -> None:
 
 
 @pytest.mark.parametrize("solver", [DDIM(0.0), DPMSolverPlusPlus()])
-@pytest.mark.parametrize("guidance", [DSG(near()), TrustRegion(DSG(near()))])
+@pytest.mark.parametrize("guidance", [DSG(near()), AdaptiveMoments(DSG(near()))])
 def test_a_solver_without_noise_has_no_sphere(solver: Solver, guidance: Guidance) -> None:
     with pytest.raises(ValueError, match=r"chooses the noise of each step, but .* draws none; use a stochastic solver"):
         Sampler(DENOISER, solver, 5, [guidance])

@@ -1,11 +1,13 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-from tag_lightning.metrics import FrechetDistance
+from tag_lightning.metrics import FID, FrechetDistance
+from tag_lightning.metrics.frechet import resampled_distances
 
 
 def distance(real, generated, batch=1000):
@@ -119,3 +121,51 @@ def test_the_real_side_can_be_kept_for_the_next_samples(generator):
     alone.update(real, real=True)
     alone.update(second, real=False)
     assert distances[1] == float(alone.compute()) != distances[0]
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (20, 50)])
+def test_resamples_are_at_the_distance_of_their_repeated_rows(n, d, generator):
+    real, generated = correlated(200, d, generator), correlated(n, d, generator, 1.3) + 0.2
+    counts = torch.stack([torch.randint(n, (n,), generator=generator).bincount(minlength=n) for _ in range(3)])
+    counts = torch.cat([torch.ones(1, n, dtype=torch.long), counts])
+    found = resampled_distances(generated, counts, real.mean(0), real.T.cov())
+    expected = [distance(real, generated.repeat_interleave(row, dim=0)).item() for row in counts]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_moments_of_real_rows_are_those_of_all_batches(generator):
+    real = correlated(300, 6, generator)
+    metric = FrechetDistance(6)
+    for part in real.split(70):
+        metric.update(part, real=True)
+    mean, covariance = metric.real_moments
+    torch.testing.assert_close(mean, real.mean(0))
+    torch.testing.assert_close(covariance, real.T.cov())
+
+
+class LabelledTask(SimpleNamespace):
+    """Asks for class 1 alone."""
+
+    def asked(self, attributes: dict[str, torch.Tensor]) -> torch.Tensor:
+        return attributes["label"] == 1
+
+
+def test_a_distance_to_the_classes_asked_for_sees_no_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, generated = (torch.randn(n, 1, 1, 3, generator=generator) for n in (60, 30))
+    labels = torch.arange(60) % 3
+    real = real + labels.reshape(-1, 1, 1, 1)
+    task = LabelledTask(judge=None, sample_shape=(1, 1, 3))
+
+    def distance(x: torch.Tensor, attributes: torch.Tensor, only: bool) -> float:
+        metric = FID("pixels", "child_fid", asked_classes_only=only).for_task(task)
+        for part, label in zip(x.split(2), attributes.split(2), strict=True):  # some batches have none of them
+            metric.add_real(SimpleNamespace(x=part, attributes={"label": label}), torch.device("cpu"))
+        return metric.summary(metric.rows(generated, range(30)))["child_fid"]
+
+    chosen = labels == 1
+    only = distance(real, labels, True)
+    assert only == pytest.approx(distance(real[chosen], labels[chosen], False), rel=1e-9)
+    assert only != pytest.approx(distance(real, labels, False), rel=0.01)
+    with pytest.raises(ValueError, match="child_fid is of the classes asked for, but SimpleNamespace asks for none"):
+        FID("pixels", "child_fid", asked_classes_only=True).for_task(SimpleNamespace())

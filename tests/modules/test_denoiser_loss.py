@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from tag_lightning.datamodules import Batch
-from tag_lightning.diffusion import LinearSchedule
+from tag_lightning.diffusion import Denoiser, LinearSchedule
 from tag_lightning.modules import DiffusionModule
+from tag_lightning.pretrained import load_pretrained, save_pretrained
 
 # Modules called by hand have nowhere to log to.
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -79,3 +82,63 @@ def test_the_noise_of_the_neighbouring_timestep_costs_something(shift: int) -> N
     trained, validated, _ = losses(read=lambda timesteps: (timesteps + shift).clamp(0, TIMESTEPS - 1))
     assert trained > 1e-4
     assert validated > 1e-4
+
+
+def test_a_share_of_the_timesteps_is_dropped_in_training_alone() -> None:
+    network = KnowingNetwork(lambda noise: noise, read=lambda timesteps: timesteps.clamp(max=TIMESTEPS - 1))
+    module = DiffusionModule(network, LinearSchedule(TIMESTEPS), timestep_dropout=0.25)
+    batch = Batch(CLEAN.repeat(2000, 1), {}, {})
+    module.train().training_step(batch, 0)
+    null = LinearSchedule(TIMESTEPS).null_timestep
+    assert network.told.count(null) == pytest.approx(500, abs=100)  # five standard errors
+    assert set(network.told) - {null} == set(range(TIMESTEPS))
+    network.told.clear()
+    module.eval().evaluate(batch, 0)
+    assert null not in network.told
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.0])
+def test_an_impossible_share_is_refused(probability: float) -> None:
+    with pytest.raises(ValueError, match=rf"timestep_dropout must lie in \[0, 1\), got {probability}"):
+        DiffusionModule(KnowingNetwork(same, same), LinearSchedule(TIMESTEPS), timestep_dropout=probability)
+
+
+def unet() -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+
+
+def test_a_saved_denoiser_remembers_that_it_was_trained_without_its_timestep(tmp_path: Path) -> None:
+    """In a folder and in a checkpoint."""
+    for probability in (0.0, 0.1):
+        module = DiffusionModule(unet(), LinearSchedule(TIMESTEPS), timestep_dropout=probability)
+        save_pretrained(tmp_path / "folder", module.network, module.schedule)
+        checkpoint = {"state_dict": {f"network.{k}": v for k, v in module.network.state_dict().items()}}
+        module.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, tmp_path / "file.ckpt")
+        for source in ("folder", "file.ckpt"):
+            network, schedule, prediction_type = load_pretrained(tmp_path / source)
+            assert schedule is not None
+            denoiser = Denoiser(network, schedule, prediction_type)
+            assert denoiser.has_null_timestep == (probability > 0)
+    x = torch.randn(2, 1, 8, 8)
+    told, untold = denoiser(x, 3), denoiser(x, 3, null_timestep=True)
+    assert untold.epsilon.isfinite().all()
+    assert not torch.allclose(told.epsilon, untold.epsilon)
+
+
+def test_a_network_that_cannot_be_told_nothing_shows_before_training() -> None:
+    """One that looks its timestep up in a table."""
+    network = unet()
+    network.time_proj = nn.Embedding(TIMESTEPS, 8)
+    module = DiffusionModule(network, LinearSchedule(TIMESTEPS), timestep_dropout=0.1)
+    with pytest.raises(ValueError, match=r"^model.network \(UNet2DModel\) cannot take samples of shape"):
+        module.try_network(Batch(torch.zeros(1, 1, 8, 8), {}, {}))

@@ -64,7 +64,10 @@ def step_at(schedule: NoiseSchedule, space: Space, timestep: int, next_timestep:
     powers = schedule.alphas_cumprod.tolist()
     next_power = 1.0 if next_timestep is None else powers[next_timestep]
     source, level = SampleNoise(0, space.indices, stream=1), (powers[timestep], next_power)
-    return Step(index, timestep, next_timestep, *level, len(powers), [level], space, source)
+    return Step(
+        *(index, timestep, next_timestep, *level, len(powers), [level], space, source),
+        alphas_cumprod=schedule.alphas_cumprod,
+    )
 
 
 def proposed(solver: Solver, prediction: Prediction, step: Step) -> Proposal:

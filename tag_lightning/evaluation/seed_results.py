@@ -1,0 +1,139 @@
+"""The results of one seed, read from its files, as points of curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from tag_lightning.evaluation.arms import SweepPoint
+from tag_lightning.evaluation.envelope import Curve
+from tag_lightning.evaluation.sample_rows import SampleRows
+
+ROWS_FILE = "sweep_rows.npz"
+Over = Literal["alignment", "seconds"]
+_SMALLEST_DISTANCE = 1e-12
+_SMALLEST_SHARE = 0.01  # of one sample
+
+
+class Measures(NamedTuple):
+    """The metrics of a frontier.
+
+    Attributes:
+        alignment: ``accuracy``, of which more is better, or ``mae_<property>``.
+        quality: ``fid``, which is the cost itself, or ``atom_stability``, whose cost is the share it lacks.
+    """
+
+    alignment: str
+    quality: str
+
+    @classmethod
+    def of(cls, arms: Mapping[str, Mapping[str, Any]]) -> Self | None:
+        """The metrics that the figures of the arms offer, of several errors the first; None if one is missing."""
+        names = list(dict.fromkeys(name for figures in arms.values() for name in figures))
+        errors = [name for name in names if name.startswith("mae_")]
+        alignment = "accuracy" if "accuracy" in names else next(iter(errors), None)
+        quality = next((name for name in ("fid", "atom_stability") if name in names), None)
+        return None if alignment is None or quality is None else cls(alignment, quality)
+
+    def signed(self, values: Any, over: Over = "alignment") -> Any:
+        """Values of the alignment, or seconds, as a coordinate of which more is better; its own inverse."""
+        return values if over == "alignment" and self.alignment == "accuracy" else -values
+
+    def log_cost(self, values: Any, num_samples: int) -> np.ndarray:
+        """Logarithm of the cost, where nothing is unstable that of less than any single atom would add."""
+        if self.quality == "fid":
+            return np.log(np.maximum(values, _SMALLEST_DISTANCE))
+        return np.log(np.maximum(1 - np.asarray(values), _SMALLEST_SHARE / num_samples))
+
+
+@dataclass
+class SeedResults:
+    """The results of one seed.
+
+    Attributes:
+        seed: The seed.
+        figures: Value by metric, by arm; None for one that was not finite.
+        points: Places of arms on the curves of sweeps.
+        rows: Measurements of every sample; None if there is no file of them.
+    """
+
+    seed: int
+    figures: dict[str, dict[str, Any]]
+    points: dict[str, SweepPoint]
+    rows: SampleRows | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The content of a ``results.json``, with the rows of samples from beside it.
+
+        Raises:
+            ValueError: If the file holds no results, or the rows belong to other ones.
+        """
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            points = {arm: SweepPoint(**point) for arm, point in results.get("sweep", {}).items()}
+            found = cls(results["seed"], results["arms"], points)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no results of a run; run it again") from error
+        rows_path = path.with_name(ROWS_FILE)
+        if points and rows_path.is_file():
+            found.rows = SampleRows.read(rows_path)
+            found._require_own_rows(path)
+        return found
+
+    def point(self, arm: str, measures: Measures, over: Over = "alignment") -> tuple[float, float]:
+        """Coordinate, of which more is better, and log cost of an arm; NaN where a figure is missing."""
+        figures = {name: np.nan if value is None else value for name, value in self.figures[arm].items()}
+        x = figures.get(measures.alignment if over == "alignment" else "seconds", np.nan)
+        cost = measures.log_cost(figures.get(measures.quality, np.nan), self.figures[arm]["num_samples"])
+        return float(measures.signed(x, over)), float(cost)
+
+    def curve(self, arms: Sequence[str], measures: Measures, over: Over = "alignment") -> Curve:
+        """The points of arms that have both figures."""
+        table = np.array([self.point(arm, measures, over) for arm in arms])
+        return Curve(*table[np.isfinite(table).all(1)].T)
+
+    def resampled(self, measures: Measures, num_resamples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Coordinate and log cost of each arm in resamples of its samples, the same for all arms.
+
+        Resampling repeats samples, which raises every Frechet distance by about as much as the finite number of
+        samples did before. Resampled distances are therefore centred on the measured one, and their deviation from
+        it enters the logarithm to first order, which needs no distance to stay above 0.
+
+        Returns:
+            ``[R]`` each, by arm; an arm without rows or figures is missing.
+        """
+        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        if self.rows is None:
+            return found
+        total = max(figures["num_samples"] for figures in self.figures.values())
+        drawn = np.random.default_rng(self.seed).multinomial(total, np.full(total, 1 / total), num_resamples)
+        for arm, figures in self.figures.items():
+            x, quality = (self.rows.resampled(arm, name, torch.from_numpy(drawn)) for name in measures)
+            measured = figures.get(measures.quality)
+            if x is None or quality is None or measured is None:
+                continue
+            cost = measures.log_cost(quality, total)
+            if measures.quality == "fid":
+                cost = measures.log_cost(measured, total) + (quality - quality.mean()) / max(
+                    measured, _SMALLEST_DISTANCE
+                )
+            found[arm] = (measures.signed(x), cost)
+        return found
+
+    def _require_own_rows(self, path: Path) -> None:
+        assert self.rows is not None
+        for arm, terms in self.rows.terms.items():
+            for figure, (above, below) in terms.items():
+                measured = self.figures.get(arm, {}).get(figure)
+                if measured is not None and not np.isclose(float(above.sum() / below.sum()), measured, rtol=1e-6):
+                    raise ValueError(
+                        f"{path.with_name(ROWS_FILE)} does not belong to {path.name}: it has another {figure} of "
+                        f"{arm}; run it again"
+                    )

@@ -1,0 +1,118 @@
+"""Reverse steps between the timesteps that a time predictor finds, in place of those of the schedule."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.guidance.tag import TemporalAlignment
+
+
+class MoreRedAS(Guidance):
+    """The adaptive sampler of MoreRed (Kahouli et al. 2024, arXiv 2404.10935; "AS" in its code).
+
+    At every step the time predictor estimates the timestep of each sample, the denoiser predicts there, and the sample
+    takes one ancestral step from there, towards the data by as many timesteps as the run's own step. A sample that
+    reaches the data stays as it is; the others reach it in the last step of the run. The proposal of the solver is
+    discarded, and the Time-Gap of such an arm measures how far samples run ahead of the schedule, or behind it.
+    Gradient methods beside it differentiate the prediction at the timestep of the schedule, which costs another call.
+
+    Readings and limits: the paper trains a regression of the normalised timestep; here it is the rounded mean of the
+    predictor's posterior over timesteps, which is what such a regression learns. The paper takes steps of one timestep
+    until all samples arrive; here their number is that of the run. Its third sampler, JT, needs a denoiser that is not
+    told the timestep and predicts it, and is left out.
+
+    Args:
+        predictor: As in ``TemporalAlignment``. None takes the time predictor of the run.
+        **interval: ``start`` and ``stop``, see ``Guidance``. Below ``stop`` samples go on from the timesteps of the
+            schedule, wherever they are.
+
+    Raises:
+        ValueError: When a sampler is made, beside a guidance that moves the proposal earlier in the list, changes the
+            prediction later in it, or chooses the noise; and with recurrence.
+    """
+
+    cost = "denoiser 1 / 0, predictor 1 / 0"
+
+    needs_prediction = False
+    single_pass = True
+
+    def __init__(self, predictor: nn.Module | None = None, **interval: Any) -> None:
+        super().__init__(**interval)
+        self.predictor = predictor
+
+    def for_run(self, run: Run) -> Self:
+        ready = copy.copy(self)
+        ready.predictor = run.predictor if self.predictor is None else self.predictor
+        if ready.predictor is None:
+            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        return ready
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        own = type(self).__name__
+        for other in (*before, *after):
+            name = type(other).__name__
+            if isinstance(other, MoreRedAS):
+                raise ValueError(f"{own} and {name} both take the step; keep one, or let their intervals not overlap")
+            if other.needs_noise:
+                raise ValueError(f"{own} draws the noise of its steps, which {name} cannot choose; keep one of them")
+        for name in (type(other).__name__ for other in before if type(other).propose is not Guidance.propose):
+            raise ValueError(f"{own} takes a step of its own and would discard that of {name}; put it before {name}")
+        for name in (type(other).__name__ for other in after if type(other).denoise is not Guidance.denoise):
+            raise ValueError(
+                f"{own} steps from the prediction it sees, without the change by {name}; put it after {name}"
+            )
+        if any(isinstance(other, TemporalAlignment) and other.conditions for other in after):
+            raise ValueError(f"TAG cannot look ahead through {own}, which predicts once a step; put TAG before it")
+
+    def timesteps(self, x: Tensor, step: Step) -> Tensor:
+        """The timesteps from which samples ``x [B, ...]`` step, ``[B]``."""
+        assert self.predictor is not None
+        with torch.no_grad():
+            logits = self.predictor(x.detach(), **step.space.inputs)
+        step.checks.require_finite(step.timestep, the_time_predictor=logits)
+        if logits.shape[1] != step.num_timesteps:
+            raise ValueError(
+                f"the time predictor knows {logits.shape[1]} timesteps but the denoiser has {step.num_timesteps}; it "
+                "must be trained with the schedule of the denoiser"
+            )
+        known = torch.arange(step.num_timesteps, device=logits.device, dtype=logits.dtype)
+        return (logits.softmax(1) @ known).nan_to_num().round().long()
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        timesteps = self.timesteps(x, step)
+        prediction = predict(x, timesteps)
+        step.state["latest"] = (timesteps, prediction.detach())
+        return prediction
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        x, (timesteps, seen) = x.detach(), step.state["latest"]
+        bars = torch.nn.functional.pad(step.alphas_cumprod.to(x.device), (0, 1), value=1.0)
+        reached = timesteps - (step.num_timesteps if step.next_timestep is None else step.timestep - step.next_timestep)
+        # The entry behind the last timestep is that of the data.
+        a, b = bars[timesteps], bars[torch.where(reached < 0, step.num_timesteps, reached)]
+        x0, ratio = step.space.clip(seen.x0), a / b
+        mean = per_sample(b.sqrt() * (1 - ratio) / (1 - a), x) * x0
+        mean = mean + per_sample(ratio.sqrt() * (1 - b) / (1 - a), x) * x
+        moved = mean + per_sample(((1 - b) / (1 - a) * (1 - ratio)).sqrt(), x) * step.noise()
+        arrived = step.state.get("arrived", torch.zeros_like(timesteps, dtype=torch.bool))
+        step.state["arrived"] = arrived | (reached < 0)
+        kept = arrived.reshape(-1, *(1,) * (x.ndim - 1))
+        return Proposal(torch.where(kept, x, moved), 0.0, torch.zeros_like(x))
+
+
+class MoreRedITP(MoreRedAS):
+    """MoreRed with one prediction of the timestep, made at the first step and counted down ("ITP" in its code)."""
+
+    cost = "denoiser 1 / 0, predictor 1 / 0, in the first step"
+
+    def timesteps(self, x: Tensor, step: Step) -> Tensor:
+        if "first" not in step.state:
+            step.state["first"] = (super().timesteps(x, step), step.timestep)
+        first, start = step.state["first"]
+        return (first - (start - step.timestep)).clamp(min=0)

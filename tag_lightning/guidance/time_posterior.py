@@ -1,0 +1,100 @@
+"""The base of guidance that asks the time predictor, and changes of the noise that a prediction finds."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Guidance, Prediction, Run, Step, per_sample
+
+UNKNOWN = 0
+"""The number of timesteps of a step that no denoiser takes."""
+
+
+class TimePredictorGuidance(Guidance):
+    """Guidance by the posterior ``p(t | x)`` of a time predictor.
+
+    Args:
+        predictor: ``[B, ...] -> logits [B, T]`` over the training timesteps, called with the inputs of the space as
+            keyword arguments. None takes the time predictor of the run (see ``for_run``).
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    def __init__(self, predictor: nn.Module | None = None, **interval: Any) -> None:
+        super().__init__(**interval)
+        self.predictor = predictor
+
+    def for_run(self, run: Run) -> Self:
+        """As ``Guidance.for_run``.
+
+        Raises:
+            ValueError: If neither this guidance nor the run has a time predictor.
+        """
+        ready = copy.copy(self)
+        if ready.predictor is None:
+            ready.predictor = run.predictor
+        ready.require_predictor()
+        return ready
+
+    def require_predictor(self) -> nn.Module:
+        """The time predictor.
+
+        Raises:
+            ValueError: If it is still open.
+        """
+        if self.predictor is None:
+            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        return self.predictor
+
+    def log_posterior(self, x: Tensor, step: Step) -> Tensor:
+        """``log p(t | x)`` of all timesteps, ``[B, T]``, for noisy samples ``x [B, ...]``.
+
+        Raises:
+            ValueError: If the predictor knows another number of timesteps than the denoiser, or not that of ``step``.
+        """
+        logits = self.require_predictor()(x, **step.space.inputs)
+        known, total = logits.shape[1], step.num_timesteps
+        if total not in (known, UNKNOWN) or (total == UNKNOWN and step.timestep >= known):
+            other = f"the sample is at {step.timestep}" if total == UNKNOWN else f"the denoiser has {total}"
+            raise ValueError(
+                f"the time predictor knows {known} timesteps but {other}; it must be trained with the schedule of the "
+                "denoiser"
+            )
+        step.checks.require_finite(step.timestep, the_time_predictor=logits)
+        return logits.log_softmax(1)
+
+    def time_score(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """The time-linked score of noisy samples ``x [B, ...]``, under any gradient mode.
+
+        Returns:
+            ``grad_x log p(step.timestep | x)`` projected onto the space, ``[B, ...]``, and ``log p(step.timestep | x)``
+            without its graph, ``[B]``.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            log_posterior = self.log_posterior(x, step)
+            if isinstance(step.timestep, Tensor):  # one per sample
+                chosen = log_posterior.gather(1, step.timestep.to(x.device)[:, None])[:, 0]
+            else:
+                chosen = log_posterior[:, step.timestep]
+            (score,) = torch.autograd.grad(chosen.sum(), x)
+        step.checks.require_finite(step.timestep, the_gradient_of_the_time_predictor=score)
+        return step.space.project(score), chosen.detach()
+
+
+def noise_level(prediction: Prediction, step: Step) -> Tensor | float:
+    """``alphas_cumprod`` of the level that ``prediction`` was made at: a float, or ``[B]``."""
+    return step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
+
+
+def with_noise(prediction: Prediction, epsilon: Tensor, step: Step) -> Prediction:
+    """``prediction`` with the noise ``epsilon [B, ...]``, and ``x0`` such that both still make up the sample.
+
+    ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``.
+    """
+    a = noise_level(prediction, step)
+    ratio = per_sample(((1 - a) / a) ** 0.5, epsilon)
+    return prediction._replace(epsilon=epsilon, x0=prediction.x0 + ratio * (prediction.epsilon - epsilon))

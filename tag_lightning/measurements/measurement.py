@@ -1,0 +1,92 @@
+"""The contract of a measurement."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import SampleNoise
+from tag_lightning.guidance import Condition, residual_norm
+
+
+class Measurement(nn.Module, ABC):
+    """A linear measurement ``y = A x + noise * n`` of images, ``n`` standard normal.
+
+    A module without weights whose ``forward`` is ``A``, so that it is the predictor of a condition as it stands.
+
+    Args:
+        noise: Standard deviation of the noise, for images in [-1, 1], at least 0.
+
+    Raises:
+        ValueError: If ``noise`` is negative or not finite.
+    """
+
+    def __init__(self, noise: float = 0.05) -> None:
+        super().__init__()
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a finite number of at least 0, got {noise}")
+        self.noise = noise
+
+    def require_shape(self, sample_shape: Sequence[int]) -> None:
+        """Check that images ``(C, H, W)`` can be measured.
+
+        Raises:
+            ValueError: If they cannot; says why.
+        """
+        if len(sample_shape) != 3:
+            raise ValueError(f"{type(self).__name__} measures images [C, H, W], got samples {list(sample_shape)}")
+
+    def for_samples(self, sample_shape: Sequence[int], indices: Sequence[int], seed: int) -> Self:
+        """The operator of the images of these global indices, for one that differs from image to image.
+
+        Args:
+            sample_shape: ``(C, H, W)``.
+            indices: Global indices of the batch, B of them.
+            seed: Seed of the run.
+        """
+        return copy.copy(self)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x`` without noise for images ``x [B, C, H, W]``."""
+
+    def measure(self, x: Tensor, source: SampleNoise) -> Tensor:
+        """Noisy measurements of images ``x [B, C, H, W]``, the noise drawn from ``source``."""
+        with torch.no_grad():
+            clean = self(x)
+            noise = torch.stack(source.normal([clean.shape[1:]] * len(clean))).to(clean)
+            return clean + self.noise * self.visible(noise)
+
+    def condition(self, y: Tensor, sample_shape: Sequence[int]) -> Condition:
+        """The condition that images have the measurements ``y``: ``log p(y | x0) = -|y - A x0|``.
+
+        The loss of restoration by diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687, Section 4). The
+        paper steps by ``zeta / |r| grad |r|^2 = 2 zeta grad |r|`` with ``r = y - A x0_hat``; ``DPS(scale)`` steps by
+        ``scale grad |r|`` times the factor of its docstring.
+
+        Args:
+            y: Measurements, ``[B, ...]``.
+            sample_shape: Shape ``(C, H, W)`` of the images.
+
+        Raises:
+            ValueError: If such images have measurements of another shape.
+        """
+        self.require_shape(sample_shape)
+        with torch.no_grad():
+            expected = self(torch.zeros(len(y), *sample_shape, device=y.device)).shape
+        if y.shape != expected:
+            raise ValueError(
+                f"{type(self).__name__} of images {list(sample_shape)} gives measurements {list(expected)}, but they "
+                f"have the shape {list(y.shape)}; check the operator and the images"
+            )
+        return Condition(self, y, residual_norm)
+
+    def visible(self, noise: Tensor) -> Tensor:
+        """The part of ``noise``, in the shape of a measurement, that falls on what is measured."""
+        return noise

@@ -1,0 +1,61 @@
+"""The experiments that ask for more than a class, with small networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import TinyNetworks, predictor_arguments
+
+from tag_lightning.cli import main
+
+METRICS = (
+    "--sampling.task.init_args.metrics=[{class_path: KID}, {class_path: InceptionScore}, "
+    "{class_path: FID, init_args: {name: child_fid, asked_classes_only: true}}]"
+)
+
+
+def experiment(name: str, arguments: list[str]) -> list[str]:
+    """The command line with the configuration first, so that the small networks take the place of its own."""
+    verb, *rest = arguments
+    unknown = (
+        ("--sampling.task=", "--sampling.task.init_args.guide=") if name == "restoration" else ("--sampling.task=",)
+    )
+    return [verb, f"--config=experiments/{name}", *(argument for argument in rest if not argument.startswith(unknown))]
+
+
+def arms_of(run: Path) -> dict[str, dict[str, float]]:
+    return json.loads((run / "results.json").read_text())["arms"]
+
+
+def test_a_class_and_a_hue_at_once_with_a_single_condition_predictor(tiny: TinyNetworks, tmp_path: Path) -> None:
+    more = ["--sampling.num_samples=6", METRICS]
+    conditions = "--model.init_args.network.init_args.conditions={hue: 8}"
+    main(experiment("multi_condition", predictor_arguments("validate", tmp_path, tiny, *more, conditions)))
+    arms = arms_of(tmp_path)
+    assert len(arms) == 9
+    figures = arms["both+tag after label"]
+    assert figures.keys() >= {"accuracy", "accuracy_hue", "accuracy_all", "kid", "inception_score_judge", "child_fid"}
+    assert figures != arms["both+tag"]
+
+
+@pytest.mark.filterwarnings("ignore:lpips is left out")
+@pytest.mark.parametrize("operator", [None, "Inpainting"])
+def test_restoration_by_the_operator_of_choice(operator: str | None, tiny: TinyNetworks, tmp_path: Path) -> None:
+    more = ["--sampling.num_samples=6"]
+    more += [] if operator is None else [f"--sampling.task.measurement={operator}"]
+    main(experiment("restoration", predictor_arguments("validate", tmp_path, tiny, *more)))
+    arms = arms_of(tmp_path)
+    assert arms["fixed length"]["psnr"] > arms["unguided"]["psnr"]
+    assert (tmp_path / "arms.png").is_file() or list(tmp_path.rglob("arms.png"))
+
+
+def test_images_that_an_operator_cannot_measure_are_refused(
+    tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = "--sampling.task.measurement={class_path: SuperResolution, init_args: {factor: 3}}"
+    with pytest.raises(SystemExit):
+        main(experiment("restoration", predictor_arguments("validate", tmp_path, tiny, operator)))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "sampling.task.init_args.measurement SuperResolution: factor 3 does not divide the height and width" in error
