@@ -47,7 +47,7 @@ class MoleculeTask(SamplingTask):
     axes = ("N", "3 + F")
     keep_nonfinite = True  # `nan` is their share
     guide: EGNNPropertyPredictor | None
-    judge: PropertyPredictor | None
+    judge: Any  # a PropertyPredictor, or None
 
     def __init__(
         self,

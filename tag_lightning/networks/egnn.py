@@ -46,12 +46,13 @@ class InvariantLayer(nn.Module):
         self.gate = nn.Linear(width, 1)
         self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, h: Tensor, message: Tensor, pairs: Tensor) -> Tensor:
-        """The updated ``h [B, N, W]``, for ``message [B, N, N, W]`` and the pair mask ``pairs [B, N, N, 1]``."""
+    def forward(self, h: Tensor, edges: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """The updated ``h [B, N, W]`` and the messages ``[B, N, N, W]``, for the pair mask ``pairs [B, N, N, 1]``."""
+        message = self.message(h, edges)
         gate = self.gate(message).sigmoid() * pairs
         # A matrix product sums the gated messages without storing them.
         received = (gate.to(message).transpose(-1, -2) @ message).squeeze(-2)
-        return h + self.node(torch.cat((h, received.to(h)), -1))
+        return h + self.node(torch.cat((h, received.to(h)), -1)), message
 
 
 class EquivariantLayer(nn.Module):
@@ -70,8 +71,19 @@ class EquivariantLayer(nn.Module):
         self.weight = nn.Linear(width, 1, bias=False)
         nn.init.xavier_uniform_(self.weight.weight, gain=0.001)
 
-    def forward(self, x: Tensor, message: Tensor, squared: Tensor, pairs: Tensor) -> Tensor:
-        """The moved positions ``[B, N, 3]``, for ``message [B, N, N, W]``, ``squared`` and ``pairs [B, N, N, 1]``."""
+    def forward(self, x: Tensor, h: Tensor, edges: Tensor, message: Tensor, squared: Tensor, pairs: Tensor) -> Tensor:
+        """The moved positions ``[B, N, 3]``.
+
+        Args:
+            x: Positions in angstrom, ``[B, N, 3]``.
+            h: Embeddings of the atoms ``[B, N, W]``, for messages of its own.
+            edges: Edge features ``[B, N, N, E]``, likewise.
+            message: The invariant layer's messages ``[B, N, N, W]``, for a layer without messages of its own.
+            squared: Squared distances, ``[B, N, N, 1]``.
+            pairs: Pair mask, ``[B, N, N, 1]``.
+        """
+        if self.message is not None:
+            message = self.message(h, edges)
         weight = self.longest * self.weight(message).to(x).tanh()
         factor = (weight * pairs / ((squared + 1e-8).sqrt() + 1)).squeeze(-1)
         # Mixed precision must not round positions: the differences of two of them count.
@@ -137,11 +149,8 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         at_input = radial_bases(initial, self.num_bases)
         for invariant, equivariant in zip(self.invariant, self.equivariant, strict=True):
             edges = torch.cat((squared, initial, radial_bases(squared, self.num_bases), at_input), -1)
-            message = invariant.message(h, edges)
-            h = invariant(h, message, pairs)
-            if equivariant.message is not None:
-                message = equivariant.message(h, edges)
-            position = equivariant(position, message, squared, pairs)
+            h, message = invariant(h, edges, pairs)
+            position = equivariant(position, h, edges, message, squared, pairs)
             squared = squared_distances(position)
         velocity = (position - start) * real
         velocity = velocity - velocity.sum(1, keepdim=True) / real.sum(1, keepdim=True) * real
@@ -172,7 +181,7 @@ class InvariantEncoder(nn.Module):
         edges = torch.cat((squared, squared, radial_bases(squared, self.num_bases)), -1)
         pairs, h = pair_mask(mask, x), self.embedding(x[..., 3:] * real)
         for layer in self.layers:
-            h = layer(h, layer.message(h, edges), pairs)
+            h, _ = layer(h, edges, pairs)
         return h * real
 
 
