@@ -38,8 +38,8 @@ tour: $(VENV)/.ready
 # Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
 weights: weights-digits weights-molecules
 
-# The experiments correct with it.
-WEIGHTS_digits := time_predictor
+# The experiments correct with these.
+WEIGHTS_digits := time_predictor noise_level
 
 weights-%: $(VENV)/.ready
 	for stage in guide judge denoiser time_gap_predictor $(WEIGHTS_$*); do \

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
-from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
+from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
@@ -49,6 +49,7 @@ class GuidedSampling(Callback):
         predictor: Time predictor that corrects; None takes the one being trained.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
+        noise_level: Regressor of the noise level, for arms that retime by it.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
         arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
@@ -75,6 +76,7 @@ class GuidedSampling(Callback):
         denoiser: str | None = None,
         predictor: str | None = None,
         time_gap_predictor: str | None = None,
+        noise_level: str | None = None,
         task: SamplingTask | None = None,
         arms: dict[str, Arm] | None = None,
         extra_arms: dict[str, Arm] | None = None,
@@ -93,6 +95,7 @@ class GuidedSampling(Callback):
         self.denoiser = denoiser
         self.predictor = predictor
         self.time_gap_predictor = time_gap_predictor
+        self.noise_level = noise_level
         self.task = task
         self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
         self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
@@ -306,6 +309,7 @@ class GuidedSampling(Callback):
             "denoiser": denoiser,
             "task": self.task.for_data(data).for_samples(self._num_samples, self.seed),
             **predictors,
+            "noise_level": load_noise_level(self.noise_level, denoiser, data.example),
             "solver": self.solver,
             "num_steps": self.num_steps,
             "chunk_size": self.chunk_size,

@@ -17,7 +17,7 @@ from torch import Tensor
 from tag_lightning.files import replacing
 
 CACHE_REMEDY = "choose another folder with data.init_args.cache, or null to prepare the data anew in every run"
-_LAYOUT = "2"
+_LAYOUT = "1"
 
 
 @dataclass(frozen=True)

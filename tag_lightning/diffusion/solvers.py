@@ -66,6 +66,8 @@ class DPMSolverPlusPlus(Solver):
     """
 
     def propose(self, x: Tensor, prediction: Prediction, step: Step, predict: Predict) -> Proposal:
+        if prediction.alpha_bar is not None:  # the sample as it would be with the noise that this timestep should have
+            x = math.sqrt(step.alpha_bar) * prediction.x0 + math.sqrt(1 - step.alpha_bar) * prediction.epsilon
         x0, std = self._extrapolated(prediction.x0, step), self._std(step)
         decay = math.sqrt(max(0.0, 1 - step.next_alpha_bar - std**2)) / math.sqrt(1 - step.alpha_bar)
         weight = math.sqrt(step.next_alpha_bar) - decay * math.sqrt(step.alpha_bar)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
+from tag_lightning.evaluation.networks import load_time_predictor
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -40,6 +41,7 @@ class ArmSampler:
         predictor: Time predictor that corrects; None suffices for arms without TAG.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
+        noise_level: Regressor of the noise level, for arms that retime by it.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
@@ -55,6 +57,7 @@ class ArmSampler:
     task: SamplingTask
     predictor: nn.Module | None = None
     time_gap_predictor: nn.Module | None = None
+    noise_level: nn.Module | None = None
     solver: Solver = field(default_factory=DDIM)
     num_steps: int = 100
     chunk_size: int = 64
@@ -72,8 +75,9 @@ class ArmSampler:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must lie in 0 .. {self.world_size - 1} (world_size - 1), got {self.rank}")
-        candidates = (self.denoiser, self.predictor, self._measuring, *self.task.networks)
+        candidates = (self.denoiser, self.predictor, self._measuring, self.noise_level, *self.task.networks)
         self._networks = [network for network in candidates if network is not None]
+        self._predictors: dict[str, nn.Module] = {}
         for network in self._networks:
             network.to(self._device)
 
@@ -86,7 +90,7 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self.predictor, indices), conditions)
+            run = Run(self._conditioned(self._correcting(arm), indices), conditions, self.noise_level)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
@@ -124,8 +128,8 @@ class ArmSampler:
                 for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
                     if isinstance(predictor, ConditionedTimePredictor):
                         predictor.require_complete()
-            except ValueError as error:
-                raise ValueError(f"arm {name}: {error}") from error
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"arm {name}: {error}") from error
             if arm.best_of > 1 and not self.task.conditions([0], self._device):
                 raise ValueError(
                     f"arm {name}: best_of {arm.best_of} needs a guide to choose by; give the task one, or set best_of "
@@ -208,6 +212,17 @@ class ArmSampler:
             rows = self.task.rows(x, indices) | drawn
         rows["seconds"] = torch.full((len(indices),), (seconds + stopwatch.seconds) / len(indices))
         return x, rows
+
+    def _correcting(self, arm: Arm) -> nn.Module | None:
+        """The time predictor that corrects in an arm, loaded once."""
+        if arm.predictor is None:
+            return self.predictor
+        if arm.predictor not in self._predictors:
+            predictor = load_time_predictor(arm.predictor, "predictor", self.denoiser, self.task.data.example)
+            assert predictor is not None
+            self._predictors[arm.predictor] = predictor.to(self._device)
+            self._networks.append(predictor)
+        return self._predictors[arm.predictor]
 
     def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
         """A predictor of the conditional kind with the targets of these samples."""

@@ -34,6 +34,8 @@ class Arm:
         num_steps: Reverse steps; None takes those of the comparison.
         recurrence: Number of times each step is taken, or a range of timesteps with it; None takes the recurrence
             that a guidance is published with, or else 1.
+        predictor: Time predictor that corrects in this arm: a shipped network's name, a folder or a checkpoint. None
+            takes that of the comparison.
         sweep: ``num_steps`` or a parameter of a guidance in this arm, and its values: one arm per value, see
             ``evaluation.sweep``.
         point: The place of this arm on the curve of a sweep; None outside of sweeps.
@@ -47,6 +49,7 @@ class Arm:
     recurrence: int | Recurrence | None = None
     sweep: dict[str, list[int | float]] | None = None
     best_of: int = 1
+    predictor: str | None = None
     point: SweepPoint | None = field(default=None, init=False)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from tag_lightning.diffusion import Denoiser
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, require_arms
-from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor
+from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor
 from tag_lightning.evaluation.results import Results
 from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.evaluation.task import SamplingTask
@@ -26,6 +26,7 @@ def compare(
     *,
     predictor: nn.Module | str | Path | None = None,
     time_gap_predictor: nn.Module | str | Path | None = None,
+    noise_level: nn.Module | str | Path | None = None,
     reference: Iterable[Any] | None = None,
     **settings: Any,
 ) -> Results:
@@ -42,6 +43,7 @@ def compare(
         seed: Seed of noise and targets.
         predictor: Time predictor that corrects, for arms with TAG.
         time_gap_predictor: A second time predictor that measures the Time-Gap; None measures with ``predictor``.
+        noise_level: Regressor of the noise level, for arms that retime by it.
         reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
         **settings: ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
             ``world_size`` and ``progress``, see ``ArmSampler``.
@@ -59,7 +61,8 @@ def compare(
     denoiser, example = load_denoiser(denoiser, task.data.example), task.data.example
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)
     time_gap_predictor = load_time_predictor(time_gap_predictor, "time_gap_predictor", denoiser, example)
-    sampler = ArmSampler(denoiser, task, predictor, time_gap_predictor, **settings)
+    noise_level = load_noise_level(noise_level, denoiser, example)
+    sampler = ArmSampler(denoiser, task, predictor, time_gap_predictor, noise_level=noise_level, **settings)
     sampler.require_possible(arms)
     sampler.prepare(reference)
     drawn = {

@@ -63,6 +63,27 @@ def load_time_predictor(
     return network
 
 
+def load_noise_level(source: nn.Module | str | Path | None, denoiser: Denoiser, example: Any) -> nn.Module | None:
+    """Load a regressor of the noise level and check that it shares the denoiser's schedule; a module is returned as is.
+
+    Args:
+        source: A shipped network's name, a folder, a checkpoint, or the object.
+        denoiser: The denoiser it belongs to.
+        example: A batch of one sample.
+
+    Raises:
+        ValueError: If it was trained on another schedule, or cannot take such samples.
+        FileNotFoundError: If there is nothing of that name.
+    """
+    if source is None or isinstance(source, nn.Module):
+        return source
+    network, schedule, _ = load_pretrained(source)
+    require_schedule(schedule, denoiser, f"noise_level {source}")
+    first = torch.zeros(1, dtype=torch.long)
+    require_accepts(network, example.x.shape[1:], "noise_level", first, **example.inputs)
+    return network
+
+
 def require_schedule(schedule: NoiseSchedule | None, denoiser: Denoiser, name: str) -> None:
     """Check that a time predictor was trained on the schedule of the denoiser.
 
@@ -70,7 +91,7 @@ def require_schedule(schedule: NoiseSchedule | None, denoiser: Denoiser, name: s
         ValueError: Says how they differ; calls the predictor ``name``.
     """
     if schedule is None:
-        raise ValueError(f"{name} has no noise schedule: it is not a time predictor of this package")
+        raise ValueError(f"{name} has no noise schedule: it was not trained on noisy samples by this package")
     require_same_schedule(schedule.alphas_cumprod, denoiser.schedule.alphas_cumprod, name, "the denoiser")
 
 

@@ -2,6 +2,7 @@
 
 from tag_lightning.diffusion import Guidance
 from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
+from tag_lightning.guidance.calibrated_noise import CalibratedNoise
 from tag_lightning.guidance.classifier import ClassifierGuidance
 from tag_lightning.guidance.conditions import (
     Condition,
@@ -15,8 +16,13 @@ from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
 from tag_lightning.guidance.langevin import LangevinCorrector
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
+from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
+from tag_lightning.guidance.posterior_noise import PosteriorNoise
+from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
+from tag_lightning.guidance.predicted_noise import PredictedNoise
 from tag_lightning.guidance.ranges import Hinge, Range
+from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -30,8 +36,10 @@ from tag_lightning.guidance.tangential import TangentialGuidance
 from tag_lightning.guidance.time_correction import TimeCorrection
 from tag_lightning.guidance.time_shift import TimeShift
 from tag_lightning.guidance.timestep_contrast import SelfGuidance, TimestepGuidance
+from tag_lightning.guidance.tracked_noise import TrackedNoise
 from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
+from tag_lightning.guidance.wavelet_noise import WaveletNoise
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 __all__ = [
@@ -42,6 +50,8 @@ __all__ = [
     "TFG",
     "UGD",
     "AdaptiveMoments",
+    "AlignedMoves",
+    "CalibratedNoise",
     "ClassifierFreeNoiseAwareness",
     "ClassifierGuidance",
     "Condition",
@@ -57,15 +67,22 @@ __all__ = [
     "GuidanceWrapper",
     "Hinge",
     "JointCondition",
+    "KnownNoise",
     "LangevinCorrector",
     "MoreRedAS",
     "MoreRedITP",
     "NoiseAwarenessGuidance",
+    "NoiseLevel",
     "NoiseLevelCorrection",
     "NoiseProportionalStrength",
     "PolyakStrength",
+    "PosteriorNoise",
+    "PredictedNoise",
+    "ProximalAlignment",
     "Range",
+    "RegressedNoise",
     "ResidualDPS",
+    "Retiming",
     "SelfGuidance",
     "SquaredError",
     "Strength",
@@ -76,6 +93,8 @@ __all__ = [
     "TimePredictorLevelCorrection",
     "TimeShift",
     "TimestepGuidance",
+    "TrackedNoise",
     "TrustRegion",
+    "WaveletNoise",
     "residual_norm",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -21,11 +21,13 @@ class Evidence(NamedTuple):
         nll: ``-log p(t | x)`` of the timestep the samples should be at, ``[B]``, in nats.
         score: Its negative gradient, the time-linked score, ``[B, ...]``.
         typical_nll: Mean ``nll`` of real, forward-noised data at this timestep; None if never measured.
+        nll_quantiles: Quantiles of the same by their level; empty if never measured.
     """
 
     nll: Tensor
     score: Tensor
     typical_nll: Tensor | None
+    nll_quantiles: Mapping[float, Tensor] = {}
 
 
 StrengthRule: TypeAlias = Callable[[Evidence, Step], Tensor | float]
@@ -83,13 +85,20 @@ class PolyakStrength(Strength):
 
     Args:
         cap: Longest move as a fraction of the noise, at least 0.
+        quantile: Compare with this quantile of the likelihood of real data rather than with its mean, above which half
+            of all good samples lie: one of the predictor's ``quantile_levels``. Predictors that were saved without
+            quantiles compare with the mean.
 
     Raises:
-        ValueError: If ``cap`` is negative, or the predictor has no ``typical_nll``.
+        ValueError: If ``cap`` is negative, ``quantile`` outside (0, 1) or not measured, or the predictor has no
+            ``typical_nll``.
     """
 
-    def __init__(self, cap: float = 0.3) -> None:
+    def __init__(self, cap: float = 0.3, quantile: float | None = None) -> None:
         self.cap = require_strength("cap", cap)
+        if quantile is not None and not 0 < quantile < 1:
+            raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
+        self.quantile = quantile
 
     def __call__(self, evidence: Evidence, step: Step) -> Tensor:
         if evidence.typical_nll is None:
@@ -97,11 +106,20 @@ class PolyakStrength(Strength):
                 "PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
                 "(TimePredictorModule measures it), or choose another strength"
             )
-        excess = (evidence.nll - evidence.typical_nll).clamp(min=0)
+        excess = (evidence.nll - self._tolerated(evidence)).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
         longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
+
+    def _tolerated(self, evidence: Evidence) -> Tensor:
+        assert evidence.typical_nll is not None
+        if self.quantile is None or not evidence.nll_quantiles:
+            return evidence.typical_nll
+        if self.quantile not in evidence.nll_quantiles:
+            known = ", ".join(map(str, evidence.nll_quantiles))
+            raise ValueError(f"quantile {self.quantile} was not measured; choose one of {known}")
+        return evidence.nll_quantiles[self.quantile]
 
 
 def require_strength(name: str, value: float) -> float:

@@ -97,12 +97,27 @@ class TemporalAlignment(TimePredictorGuidance):
     def evidence(self, x: Tensor, step: Step) -> Evidence:
         """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
         score, log_posterior = self.time_score(x, step)
-        t = step.timestep
-        if "typical_nll" not in step.state:  # read once per run, since it waits for the device
-            typical: Any = getattr(self.predictor, "typical_nll", None)
-            measured = () if typical is None else enumerate(typical.isnan().tolist())
-            step.state["typical_nll"] = {k: typical[k] for k, missing in measured if not missing}
-        return Evidence(-log_posterior, score, step.state["typical_nll"].get(t))
+        return Evidence(-log_posterior, score, *real_nll(self.require_predictor(), step))
+
+    def likelihood(self, x: Tensor, step: Step) -> Evidence:
+        """The evidence without its score, which is zero: a forward pass alone, recorded under grad."""
+        log_posterior = self.log_posterior(x, step)[:, step.timestep]
+        return Evidence(-log_posterior, torch.zeros_like(x), *real_nll(self.require_predictor(), step))
+
+
+def real_nll(predictor: nn.Module, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
+    """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
+    mean: Any = getattr(predictor, "typical_nll", None)
+    rows: Any = getattr(predictor, "nll_quantiles", None)
+    if "measured" not in step.state:  # read once per run, in one transfer, since it waits for the device
+        known = [] if mean is None else [mean.isfinite()]
+        known += [] if mean is None or rows is None else [rows.isfinite().all(0)]
+        step.state["measured"] = torch.stack(known).tolist() if known else []
+    measured: list[bool] = [row[step.timestep] for row in step.state["measured"]]
+    typical = mean[step.timestep] if measured and measured[0] else None
+    if len(measured) < 2 or not measured[1]:
+        return typical, {}
+    return typical, dict(zip(predictor.quantile_levels, rows[:, step.timestep], strict=True))  # type: ignore[arg-type]
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):

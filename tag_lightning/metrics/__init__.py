@@ -24,7 +24,7 @@ from tag_lightning.metrics.quantity_error import QuantityError
 from tag_lightning.metrics.restoration import PSNR, SSIM
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
-from tag_lightning.metrics.time_gap import TimeCalibration, TimeGap, TypicalNLL, time_gap
+from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL, time_gap
 from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "InceptionScore",
     "JudgeFeatures",
     "MoleculeQuality",
+    "NLLQuantiles",
     "PhysicsError",
     "PixelFeatures",
     "PrecisionRecall",

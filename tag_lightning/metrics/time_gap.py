@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,69 @@ class TypicalNLL(_PerTimestep):
     def _pooled(self, values: Tensor) -> Tensor:
         kernel = torch.ones(1, 1, 2 * self.window + 1, dtype=values.dtype, device=values.device)
         return F.conv1d(values[None, None], kernel, padding=self.window)[0, 0]
+
+
+class NLLQuantiles(Metric):
+    """Quantiles of ``-log p(t | x_t)`` of samples that are where they should be, at every timestep, in nats.
+
+    From a histogram with bins of 0.05 nats up to 25, in which quantiles are interpolated linearly; larger values count
+    as 25. Counts are integers, hence the same on any number of processes.
+
+    Args:
+        num_timesteps: T.
+        levels: The quantiles, each in (0, 1).
+        window: Timesteps on either side to pool.
+        **kwargs: Passed to ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If ``window`` is negative or a level outside (0, 1).
+    """
+
+    full_state_update = False
+    _WIDTH, _BINS = 0.05, 500
+    histogram: Tensor
+
+    def __init__(self, num_timesteps: int, levels: Sequence[float], window: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_timesteps = _require_positive(num_timesteps)
+        if window < 0 or not all(0 < level < 1 for level in levels):
+            raise ValueError(f"window must be at least 0 and levels in (0, 1), got {window} and {list(levels)}")
+        self.levels, self.window = tuple(levels), window
+        empty = torch.zeros(num_timesteps * self._BINS, dtype=torch.int64)
+        self.add_state("histogram", empty, dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, timesteps: Tensor | int) -> None:
+        """Add samples with ``logits [B, T]`` that are at ``timesteps``, ``[B]`` or one for all.
+
+        Raises:
+            ValueError: As ``time_gap``, or if T differs from ``num_timesteps``.
+        """
+        _require_width(logits, self.num_timesteps)
+        timesteps = _checked_timesteps(logits, timesteps)
+        nll = -logits.detach().double().log_softmax(dim=1).gather(1, timesteps[:, None])[:, 0]
+        bins = (nll / self._WIDTH).long().clamp(0, self._BINS - 1)
+        places = (timesteps * self._BINS + bins).to(self.histogram.device)
+        self.histogram = self.histogram.index_add(0, places, torch.ones_like(places))
+
+    def compute(self) -> Tensor:
+        """``[Q, T]`` float64; timesteps whose window saw no sample take the values of the nearest that did.
+
+        NaN if none was seen.
+        """
+        counts = self.histogram.double().view(self.num_timesteps, self._BINS).T
+        kernel = torch.ones(1, 1, 2 * self.window + 1, dtype=counts.dtype, device=counts.device)
+        below = F.conv1d(counts[:, None], kernel, padding=self.window)[:, 0].T.cumsum(1)
+        total = below[:, -1:]
+        seen = torch.nonzero(total[:, 0] > 0.5)[:, 0]
+        if not len(seen):
+            return counts.new_full((len(self.levels), self.num_timesteps), torch.nan)
+        every = torch.arange(self.num_timesteps, device=counts.device)
+        nearest = seen[(every[:, None] - seen).abs().argmin(1)]
+        below, sought = below[nearest], total[nearest] * counts.new_tensor(self.levels)
+        place = torch.searchsorted(below, sought)
+        before = torch.where(place > 0, below.gather(1, (place - 1).clamp(min=0)), 0)
+        part = (sought - before) / (below.gather(1, place) - before)
+        return self._WIDTH * (place + part).T
 
 
 class TimeCalibration(Metric):

@@ -1,8 +1,9 @@
-"""LightningModules that train the three kinds of network."""
+"""LightningModules that train one kind of network each."""
 
 from tag_lightning.modules.diffusion import DiffusionModule
+from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
-__all__ = ["DiffusionModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]
+__all__ = ["DiffusionModule", "NoiseLevelModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
-from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL
+from tag_lightning.metrics import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
@@ -24,7 +24,8 @@ class TimePredictorModule(NetworkModule):
     Logs ``train/loss`` and, on forward-noised validation data, ``val/loss`` (nats), ``val/time_gap`` (training
     timesteps, the predictor's own floor), ``val/time_gap_tenth_0`` (cleanest) to ``_9`` (noisiest), and the
     calibration of its posterior as ``val/calibration_*``. The mean negative log-likelihood of real data at
-    every timestep is stored in the network as ``typical_nll``, for self-calibrating strengths.
+    every timestep is stored in the network as ``typical_nll``, its quantiles as ``nll_quantiles``, for self-calibrating
+    strengths.
 
     Args:
         network: Maps noisy samples to logits ``[B, T]``.
@@ -71,6 +72,7 @@ class TimePredictorModule(NetworkModule):
         self.time_gap = TimeGap(total)
         self.calibration = TimeCalibration(total)
         self.typical_nll = TypicalNLL(total, window=total // 50)
+        self.nll_quantiles = NLLQuantiles(total, network.quantile_levels, window=total // 50)
         self._validated = False
 
     def setup(self, stage: str) -> None:
@@ -111,6 +113,7 @@ class TimePredictorModule(NetworkModule):
             self.time_gap.update(logits, timesteps)
             self.calibration.update(logits, timesteps)
             self.typical_nll.update(logits, timesteps)
+            self.nll_quantiles.update(logits, timesteps)
 
     def on_validation_epoch_start(self) -> None:
         self._reset()
@@ -138,16 +141,17 @@ class TimePredictorModule(NetworkModule):
         return ConditionedTimePredictor(self.network, batch.attributes)(x_t, **batch.inputs)
 
     def _reset(self) -> None:
-        for metric in (self.time_gap, self.calibration, self.typical_nll):
+        for metric in (self.time_gap, self.calibration, self.typical_nll, self.nll_quantiles):
             metric.reset()
 
     def _store_typical_nll(self) -> None:
         # Without a validation, and under `test`, the stored values remain.
         if not self._validated:
             return
-        measured = self.typical_nll.compute()
+        mean, quantiles = self.typical_nll.compute(), self.nll_quantiles.compute()
         for network in (self.network, *self._averaged()):
-            network.typical_nll.copy_(measured)
+            network.typical_nll.copy_(mean)
+            network.nll_quantiles.copy_(quantiles)
 
     def _averaged(self) -> list[TimePredictor]:
         # Callbacks that average weights swap them around a validation and average buffers as well, so both networks

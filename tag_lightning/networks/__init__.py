@@ -7,8 +7,10 @@ from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
+from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
+from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
     "EGNNDenoiser",
@@ -20,7 +22,9 @@ __all__ = [
     "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "NoiseLevelCNN",
     "PropertyPredictor",
     "SimpleCNN",
     "TimePredictor",
+    "UNetEncoder",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -78,9 +79,14 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     Attributes:
         typical_nll: Mean ``-log p(t | x_t)`` of real, forward-noised data at every timestep, ``[T]`` in nats;
             NaN until measured. Saved with the weights, for self-calibrating strengths.
+        nll_quantiles: Quantiles ``quantile_levels`` of the same, ``[Q, T]``; NaN until measured, and in networks saved
+            before version 0.3.
     """
 
+    optional_keys = ("nll_quantiles",)  # networks saved without them load as well
+    quantile_levels = (0.5, 0.75, 0.9, 0.95, 0.99)
     typical_nll: Tensor
+    nll_quantiles: Tensor
 
     def __init__(self, num_timesteps: int, conditions: Mapping[str, int] | None = None) -> None:
         super().__init__()
@@ -90,11 +96,16 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             raise ValueError(f"conditions are numbers of classes, or 0 for a quantity, got {conditions}")
         self.embedding = ConditionEmbedding(conditions) if conditions else None
         self.register_buffer("typical_nll", torch.full((num_timesteps,), torch.nan))
+        self.register_buffer("nll_quantiles", torch.full((len(self.quantile_levels), num_timesteps), torch.nan))
 
     @property
     def num_timesteps(self) -> int:
         """T, the number of timesteps."""
         return len(self.typical_nll)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}nll_quantiles", torch.full_like(self.nll_quantiles, torch.nan))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -156,6 +167,16 @@ class ConditionedTimePredictor(nn.Module):
     def typical_nll(self) -> Tensor:
         """The ``typical_nll`` of the predictor, ``[T]``."""
         return self.predictor.typical_nll
+
+    @property
+    def quantile_levels(self) -> tuple[float, ...]:
+        """The levels of ``nll_quantiles``."""
+        return self.predictor.quantile_levels
+
+    @property
+    def nll_quantiles(self) -> Tensor:
+        """The ``nll_quantiles`` of the predictor, ``[Q, T]``."""
+        return self.predictor.nll_quantiles
 
     def forward(self, x: Tensor, **inputs: Tensor) -> Tensor:
         """Logits ``[B, T]``."""

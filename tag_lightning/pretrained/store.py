@@ -8,7 +8,10 @@ description under the key ``tag_lightning``. Neither can execute code.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
+_DIFFUSERS = logging.getLogger("diffusers.models.modeling_utils")
 
 
 class Pretrained(NamedTuple):
@@ -190,11 +194,14 @@ def _from_folder(folder: Path) -> Pretrained:
     try:
         name = str(json.loads((folder / "config.json").read_text())["_class_name"])
         cls = _network_class(name, str(folder))
-        network, found = cls.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
+        with _silence(_DIFFUSERS):  # it warns of missing weights, which are judged below
+            network, found = cls.from_pretrained(
+                folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
     except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
         raise ValueError(f"cannot load the network in {folder}: {error}") from error
+    # Buffers that a network fills itself where older files lack them.
+    found["missing_keys"] = set(found["missing_keys"]) - set(getattr(network, "optional_keys", ()))
     # diffusers only logs these and leaves missing weights uninitialised.
     for kind in ("missing_keys", "unexpected_keys"):
         if found[kind]:
@@ -205,6 +212,15 @@ def _from_folder(folder: Path) -> Pretrained:
         if schedule is None and (scheduler / "scheduler_config.json").is_file():
             return _frozen(network, *_from_scheduler(scheduler))
     return _frozen(network, schedule)
+
+
+@contextmanager
+def _silence(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _schedule_from(file: Path) -> NoiseSchedule | None:

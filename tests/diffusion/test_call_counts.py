@@ -8,7 +8,16 @@ import torch
 from problems import vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, NULL_TIMESTEP_KEY, Denoiser, Guidance, LinearSchedule, Sampler
+from tag_lightning.diffusion import (
+    DDIM,
+    NULL_TIMESTEP_KEY,
+    Denoiser,
+    Guidance,
+    LinearSchedule,
+    Predict,
+    Sampler,
+    Step,
+)
 from tag_lightning.guidance import (
     DPS,
     DSG,
@@ -17,6 +26,7 @@ from tag_lightning.guidance import (
     TFG,
     UGD,
     AdaptiveMoments,
+    AlignedMoves,
     ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
@@ -28,8 +38,12 @@ from tag_lightning.guidance import (
     JointCondition,
     LangevinCorrector,
     NoiseAwarenessGuidance,
+    NoiseLevel,
     NoiseLevelCorrection,
+    PredictedNoise,
+    ProximalAlignment,
     ResidualDPS,
+    Retiming,
     SelfGuidance,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
@@ -201,6 +215,45 @@ def test_corrections_cost_what_the_documents_say(
         networks.sample([build(networks), *([DPS(networks.condition)] if with_dps else [])])
         assert networks.denoiser.passes == pytest.approx(cost)
         assert networks.predictor.passes == predictor
+
+
+class Asked(NoiseLevel):
+    """A level by a counted network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        return 0.1 * self.network(x)[:, 0]
+
+
+def test_retiming_adds_the_cost_of_its_level_alone(networks: Networks) -> None:
+    networks.sample([Retiming(Asked(networks.predictor))])
+    assert networks.denoiser.passes == (1, 0)
+    assert networks.predictor.passes == (1, 0)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_level_by_the_predicted_noise_costs_a_pass_a_round(rounds: int, networks: Networks) -> None:
+    networks.sample([Retiming(PredictedNoise(rounds))])
+    assert networks.denoiser.passes == (1 + rounds, 0)
+
+
+def test_gradients_beside_retiming_cost_a_pass_more(networks: Networks) -> None:
+    networks.sample([Retiming(Asked(networks.predictor)), DPS(networks.condition)])
+    assert networks.denoiser.passes == (2, 1)
+
+
+def test_moves_that_the_predictor_judges_spare_the_last_step(networks: Networks) -> None:
+    guided = 5 / 6
+    networks.predictor.typical_nll = torch.full((TOTAL,), 3.0)  # type: ignore[assignment]
+    networks.sample([ProximalAlignment(DPS(networks.condition), networks.predictor, halvings=2)])
+    assert networks.predictor.passes == pytest.approx((4 * guided, 0))
+    assert networks.guide.passes == pytest.approx((guided, guided))
+    other = Networks()
+    other.predictor.typical_nll = torch.full((TOTAL,), 3.0)  # type: ignore[assignment]
+    other.sample([AlignedMoves(DPS(other.condition), other.predictor)])
+    assert other.predictor.passes == pytest.approx((guided, guided))
 
 
 def test_spherical_guidance_spares_the_step_without_noise(networks: Networks) -> None:

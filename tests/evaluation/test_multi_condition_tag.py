@@ -27,7 +27,7 @@ def task_of(tiny: TinyNetworks) -> ImageTask:
 
 def arm_sampler(tiny: TinyNetworks, network: SimpleCNN, task: ImageTask) -> ArmSampler:
     denoiser = load_denoiser(tiny.root / "denoiser", task.data.example)
-    return ArmSampler(denoiser, task, network, strength=0.1, num_steps=3, chunk_size=5, progress=False)
+    return ArmSampler(denoiser, task, network, num_steps=3, chunk_size=5, progress=False)
 
 
 class Recorded(Guidance):
@@ -51,7 +51,7 @@ def test_the_correction_is_the_score_of_the_told_predictor_at_the_moved_sample(
     sampler, indices = arm_sampler(tiny, network, task), range(10, 15)
     before, after = Recorded(), Recorded()
     looks = [DPS(name, scale=0.2) for name in moved_by]
-    run = sampler.sampler(Arm([before, TemporalAlignment(conditions=looks), after]), indices)
+    run = sampler.sampler(Arm([before, TemporalAlignment(strength=0.1, conditions=looks), after]), indices)
     run.sample(task.space(indices, torch.device("cpu")), 0)
     x, moved, t = before.seen[0], before.seen[0], run.timesteps[0]
     conditions = task.conditions(indices, x.device)
@@ -71,14 +71,14 @@ def test_the_correction_is_the_score_of_the_told_predictor_at_the_moved_sample(
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_draws_and_measures_both_conditions(kind: str, tiny: TinyNetworks) -> None:
     sampler = arm_sampler(tiny, predictor(KINDS[kind]), task_of(tiny))
-    arm = Arm([TemporalAlignment(conditions=[DPS("label")]), DPS("label"), DPS("hue")])
+    arm = Arm([TemporalAlignment(strength=0.1, conditions=[DPS("label")]), DPS("label"), DPS("hue")])
     sampler.prepare()
     sampler.require_possible({"arm": arm})
     assert sampler.draw("arm", arm).figures.keys() >= {"accuracy", "accuracy_hue", "accuracy_all", "time_gap"}
 
 
 def test_a_condition_that_the_task_does_not_ask_for_is_named_before_anything_is_drawn(tiny: TinyNetworks) -> None:
-    arms = {"tag": Arm([TemporalAlignment()])}
+    arms = {"tag": Arm([TemporalAlignment(strength=0.1)])}
     plain = tiny_task(tiny).for_data(tiny_data()).for_samples(COUNT)
     ranged = tiny_task(tiny, further_targets={"ink": QuantityTarget(Ink(), at_least=0.3)})
     tasks = {"hue": (plain, {"hue": 8}), "ink": (ranged.for_data(tiny_data()).for_samples(COUNT), {"ink": 0})}

@@ -83,9 +83,9 @@ def test_a_parameter_is_one_of_the_constructor_inherited_or_not(guidance: Guidan
     assert [getattr(arm.guidance[0], attribute) for arm in swept([guidance], **{key: values}).values()] == values
 
 
-def test_the_strength_of_tag_becomes_a_constant_that_no_run_overrules() -> None:
+def test_the_strength_of_tag_becomes_a_constant() -> None:
     (arm,) = swept([TemporalAlignment(lambda x: x)], strength=[0.5]).values()
-    ready = arm.guidance[0].for_run(Run(strength=9.0))
+    ready = arm.guidance[0].for_run(Run())
     assert isinstance(ready, TemporalAlignment)
     assert ready.strength(None, None) == 0.5  # type: ignore[arg-type]
 

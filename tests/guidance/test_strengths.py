@@ -176,3 +176,29 @@ def test_what_a_rule_of_ones_own_may_answer(omega: Any) -> None:
     assert torch.equal(samples, _sample_with(lambda evidence, step: each))
     still = _sample_with(ConstantStrength(0.0))
     assert (samples != still).any(1).tolist() == (each > 0).tolist()
+
+
+def test_polyak_compares_with_a_quantile_of_real_data_where_one_was_measured() -> None:
+    score = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    with_quantiles = evidence([2.5], score, 2.0)._replace(
+        nll_quantiles={0.9: torch.tensor(2.25), 0.99: torch.tensor(9.0)}
+    )
+    expected = {None: 0.5 / 25, 0.9: 0.25 / 25, 0.99: 0.0}
+    for quantile, omega in expected.items():
+        assert float(PolyakStrength(100, quantile)(with_quantiles, step_of(1))) == pytest.approx(omega)
+    assert float(PolyakStrength(100, 0.9)(evidence([2.5], score, 2.0), step_of(1))) == pytest.approx(0.5 / 25)
+    with pytest.raises(ValueError, match=r"quantile 0.8 was not measured; choose one of 0.9, 0.99"):
+        PolyakStrength(quantile=0.8)(with_quantiles, step_of(1))
+    with pytest.raises(ValueError, match=r"quantile must lie in \(0, 1\), got 1.0"):
+        PolyakStrength(quantile=1.0)
+
+
+def test_tag_hands_the_quantiles_of_its_predictor_to_the_rule() -> None:
+    predictor = MLPTimePredictor(num_timesteps=100, widths=(4,)).double()
+    predictor.typical_nll.fill_(1.0)
+    predictor.nll_quantiles.copy_(torch.arange(500.0).view(5, 100))
+    seen: list[dict] = []
+    rule = lambda found, step: seen.append(dict(found.nll_quantiles)) or 0.0  # noqa: E731
+    step = step_of(2)
+    TemporalAlignment(predictor, rule).correct(random_vectors(2, 2), step, lambda x, t: None)  # type: ignore[arg-type,return-value]
+    assert seen == [{0.5: 60, 0.75: 160, 0.9: 260, 0.95: 360, 0.99: 460}]

@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tag_lightning.metrics import TimeCalibration, TimeGap, TypicalNLL, time_gap
+from tag_lightning.metrics import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL, time_gap
 
 NAN = math.nan
 
@@ -195,3 +196,36 @@ def test_one_certain_and_wrong_answer_stays_finite():
     assert value["z_squared"] == 3**2 * 12
     assert value["coverage_90"] == 0
     assert torch.isfinite(value["nll"])
+
+
+def test_quantiles_of_the_likelihood_are_those_of_numpy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, timesteps = 2 * torch.randn(4000, 5, generator=generator), torch.arange(4000) % 5
+    metric = NLLQuantiles(5, (0.5, 0.9, 0.99))
+    for part in range(4):
+        metric.update(logits[part::4], timesteps[part::4])
+    nll = F.cross_entropy(logits, timesteps, reduction="none").double().numpy()
+    expected = [np.quantile(nll[timesteps.numpy() == t], (0.5, 0.9, 0.99)) for t in range(5)]
+    # Within a bin of 0.05 nats.
+    np.testing.assert_allclose(metric.compute().T.numpy(), expected, atol=0.06)
+
+
+def test_quantiles_pool_their_neighbours_and_fill_what_was_never_seen() -> None:
+    certain = torch.tensor([[9.0, 0, 0, 0, 0, 0, 0, 0]])  # nll about 0 at 0, about 9 elsewhere
+    alone, pooled = NLLQuantiles(8, (0.5,)), NLLQuantiles(8, (0.5,), window=1)
+    for metric in (alone, pooled):
+        assert metric.compute().isnan().all()
+        for timestep, count in ((0, 1), (1, 3), (6, 1)):
+            metric.update(certain.expand(count, -1), timestep)
+    values = alone.compute()[0]
+    assert values[0] < 0.06
+    assert ((values[1:] - 9).abs() < 0.06).all()
+    assert abs(float(pooled.compute()[0, 0]) - 9) < 0.06  # three of the four in its window
+
+
+def test_certain_and_wrong_stays_finite() -> None:
+    metric = NLLQuantiles(2, (0.5,))
+    metric.update(torch.tensor([[900.0, 0.0]]), 1)
+    assert float(metric.compute()[0, 1]) == pytest.approx(25, abs=0.06)
+    with pytest.raises(ValueError, match="levels in"):
+        NLLQuantiles(2, (1.0,))

@@ -73,6 +73,26 @@ def test_the_typical_likelihood_is_stored_with_the_weights(fitted: Fitted) -> No
     assert torch.equal(loaded.schedule.alphas_cumprod, fitted.module.schedule.alphas_cumprod)
 
 
+def test_quantiles_of_the_likelihood_are_stored_beside_it(fitted: Fitted) -> None:
+    network = fitted.module.network
+    assert network.nll_quantiles.shape == (5, 20)
+    assert (network.nll_quantiles.diff(dim=0) >= 0).all()
+    middle = network.nll_quantiles[0]
+    assert ((middle - network.typical_nll).abs() < 0.5).all()  # close to a uniform guess, mean and median agree
+    assert torch.equal(load_pretrained(fitted.checkpoint).network.nll_quantiles, network.nll_quantiles)
+
+
+def test_a_checkpoint_from_before_there_were_quantiles_loads_and_has_none(fitted: Fitted, tmp_path: Path) -> None:
+    checkpoint = torch.load(fitted.checkpoint, weights_only=True)
+    del checkpoint["state_dict"]["network.nll_quantiles"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    assert load_pretrained(tmp_path / "old.ckpt").network.nll_quantiles.isnan().all()
+    module = _module()
+    module.load_state_dict(checkpoint["state_dict"])
+    assert module.network.nll_quantiles.isnan().all()
+    assert torch.equal(module.network.typical_nll, fitted.module.network.typical_nll)
+
+
 def test_testing_leaves_the_typical_likelihood_of_the_checkpoint(fitted: Fitted) -> None:
     module = _module()
     module.network.typical_nll.fill_(3.0)

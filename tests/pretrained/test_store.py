@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tag_lightning.pretrained as pretrained
@@ -21,6 +21,7 @@ SHIPPED = [
     "digits/denoiser",
     "digits/guide",
     "digits/judge",
+    "digits/noise_level",
     "digits/time_gap_predictor",
     "digits/time_predictor",
     "molecules/denoiser",
@@ -29,7 +30,7 @@ SHIPPED = [
     "molecules/time_gap_predictor",
     "toy/denoiser",
 ]
-NOISY = {name for name in SHIPPED if name.endswith(("denoiser", "time_gap_predictor", "time_predictor"))}
+NOISY = {name for name in SHIPPED if name.endswith(("denoiser", "noise_level", "time_gap_predictor", "time_predictor"))}
 
 
 def _predictor(widths: tuple[int, ...] = (8, 8)) -> SimpleCNN:
@@ -69,6 +70,21 @@ def test_a_saved_network_comes_back(kind: str, network: Any, schedule: NoiseSche
     else:
         assert loaded.schedule is not None
         assert torch.equal(loaded.schedule.alphas_cumprod, schedule.alphas_cumprod)
+
+
+def test_a_folder_from_before_there_were_quantiles_loads_without_a_warning(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_pretrained(tmp_path, _predictor(), None)
+    weights = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    del weights["nll_quantiles"]
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    assert load_pretrained(tmp_path).network.nll_quantiles.isnan().all()
+    assert capfd.readouterr().err == ""
+    del weights["head.bias"]
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing keys head\.bias"):
+        load_pretrained(tmp_path)
 
 
 def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
