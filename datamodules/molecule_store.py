@@ -29,6 +29,7 @@ class Molecules:
         positions: Centred positions in angstrom, zero for padding, ``[M, N, 3]`` float32.
         properties: Values by name, ``[M]`` float64 each; NaN if unknown.
         smiles: SMILES of each molecule; empty if unknown.
+        identities: The source's own number of each molecule, ``[M]`` int64; None if it has none.
         skipped: Molecules that were left out, as ``(name, reason)``. A source that could not be embedded keeps a row
             without atoms, so that the splits, which index rows, do not depend on the molecules left out.
     """
@@ -38,6 +39,7 @@ class Molecules:
     properties: dict[str, Tensor]
     smiles: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    identities: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -54,6 +56,7 @@ class Molecules:
         properties: dict[str, Sequence[float]],
         smiles: Sequence[str],
         skipped: Sequence[tuple[str, str]] = (),
+        identities: Sequence[int] | None = None,
     ) -> Molecules:
         """Pad and centre a list of ``(atomic numbers [n], positions [n, 3])``, in angstrom."""
         width = max((len(numbers) for numbers, _ in geometries), default=0)
@@ -64,7 +67,8 @@ class Molecules:
             if len(z):
                 positions[row, : len(z)] = torch.from_numpy(np.asarray(x - np.mean(x, 0), np.float32))
         values = {name: torch.tensor(column, dtype=torch.float64) for name, column in properties.items()}
-        return cls(numbers, positions, values, tuple(smiles), tuple(skipped))
+        own = None if identities is None else torch.tensor(identities, dtype=torch.int64)
+        return cls(numbers, positions, values, tuple(smiles), tuple(skipped), own)
 
     def select(self, indices: Tensor) -> Molecules:
         """The molecules at ``indices [n]``, in that order, padded to the largest of them."""
@@ -74,12 +78,20 @@ class Molecules:
             self.positions[indices, :width],
             {name: values[indices] for name, values in self.properties.items()},
             tuple(self.smiles[i] for i in indices.tolist()),
+            identities=None if self.identities is None else self.identities[indices],
         )
 
-    def restricted(self, elements: Sequence[int], max_atoms: int | None) -> tuple[Molecules, Tensor]:
+    def restricted(
+        self, elements: Sequence[int], max_atoms: int | None, unlabelled: bool = False
+    ) -> tuple[Molecules, Tensor]:
         """Drop molecules with other elements, too many atoms, non-finite coordinates or unusable properties.
 
         Rows without atoms are dropped as well; the reasons for those are in ``skipped`` already.
+
+        Args:
+            elements: Atomic numbers of the elements to keep.
+            max_atoms: Largest number of atoms to keep; None keeps all.
+            unlabelled: Keep molecules whose properties are unknown (NaN).
 
         Returns:
             The remaining molecules, with the others added to ``skipped``, and their indices ``[n]``.
@@ -92,8 +104,8 @@ class Molecules:
             "coordinates that are not finite": ~self.positions.isfinite().flatten(1).all(1),
         }
         for name, values in self.properties.items():
-            reasons[f"no value of {name}"] = ~values.isfinite()
-            reasons[f"a value of {name} beyond single precision"] = ~values.float().isfinite()
+            reasons[f"no value of {name}"] = values.isinf() if unlabelled else ~values.isfinite()
+            reasons[f"a value of {name} beyond single precision"] = values.float().isinf()
         there = self.sizes > 0
         bad = torch.stack(list(reasons.values())) & there
         skipped = [
@@ -121,6 +133,8 @@ class Molecules:
             "positions": self.positions[real],
             "smiles": torch.frombuffer(bytearray(text or b"\n"), dtype=torch.uint8),
         } | {f"properties.{name}": values for name, values in self.properties.items()}
+        if self.identities is not None:
+            tensors["identities"] = self.identities
         with replacing(path, CACHE_REMEDY) as temporary:
             save_file(tensors, temporary, {"key": key, "layout": _LAYOUT, "skipped": json.dumps(self.skipped)})
 
@@ -141,7 +155,8 @@ class Molecules:
         positions = torch.zeros(*real.shape, 3).masked_scatter(real[..., None], tensors["positions"])
         properties = {n.removeprefix("properties."): v for n, v in tensors.items() if n.startswith("properties.")}
         smiles = tensors["smiles"].numpy().tobytes().decode().split("\n")[: len(sizes)]
-        return cls(numbers, positions, properties, tuple(smiles), tuple(map(tuple, json.loads(meta["skipped"]))))
+        skipped = tuple(map(tuple, json.loads(meta["skipped"])))
+        return cls(numbers, positions, properties, tuple(smiles), skipped, tensors.get("identities"))
 
 
 OTHER_ELEMENT = "an element outside the configured set"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from rdkit import Chem, rdBase
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -67,6 +68,8 @@ class MoleculeDataModule(TableDataModule):
         max_atoms: Larger molecules are left out; null keeps all.
         batch_size: Molecules per batch and process.
         half: Train on one half of the training molecules only, so that a guide and a judge share none.
+        unlabelled: Keep molecules that lack a property; its value is NaN in batches. For networks that need no labels,
+            such as denoisers. False leaves out molecules that lack one of ``properties``.
         **kwargs: Arguments of ``TableDataModule``.
 
     Attributes:
@@ -89,6 +92,7 @@ class MoleculeDataModule(TableDataModule):
         max_atoms: int | None = None,
         batch_size: int = 64,
         half: Half | None = None,
+        unlabelled: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size, **kwargs)
@@ -98,6 +102,7 @@ class MoleculeDataModule(TableDataModule):
         self.elements = tuple(elements)
         self.max_atoms = max_atoms
         self.half = half
+        self.unlabelled = unlabelled
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
         numbers = tuple(atomic_number(symbol) for symbol in self.elements)
@@ -129,6 +134,10 @@ class MoleculeDataModule(TableDataModule):
         first, second = count * 8 // 10, count * 9 // 10
         return {"train": order[:first], "val": order[first:second], "test": order[second:]}
 
+    def source_splits(self, count: int) -> dict[Split, Tensor]:
+        """Rows of each split among the ``count`` molecules that were loaded; ``split`` unless the source lists them."""
+        return self.split(count)
+
     def halves(self, count: int) -> tuple[Tensor, Tensor]:
         """Indices of both halves among ``count`` training molecules in the order of ``split``."""
         first, second = torch.arange(count).tensor_split([count // 2])
@@ -157,7 +166,7 @@ class MoleculeDataModule(TableDataModule):
 
     def build(self, split: Split) -> MoleculeTable:
         molecules, source_rows, total = self._usable()
-        chosen = self.split(total)[split]
+        chosen = self.source_splits(total)[split]
         if split == "train" and self.half is not None:
             chosen = chosen[self.halves(len(chosen))[self.half == "second"]]
         # Splits and halves index the source, so that leaving molecules out does not move others between them.
@@ -174,8 +183,10 @@ class MoleculeDataModule(TableDataModule):
         """The usable molecules, their rows in the source, and the length of the source."""
         if self._loaded is None:
             source = self._with_properties(self.load())
-            usable, rows = source.restricted(self.encoding.elements, self.max_atoms)
+            usable, rows = source.restricted(self.encoding.elements, self.max_atoms, self.unlabelled)
             _require_enough(usable)
+            if self.unlabelled:
+                _report_unlabelled(usable)
             self._loaded = usable, rows, len(source)
         return self._loaded
 
@@ -202,6 +213,13 @@ def _require_enough(molecules: Molecules) -> None:
         )
     if len(molecules) < 10:
         raise ValueError(f"{len(molecules)} of {total} molecules can be used; the splits need at least 10")
+
+
+def _report_unlabelled(molecules: Molecules) -> None:
+    counts = {name: int(values.isnan().sum()) for name, values in molecules.properties.items()}
+    lacking = ", ".join(f"{count:,} have no {name}" for name, count in counts.items() if count)
+    if lacking:
+        rank_zero_info(f"Of {len(molecules):,} molecules {lacking}; they are kept, with NaN as value.")
 
 
 @lru_cache

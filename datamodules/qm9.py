@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ OFFICIAL = (
     Download(ARCHIVE, "https://ndownloader.figshare.com/files/3195389", "ad1ebd51ee7f5b3a6e32e974e5d54012"),
 )
 _KEPT = MOLECULES - UNCHARACTERIZED
-_EDM_TRAIN = 100_000
+_EDM_TRAIN, _EDM_VAL = 100_000, 17_748
 
 
 class QM9DataModule(MoleculeDataModule):
@@ -65,10 +66,14 @@ class QM9DataModule(MoleculeDataModule):
         properties: ``mu``, ``alpha``, ``homo``, ``lumo``, ``gap``, ``r2``, ``zpve``, ``u0``, ``u298``, ``h298``,
             ``g298``, ``cv``, ``A``, ``B`` or ``C``, in the units of ``tag_lightning.chemistry.units``; atomic
             references are not subtracted, neither from energies nor from ``cv``.
+        test_molecules: An ``.npz`` file whose array ``index`` lists QM9's own numbers of the test molecules; those of
+            them that ``root`` has are the test split, and the others are split into training and validation in EDM's
+            proportions. For an incomplete QM9, whose permutation is not EDM's. Null takes EDM's permutation.
         **kwargs: Arguments of ``MoleculeDataModule``.
 
     Raises:
         ValueError: If QM9 does not have one of the properties.
+        FileNotFoundError: If there is no file ``test_molecules``.
     """
 
     name = "qm9"
@@ -79,11 +84,19 @@ class QM9DataModule(MoleculeDataModule):
         root: str = "data/qm9",
         download: bool = False,
         properties: Sequence[str] = ("alpha", "mu", "homo", "lumo", "gap"),
+        test_molecules: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(properties, **kwargs)
         for name in self.properties:
             units.property_of(name)
+        self.test_molecules = None if test_molecules is None else Path(test_molecules)
+        if self.test_molecules is not None and not self.test_molecules.is_file():
+            raise FileNotFoundError(
+                f"there is no file {self.test_molecules}; set data.init_args.test_molecules to an .npz file with the "
+                "array index, or to null"
+            )
+        self._test_rows: Tensor | None = None
         self.root = Path(root)
         self.download = download
 
@@ -114,7 +127,19 @@ class QM9DataModule(MoleculeDataModule):
             )
         elif len(molecules) != _KEPT:
             rank_zero_info(f"{len(molecules):,} molecules of QM9's {_KEPT:,}: splits in the proportions of EDM's.")
+        if self.test_molecules is not None:
+            assert molecules.identities is not None
+            self._test_rows = torch.isin(molecules.identities, _listed(self.test_molecules))
         return molecules
+
+    def source_splits(self, count: int) -> dict[Split, Tensor]:
+        if self._test_rows is None:
+            return self.split(count)
+        others = (~self._test_rows).nonzero()[:, 0]
+        order = torch.from_numpy(np.random.RandomState(0).permutation(len(others)))
+        train, val = order.tensor_split([len(others) * _EDM_TRAIN // (_EDM_TRAIN + _EDM_VAL)])
+        splits = {"train": others[train.sort().values], "val": others[val.sort().values]}
+        return splits | {"test": self._test_rows.nonzero()[:, 0]}  # type: ignore[return-value]
 
     def split(self, count: int) -> dict[Split, Tensor]:
         """EDM's splits of ``count`` molecules in the order of their indices, each in ascending order."""
@@ -133,6 +158,18 @@ def _fingerprint(path: Path) -> str:
     # Size and time rather than content: reading 133,885 files takes too long.
     state = path.stat()
     return f"{path.name} {state.st_size} {state.st_mtime_ns}"
+
+
+def _listed(path: Path) -> Tensor:
+    """The array ``index`` of an ``.npz`` file: QM9's own numbers, ``[n]``."""
+    try:
+        with np.load(path) as arrays:
+            return torch.from_numpy(arrays["index"].astype(np.int64))
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
+        raise ValueError(
+            f"cannot read the array 'index' of {path} ({error}); expected an .npz file that lists QM9's numbers of "
+            "the test molecules there"
+        ) from error
 
 
 def _uncharacterized(path: Path) -> frozenset[int]:

@@ -242,6 +242,7 @@ def read_layout(layout: Layout, removed: frozenset[int]) -> Molecules:
         [(np.array(record.numbers), np.array(record.positions)) for record in kept],
         {name: [record.values[k] * f for record in kept] for k, (name, f) in enumerate(_FACTORS.items())},
         [""] * len(kept),
+        identities=[record.identity for record in kept],
     )
 
 

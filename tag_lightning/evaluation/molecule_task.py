@@ -19,7 +19,7 @@ from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import Condition, Range, SquaredError
 from tag_lightning.metrics import MoleculeQuality, PhysicsError, PropertyError, SampleMetric
-from tag_lightning.networks import EGNNPropertyPredictor
+from tag_lightning.networks import EGNNPropertyPredictor, PropertyPredictor
 
 # Apart from the streams of the reverse loop.
 _TARGET_STREAM = 2
@@ -30,8 +30,10 @@ class MoleculeTask(SamplingTask):
     """Molecules of given sizes and properties, measured by a network, by chemistry and, on demand, by physics.
 
     Sample ``i`` takes its number of atoms and its target properties from a training molecule drawn by the seed
-    and ``i`` alone: sizes follow the training histogram, targets the distribution given the size. A network is a
-    shipped one's name (``molecules/guide``), a folder, a checkpoint, or an ``EGNNPropertyPredictor``.
+    and ``i`` alone: sizes follow the training histogram, targets the distribution given the size. Molecules that lack a
+    property of guide or judge are not drawn. A network is a
+    shipped one's name (``molecules/guide``), a folder, a checkpoint, or a module with ``properties``, such as
+    ``EGNNPropertyPredictor``, or ``MEGNetJudge`` as a judge.
 
     Args:
         guide: Predictor of clean molecules' properties whose gradient guides; each property is a condition of its
@@ -45,7 +47,7 @@ class MoleculeTask(SamplingTask):
     axes = ("N", "3 + F")
     keep_nonfinite = True  # `nan` is their share
     guide: EGNNPropertyPredictor | None
-    judge: EGNNPropertyPredictor | None
+    judge: Any  # a PropertyPredictor, or None
 
     def __init__(
         self,
@@ -65,8 +67,13 @@ class MoleculeTask(SamplingTask):
         carried = self.data.example.attributes
         for role, network in networks.items():
             name = f"{role} {display_name(self.sources[role])}"
-            if network is not None and not isinstance(network, EGNNPropertyPredictor):
+            if network is not None and not isinstance(network, PropertyPredictor):
                 raise ValueError(f"{name} is a {type(network).__name__}, not a predictor of properties")
+            if role == "guide" and network is not None and not hasattr(network, "spread"):
+                raise ValueError(
+                    f"{name} has no spread, the unit of a guide's errors: it is a judge and must not guide; give an "
+                    "EGNNPropertyPredictor as guide"
+                )
             missing = [p for p in getattr(network, "properties", ()) if p not in carried]
             if missing:
                 raise ValueError(
@@ -83,6 +90,7 @@ class MoleculeTask(SamplingTask):
             known = ", ".join(self.properties) or "none"
             raise ValueError(f"ranges has {unknown[0]!r}, which neither guide nor judge predicts; known are {known}")
         self._train = self.data.table("train")
+        self._labelled = self._rows_with(self.properties)
 
     def default_metrics(self) -> list[SampleMetric]:
         return [PropertyError(), MoleculeQuality(), *([PhysicsError()] if self.physics else [])]
@@ -192,7 +200,20 @@ class MoleculeTask(SamplingTask):
 
     def _sources_of(self, indices: Sequence[int]) -> Tensor:
         """The training molecule behind each sample, ``[B]``."""
-        return torch.tensor(SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._train)))
+        drawn = SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._labelled))
+        return self._labelled[torch.tensor(drawn, dtype=torch.long)]
+
+    def _rows_with(self, properties: Sequence[str]) -> Tensor:
+        """Rows of the training molecules whose ``properties`` are all known, ``[n]``."""
+        known = torch.ones(len(self._train), dtype=torch.bool)
+        for name in properties:
+            known &= self._train.attributes[name].isfinite()
+        if not known.any():
+            raise ValueError(
+                f"no training molecule has all of {', '.join(properties)}, which guide and judge predict; use data "
+                "that have them"
+            )
+        return known.nonzero()[:, 0]
 
 
 def _unit(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from tag_lightning.metrics.accuracy import Accuracy
 from tag_lightning.metrics.conjunction import Conjunction
+from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
     FeatureChoice,
     FeatureExtractor,
@@ -53,6 +54,7 @@ __all__ = [
     "TimeGap",
     "TypicalNLL",
     "Wasserstein",
+    "damage_detection",
     "find_inception_weights",
     "molecule_quality",
     "time_gap",

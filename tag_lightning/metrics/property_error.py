@@ -18,7 +18,8 @@ class PropertyError(SampleMetric):
     The judge sees discrete molecules, which is what a user gets: decided elements, not continuous features.
     Predictions that are NaN or infinite are left out; ``nan`` of ``MoleculeQuality`` counts such molecules. A property
     asked to lie in a range has ``within_<property>`` instead, the share in [0, 1] of molecules inside it.
-    ``reference`` is the judge's error on the molecules of the test split, and the share of these inside a range.
+    ``reference`` is the judge's error on those molecules of the test split that have the property, and the share of
+    these inside a range.
     """
 
     @property
@@ -32,15 +33,17 @@ class PropertyError(SampleMetric):
     def prepare(self, device: torch.device) -> None:
         judge, table = self.task.judge, self.task.data.table("test")
         total, within = torch.zeros(len(judge.properties)), dict.fromkeys(self.task.ranges, 0)
+        known = torch.stack([table.attributes[name] for name in judge.properties], 1).isfinite().sum(0)
         for rows in torch.arange(len(table)).split(_BATCH):
             batch = table[rows.tolist()]
             with torch.no_grad():
                 judged = judge(batch.x.to(device), batch.inputs["mask"].to(device)).cpu()
-            total += (judged - torch.stack([batch.attributes[name] for name in judge.properties], 1)).abs().sum(0)
+            labels = torch.stack([batch.attributes[name] for name in judge.properties], 1)
+            total += torch.where(labels.isfinite(), judged - labels, 0).abs().sum(0)
             for name, asked in self.task.ranges.items():
                 within[name] += int((asked.distance(batch.attributes[name]) == 0).sum())
         self.reference = {
-            f"within_{name}" if name in within else f"mae_{name}": float(within.get(name, total[k]) / len(table))
+            f"within_{name}" if name in within else f"mae_{name}": float(within.get(name, total[k]) / known[k])
             for k, name in enumerate(judge.properties)
         }
 

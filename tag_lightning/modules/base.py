@@ -188,20 +188,28 @@ class NetworkModule(LightningModule):
 
 
 def noised(
-    x0: Tensor, schedule: NoiseSchedule, generator: torch.Generator, mask: Tensor | None = None
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    generator: torch.Generator,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add noise to clean samples at uniformly drawn timesteps.
+    """Add noise to clean samples at randomly drawn timesteps.
 
     Args:
         x0: Clean samples ``[B, ...]``.
         schedule: The noise schedule.
         generator: Random generator on the device of ``x0``.
         mask: Mask ``[B, N]`` of point clouds, whose noise is centred and masked.
+        weights: Relative probability of each timestep, ``[T]``; None draws uniformly.
 
     Returns:
         The noisy samples ``[B, ...]``, the noise in them ``[B, ...]``, their timesteps ``[B]``.
     """
-    timesteps = torch.randint(schedule.num_timesteps, (len(x0),), generator=generator, device=x0.device)
+    if weights is None:
+        timesteps = torch.randint(schedule.num_timesteps, (len(x0),), generator=generator, device=x0.device)
+    else:
+        timesteps = torch.multinomial(weights.to(x0.device), len(x0), replacement=True, generator=generator)
     epsilon = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
     if mask is not None:
         epsilon = centred(epsilon, mask)

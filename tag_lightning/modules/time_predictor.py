@@ -33,6 +33,10 @@ class TimePredictorModule(NetworkModule):
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
         noise_draws: Noise draws per validation sample; more make ``typical_nll`` smoother.
+        emphasis: Share of the training samples drawn at timesteps that can be told apart, in proportion to the relative
+            growth of the noise variance from one timestep to the next; the others are drawn uniformly. The loss adds
+            the log-probabilities of the draw to the logits (Menon et al. 2021, arXiv 2007.07314), so that the network's
+            posterior remains that of uniform timesteps. 0 is the published training.
         seed: Seed of timesteps and noise.
 
     Raises:
@@ -49,6 +53,7 @@ class TimePredictorModule(NetworkModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
         noise_draws: int = 16,
+        emphasis: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
@@ -60,7 +65,10 @@ class TimePredictorModule(NetworkModule):
             )
         if noise_draws < 1:
             raise ValueError(f"noise_draws must be at least 1, got {noise_draws}")
+        if not 0 <= emphasis <= 1:
+            raise ValueError(f"emphasis is a share in [0, 1], got {emphasis}")
         self.noise_draws = noise_draws
+        self._weights = timestep_weights(self.schedule, emphasis) if emphasis else None
         self.time_gap = TimeGap(total)
         self.calibration = TimeCalibration(total)
         self.typical_nll = TypicalNLL(total, window=total // 50)
@@ -88,8 +96,11 @@ class TimePredictorModule(NetworkModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         generator = self.generator(self.batches_trained)
-        x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"))
-        loss = F.cross_entropy(self._logits(x_t, batch), timesteps)
+        x_t, _, timesteps = noised(batch.x, self.schedule, generator, batch.inputs.get("mask"), self._weights)
+        logits = self._logits(x_t, batch)
+        if self._weights is not None:
+            logits = logits + self._weights.log().to(logits)
+        loss = F.cross_entropy(logits, timesteps)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -155,3 +166,12 @@ class TimePredictorModule(NetworkModule):
         values |= {f"{verb}/calibration_{name}": value for name, value in self.calibration.compute().items()}
         # With fewer than ten timesteps some tenths are empty.
         self.log_dict({name: value.float() for name, value in values.items() if not value.isnan()})
+
+
+def timestep_weights(schedule: NoiseSchedule, emphasis: float) -> Tensor:
+    """Probability of each timestep, ``[T]``: ``emphasis`` by the growth of the log noise variance, the rest uniform."""
+    variance = (1 - schedule.alphas_cumprod.double()).cpu()
+    growth = variance.log().diff()
+    growth = torch.cat((growth[:1], growth)).clamp(min=0)  # the first timestep has none before it
+    total = len(growth)
+    return (emphasis * growth / growth.sum() + (1 - emphasis) / total).clamp(min=1e-12).float()

@@ -2,9 +2,10 @@
 
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
-from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor, PropertyPredictor
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
+from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.simple_cnn import SimpleCNN
@@ -18,9 +19,11 @@ __all__ = [
     "Hue",
     "ImageClassifier",
     "Ink",
+    "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",
     "NoiseLevelCNN",
+    "PropertyPredictor",
     "SimpleCNN",
     "TimePredictor",
     "UNetEncoder",

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 
-class Pairs(NamedTuple):
-    """Quantities of atom pairs that all blocks share.
-
-    Attributes:
-        mask: 1 for pairs of two different real atoms, else 0, ``[B, N, N, 1]``.
-        initial: Squared distances at the network's input, ``[B, N, N, 1]``.
-    """
-
-    mask: Tensor
-    initial: Tensor
-
-
 class PairMLP(nn.Module):
-    """``SiLU(W2 SiLU(W1 [h_i, h_j, d_ij^2, d_ij^2 at the input]))`` for every pair.
+    """``SiLU(W2 SiLU(W1 [h_i, h_j, e_ij]))`` for every pair.
 
     ``W1`` is applied to the atoms before they are paired, which costs N instead of N^2 products and never
     stores the concatenation.
 
     Args:
         width: Width of ``h`` and of the messages.
+        num_edge_features: E, width of ``e_ij``.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_edge_features: int = 2) -> None:
         super().__init__()
         self.receiver = nn.Linear(width, width)
         self.sender = nn.Linear(width, width, bias=False)
-        self.distance = nn.Linear(2, width, bias=False)
+        self.distance = nn.Linear(num_edge_features, width, bias=False)
         self.second = nn.Linear(width, width)
 
-    def forward(self, h: Tensor, squared: Tensor, pairs: Pairs) -> Tensor:
-        """Messages ``[B, N, N, W]`` to atom i (dimension 1) from atom j, for ``h [B, N, W]``."""
-        edges = self.distance(torch.cat((squared, pairs.initial), -1))
-        hidden = nn.functional.silu(edges + self.receiver(h)[:, :, None] + self.sender(h)[:, None])
-        return nn.functional.silu(self.second(hidden))
+    def forward(self, h: Tensor, edges: Tensor) -> Tensor:
+        """Messages ``[B, N, N, W]`` to atom i (dimension 1) from j, for ``h [B, N, W]`` and ``edges [B, N, N, E]``."""
+        hidden = self.distance(edges) + self.receiver(h)[:, :, None] + self.sender(h)[:, None]
+        return nn.functional.silu(self.second(nn.functional.silu(hidden)))
 
 
 class InvariantLayer(nn.Module):
@@ -51,21 +37,22 @@ class InvariantLayer(nn.Module):
 
     Args:
         width: Width of ``h``.
+        num_edge_features: E, see ``PairMLP``.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_edge_features: int = 2) -> None:
         super().__init__()
-        self.message = PairMLP(width)
+        self.message = PairMLP(width, num_edge_features)
         self.gate = nn.Linear(width, 1)
         self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, h: Tensor, squared: Tensor, pairs: Pairs) -> Tensor:
-        """The updated ``h [B, N, W]``."""
-        message = self.message(h, squared, pairs)
-        gate = self.gate(message).sigmoid() * pairs.mask
+    def forward(self, h: Tensor, edges: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """The updated ``h [B, N, W]`` and the messages ``[B, N, N, W]``, for the pair mask ``pairs [B, N, N, 1]``."""
+        message = self.message(h, edges)
+        gate = self.gate(message).sigmoid() * pairs
         # A matrix product sums the gated messages without storing them.
-        received = (gate.transpose(-1, -2) @ message).squeeze(-2)
-        return h + self.node(torch.cat((h, received), -1))
+        received = (gate.to(message).transpose(-1, -2) @ message).squeeze(-2)
+        return h + self.node(torch.cat((h, received.to(h)), -1)), message
 
 
 class EquivariantLayer(nn.Module):
@@ -74,21 +61,35 @@ class EquivariantLayer(nn.Module):
     Args:
         width: Width of ``h``.
         longest: Largest displacement of one atom by another, in angstrom.
+        num_edge_features: E of messages of its own, see ``PairMLP``; None for a layer that is given others' messages.
     """
 
-    def __init__(self, width: int, longest: float) -> None:
+    def __init__(self, width: int, longest: float, num_edge_features: int | None = 2) -> None:
         super().__init__()
         self.longest = longest
-        self.message = PairMLP(width)
+        self.message = None if num_edge_features is None else PairMLP(width, num_edge_features)
         self.weight = nn.Linear(width, 1, bias=False)
         nn.init.xavier_uniform_(self.weight.weight, gain=0.001)
 
-    def forward(self, h: Tensor, x: Tensor, squared: Tensor, pairs: Pairs) -> Tensor:
-        """The moved positions ``[B, N, 3]``."""
-        weight = self.longest * self.weight(self.message(h, squared, pairs)).tanh()
-        factor = (weight * pairs.mask / ((squared + 1e-8).sqrt() + 1)).squeeze(-1)
-        # sum_j (x_i - x_j) f_ij without the [B, N, N, 3] differences.
-        return x + x * factor.sum(2, keepdim=True) - factor @ x
+    def forward(self, x: Tensor, h: Tensor, edges: Tensor, message: Tensor, squared: Tensor, pairs: Tensor) -> Tensor:
+        """The moved positions ``[B, N, 3]``.
+
+        Args:
+            x: Positions in angstrom, ``[B, N, 3]``.
+            h: Embeddings of the atoms ``[B, N, W]``, for messages of its own.
+            edges: Edge features ``[B, N, N, E]``, likewise.
+            message: The invariant layer's messages ``[B, N, N, W]``, for a layer without messages of its own.
+            squared: Squared distances, ``[B, N, N, 1]``.
+            pairs: Pair mask, ``[B, N, N, 1]``.
+        """
+        if self.message is not None:
+            message = self.message(h, edges)
+        weight = self.longest * self.weight(message).to(x).tanh()
+        factor = (weight * pairs / ((squared + 1e-8).sqrt() + 1)).squeeze(-1)
+        # Mixed precision must not round positions: the differences of two of them count.
+        with torch.autocast(x.device.type, enabled=False):
+            # sum_j (x_i - x_j) f_ij without the [B, N, N, 3] differences.
+            return x + x * factor.sum(2, keepdim=True) - factor @ x
 
 
 class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
@@ -104,6 +105,9 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         num_blocks: Number of blocks, each an invariant and an equivariant layer.
         longest: Largest displacement of one atom by another in one block, in angstrom. The published 15 needs a
             learning rate of about 1e-4; smaller values allow higher rates.
+        num_bases: Gaussian radial bases of the distances beside the published squared distances, see ``radial_bases``.
+        shared_messages: Let the coordinates follow the messages of the invariant layer, as in the first EGNN (Satorras
+            et al. 2021, Eq. 4), for half the cost of a block; False has messages of their own, as published.
     """
 
     @register_to_config
@@ -114,12 +118,18 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         width: int = 256,
         num_blocks: int = 9,
         longest: float = 15.0,
+        num_bases: int = 0,
+        shared_messages: bool = False,
     ) -> None:
         super().__init__()
         self.num_timesteps = num_timesteps
+        self.num_bases = num_bases
+        edges = 2 + 2 * num_bases
         self.embedding = nn.Linear(num_features + 1, width)
-        self.invariant = nn.ModuleList(InvariantLayer(width) for _ in range(num_blocks))
-        self.equivariant = nn.ModuleList(EquivariantLayer(width, longest) for _ in range(num_blocks))
+        self.invariant = nn.ModuleList(InvariantLayer(width, edges) for _ in range(num_blocks))
+        self.equivariant = nn.ModuleList(
+            EquivariantLayer(width, longest, None if shared_messages else edges) for _ in range(num_blocks)
+        )
         self.readout = nn.Linear(width, num_features)
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
@@ -134,12 +144,13 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         start, features = x[..., :3] * real, x[..., 3:] * real
         time = ((timesteps + 1) / self.num_timesteps).to(x)[:, None, None].expand(*mask.shape, 1)
         h = self.embedding(torch.cat((features, time), -1))
-        position = start
-        pairs = Pairs(pair_mask(mask, x), squared_distances(start))
-        squared = pairs.initial
+        position, pairs = start, pair_mask(mask, x)
+        squared = initial = squared_distances(start)
+        at_input = radial_bases(initial, self.num_bases)
         for invariant, equivariant in zip(self.invariant, self.equivariant, strict=True):
-            h = invariant(h, squared, pairs)
-            position = equivariant(h, position, squared, pairs)
+            edges = torch.cat((squared, initial, radial_bases(squared, self.num_bases), at_input), -1)
+            h, message = invariant(h, edges, pairs)
+            position = equivariant(position, h, edges, message, squared, pairs)
             squared = squared_distances(position)
         velocity = (position - start) * real
         velocity = velocity - velocity.sum(1, keepdim=True) / real.sum(1, keepdim=True) * real
@@ -153,27 +164,43 @@ class InvariantEncoder(nn.Module):
         num_features: F, feature columns beside the three of the position.
         width: Width of the embeddings.
         num_layers: Number of message-passing layers.
+        num_bases: Gaussian radial bases of the distances beside the squared distances, see ``radial_bases``.
     """
 
-    def __init__(self, num_features: int, width: int, num_layers: int) -> None:
+    def __init__(self, num_features: int, width: int, num_layers: int, num_bases: int = 0) -> None:
         super().__init__()
+        self.num_bases = num_bases
         self.embedding = nn.Linear(num_features, width)
-        self.layers = nn.ModuleList(InvariantLayer(width) for _ in range(num_layers))
+        self.layers = nn.ModuleList(InvariantLayer(width, 2 + num_bases) for _ in range(num_layers))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Embeddings ``[B, N, W]``, zero at padding, of molecules ``x [B, N, 3 + F]`` and ``mask [B, N]``."""
         real = mask[..., None].to(x)
         squared = squared_distances(x[..., :3] * real)
-        pairs = Pairs(pair_mask(mask, x), squared)
-        h = self.embedding(x[..., 3:] * real)
+        # The squared distance comes twice: at the input and now, which differ in the denoiser only.
+        edges = torch.cat((squared, squared, radial_bases(squared, self.num_bases)), -1)
+        pairs, h = pair_mask(mask, x), self.embedding(x[..., 3:] * real)
         for layer in self.layers:
-            h = layer(h, squared, pairs)
+            h, _ = layer(h, edges, pairs)
         return h * real
 
 
 def squared_distances(positions: Tensor) -> Tensor:
     """``[B, N, N, 1]`` for ``positions [B, N, 3]``, from differences: the expanded square cancels badly."""
     return (positions[:, :, None] - positions[:, None]).square().sum(-1, keepdim=True)
+
+
+def radial_bases(squared: Tensor, count: int, reach: float = 4.0) -> Tensor:
+    """Gaussians of the distance, ``[..., K]`` for ``squared [..., 1]`` in angstrom^2 and K = ``count``.
+
+    Their centres are even over 0 .. ``reach`` angstrom, one spacing wide: bond lengths fall on steep flanks, whereas a
+    squared distance hardly tells 1.4 from 1.5 angstrom.
+    """
+    if not count:
+        return squared[..., :0]
+    centres = torch.linspace(0, reach, count, device=squared.device, dtype=squared.dtype)
+    spacing = reach / max(1, count - 1)
+    return (-0.5 * (((squared + 1e-8).sqrt() - centres) / spacing).square()).exp()
 
 
 def pair_mask(mask: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def read(path: Path) -> dict:
 
 
 def test_there_are_main_jobs() -> None:
-    assert {path.parent.name for path in MAIN_JOBS} == {"cifar10", "digits", "molecules", "qm9", "toy"}
+    assert {path.parent.name for path in MAIN_JOBS} == {"cifar10", "digits", "molecules", "qm9", "qm9_small", "toy"}
 
 
 @pytest.mark.parametrize("path", MAIN_JOBS, ids=str)

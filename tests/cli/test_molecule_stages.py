@@ -91,3 +91,26 @@ def test_guide_and_judge_of_qm9_see_disjoint_halves(qm9: Path, tmp_path: Path) -
         fit("qm9", stage, tmp_path, *SMALL, f"--data.init_args.root={qm9}")
     guide, judge = (load_pretrained(tmp_path / stage / "pretrained").network for stage in ("guide", "judge"))
     assert not torch.equal(guide.mean, judge.mean)  # means of different molecules
+
+
+def test_the_small_qm9_goes_without_some_labels_and_holds_out_the_listed(qm9: Path, tmp_path: Path) -> None:
+    lacking = tmp_path / "data"
+    lacking.mkdir()
+    (lacking / "gdb9.sdf").write_bytes((qm9 / "gdb9.sdf").read_bytes())
+    header, *rows = (qm9 / "gdb9.sdf.csv").read_text().splitlines()
+    kept = [header.split(",").index(name) for name in ("mol_id", "alpha", "cv")]
+    gap = header.split(",").index("gap")
+    emptied = [
+        ",".join(cell if k in kept or (k == gap and number % 5) else "" for k, cell in enumerate(row.split(",")))
+        for number, row in enumerate(rows)
+    ]
+    (lacking / "gdb9.sdf.csv").write_text("\n".join([header, *emptied]) + "\n")
+    np.savez(tmp_path / "test.npz", index=np.arange(3, 41, 8))
+    data = [f"--data.init_args.root={lacking}", f"--data.init_args.test_molecules={tmp_path / 'test.npz'}"]
+    results = every_stage("qm9_small", tmp_path, *data)
+    assert list(results["arms"]) == [
+        "unguided", "alpha", "alpha+tag", "gap", "gap+tag", "alpha gap", "alpha gap+tag"
+    ]  # fmt: skip
+    for figures in (*results["arms"].values(), results["reference"]):
+        assert {"mae_alpha", "mae_cv", "mae_gap"} <= figures.keys()
+    assert all(np.isfinite(results["reference"][f"mae_{name}"]) for name in ("alpha", "cv", "gap"))

@@ -25,7 +25,9 @@ def molecules(draw: st.DrawFn) -> Molecules:
         name: [draw(values) for _ in sizes] for name in draw(st.sets(st.sampled_from(["mu", "alpha", "x.y"])))
     }
     smiles = [draw(st.sampled_from(["", "CC", "[H]C#N"])) for _ in sizes]
-    return Molecules.packed(geometries, properties, smiles, [("bad", "a reason")] * draw(st.integers(0, 2)))
+    identities = draw(st.none() | st.just([3 * row + 1 for row in range(len(sizes))]))
+    skipped = [("bad", "a reason")] * draw(st.integers(0, 2))
+    return Molecules.packed(geometries, properties, smiles, skipped, identities)
 
 
 def require_equal(one: Molecules, other: Molecules) -> None:
@@ -35,6 +37,10 @@ def require_equal(one: Molecules, other: Molecules) -> None:
     for name, values in one.properties.items():
         torch.testing.assert_close(values, other.properties[name], rtol=0, atol=0, equal_nan=True)
     assert one.smiles == other.smiles
+    if one.identities is None or other.identities is None:
+        assert one.identities is other.identities
+    else:
+        assert one.identities.tolist() == other.identities.tolist()
 
 
 @given(molecules())

@@ -7,8 +7,10 @@ import os
 import re
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,7 @@ from qm9_layouts import NAMES, Molecule, module, molecules, write_sdf, write_xyz
 
 from tag_lightning.datamodules import qm9, qm9_files
 from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.molecule_store import Molecules
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "qm9_xtb.zip"
@@ -155,6 +158,56 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path: Path, monkeypatch: pyt
     assert len(reads) == 3
 
 
+def test_unlabelled_molecules_are_kept_on_demand(tmp_path: Path) -> None:
+    some = molecules()
+    for k in (0, 5, 7):
+        some[k].values[NAMES.index("gap")] = float("nan")
+    some[9].values[NAMES.index("gap")] = float("inf")
+    write_sdf(tmp_path, some)
+    with pytest.warns(UserWarning, match=r"4 of 40 molecules were left out: 4 no value of gap"):
+        assert len(module(tmp_path, properties=["alpha", "gap"]).molecules) == 36
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(module(tmp_path, properties=["alpha"]).molecules) == 40
+    data = module(tmp_path, properties=["alpha", "gap"], unlabelled=True)
+    with pytest.warns(UserWarning, match=r"1 of 40 molecules were left out"):
+        data.prepare_data()
+    assert len(data.molecules) == 39
+    assert data.molecules.properties["gap"].isnan().nonzero()[:, 0].tolist() == [0, 5, 7]
+    assert bool(data.molecules.properties["alpha"].isfinite().all())
+
+
+def test_the_listed_test_molecules_are_held_out_whatever_else_is_left_out(tmp_path: Path) -> None:
+    some = molecules()
+    listed = [m.number for m in some[::7]]
+    write_sdf(tmp_path / "data", some)
+    path = tmp_path / "test.npz"
+    np.savez(path, index=np.array([*listed, 130_000]))
+    some[7].values[NAMES.index("alpha")] = float("nan")
+    write_sdf(tmp_path / "gaps", some)
+    held: dict[str, dict[str, set[float]]] = {}
+    for root in ("data", "gaps"):
+        with nullcontext() if root == "data" else pytest.warns(UserWarning, match="1 no value of alpha"):
+            tables = [
+                module(tmp_path / root, tmp_path / "cache", properties=["alpha"], test_molecules=str(path)).table(split)
+                for split in SPLITS
+            ]
+        columns = [table.attributes["alpha"].tolist() for table in tables]  # type: ignore[attr-defined]
+        held[root] = {split: set(column) for split, column in zip(SPLITS, columns, strict=True)}
+    alpha = np.array([m.values[NAMES.index("alpha")] for m in molecules()], np.float32)
+    assert held["data"]["test"] == set(alpha[::7].tolist())
+    assert [len(held["data"][split]) for split in SPLITS] == [28, 6, 6]
+    assert set.union(*held["data"].values()) == set(alpha.tolist())
+    # A molecule without a label leaves its split and moves no other one.
+    for split in SPLITS:
+        assert held["gaps"][split] == held["data"][split] - {float(alpha[7])}
+    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere\.npz; set data\.init_args\.test_molecules"):
+        module(tmp_path / "data", test_molecules=str(tmp_path / "nowhere.npz"))
+    np.savez(path, other=np.zeros(3))
+    with pytest.raises(ValueError, match=r"array 'index' of .*test\.npz"):
+        module(tmp_path / "data", properties=["alpha"], test_molecules=str(path)).prepare_data()
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Log nothing."""
@@ -232,3 +285,35 @@ def test_the_real_files(tmp_path: Path) -> None:
     # The files have three molecules twice.
     assert len(shared[0] & shared[1]) <= 3
     assert len(guide) + len(judge) == 12_058
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA.parent / "qm9_b3lyp.tar.xz").is_file(), reason="needs the data beside the repository")
+def test_the_real_copy_without_fluorine(tmp_path: Path) -> None:
+    with tarfile.open(DATA.parent / "qm9_b3lyp.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    listed = DATA.parent / "qm9_test_edm.npz"
+
+    def split(properties: list[str], split: Split, **arguments: object) -> Molecules:
+        data = module(tmp_path, tmp_path / "cache", properties=properties, test_molecules=str(listed), **arguments)
+        return data.table(split).molecules  # type: ignore[attr-defined]
+
+    with pytest.warns(UserWarning, match="106 of 128744 molecules were left out: 106 no value of gap"):
+        labelled = [split(["alpha", "gap"], name) for name in SPLITS]
+    everything = [split(["alpha", "gap"], name, unlabelled=True) for name in SPLITS]
+    assert sum(map(len, labelled)) == 128_638
+    assert sum(map(len, everything)) == 128_744
+    with np.load(listed) as edm:
+        index, alpha, gap = torch.from_numpy(edm["index"]), edm["alpha"], edm["gap"]
+    train, val, test = (part.identities for part in everything)
+    assert train is not None
+    assert val is not None
+    assert test is not None
+    assert not torch.isin(torch.cat((train, val)), index).any()
+    assert torch.isin(test, index).all()
+    rows = torch.searchsorted(index, test)
+    ours = everything[2].properties
+    torch.testing.assert_close(ours["alpha"], torch.from_numpy(alpha).double()[rows], rtol=0, atol=1e-4)
+    known = ours["gap"].isfinite()
+    expected = torch.from_numpy(gap).double()[rows] * 27.2114
+    torch.testing.assert_close(ours["gap"][known], expected[known], rtol=0, atol=1e-4)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tag_lightning.chemistry import read_sdf
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.evaluation import ArmResult, MoleculeTask, molecule_task
-from tag_lightning.metrics import molecule_quality
+from tag_lightning.metrics import PropertyError, molecule_quality
 from tag_lightning.networks import EGNNPropertyPredictor
 
 CPU = torch.device("cpu")
@@ -91,6 +91,47 @@ def test_what_is_asked_follows_from_seed_and_index_alone(data: Any, task: Molecu
     # Nor does it depend on what the networks predict.
     alone = task_of(data, None, predictor(("alpha",), 4))
     assert torch.equal(alone.targets(range(40))[:, 0], targets[:, 1])
+
+
+def test_molecules_without_a_label_are_not_asked_for_and_do_not_count(data: Any) -> None:
+    table, test = data.table("train"), data.table("test")
+    kept = table.attributes["mu"], test.attributes["alpha"]
+    table.attributes["mu"] = torch.where(torch.arange(len(table)) % 3 == 0, torch.nan, kept[0])
+    test.attributes["alpha"] = torch.where(torch.arange(len(test)) == 0, torch.nan, kept[1])
+    try:
+        task = task_of(data)
+        rows = rows_of(data, task, 200)
+        assert all(row % 3 for row in rows)
+        assert len(set(rows)) == sum(k % 3 != 0 for k in range(len(table)))
+        (error,) = (metric for metric in task.metrics if isinstance(metric, PropertyError))
+        error.prepare(CPU)
+        batch = test[list(range(len(test)))]
+        judged = JUDGE(batch.x, batch.inputs["mask"])[1:, 1]
+        assert error.reference["mae_alpha"] == pytest.approx(float((judged - kept[1][1:]).abs().mean()), rel=1e-5)
+        table.attributes["mu"] = torch.full_like(kept[0], torch.nan)
+        with pytest.raises(ValueError, match="no training molecule has all of mu, alpha, MolWt"):
+            task_of(data)
+    finally:
+        table.attributes["mu"], test.attributes["alpha"] = kept
+
+
+def test_a_network_without_a_spread_judges_and_does_not_guide(data: Any) -> None:
+    judge = MEGNetStandIn()
+    task = task_of(data, judge=judge)
+    x, mask = real(data, task, 5, ("mu", "alpha"))
+    assert torch.equal(task.rows(x, range(5))["judged"], mask.sum(1, keepdim=True).float())
+    with pytest.raises(ValueError, match=r"guide MEGNetStandIn has no spread.* must not guide"):
+        task_of(data, guide=judge, judge=None)
+
+
+class MEGNetStandIn(torch.nn.Module):
+    """Only predicts."""
+
+    properties = ("alpha",)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Number of atoms."""
+        return mask.sum(1, keepdim=True).float()
 
 
 def test_training_molecules_are_drawn_evenly(data: Any, task: MoleculeTask) -> None:

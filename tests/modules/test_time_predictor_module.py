@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import TimePredictorModule
+from tag_lightning.modules.base import noised
+from tag_lightning.modules.time_predictor import timestep_weights
 from tag_lightning.networks import SimpleCNN
 from tag_lightning.pretrained import load_pretrained
 
@@ -167,3 +169,48 @@ def test_weight_averaging_keeps_the_typical_likelihood(use_buffers: bool, tmp_pa
             assert torch.equal(state[weights]["network.typical_nll"], typical)
         if fitted.trainer.max_epochs < 5:  # the last run had no validation
             assert torch.allclose(typical, measured.compute().float())
+
+
+def test_emphasis_draws_timesteps_by_the_growth_of_the_noise() -> None:
+    schedule = LinearSchedule(50)
+    weights = timestep_weights(schedule, 0.25)
+    assert float(weights.sum()) == pytest.approx(1, rel=1e-5)
+    assert float(weights.min()) >= 0.75 / 50 * 0.999
+    variance = 1 - schedule.alphas_cumprod.double()
+    growth = torch.log(variance[1:] / variance[:-1])
+    share = (weights.double() - 0.75 / 50)[1:] / growth
+    torch.testing.assert_close(share, share[:1].expand(49), rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match=r"emphasis is a share in \[0, 1\], got 1\.5"):
+        TimePredictorModule(SimpleCNN(8, num_timesteps=20, widths=(8, 8)), LinearSchedule(20), emphasis=1.5)
+
+
+def test_emphasis_leaves_the_posterior_that_of_uniform_timesteps() -> None:
+    """The exact uniform posterior is a stationary point of the emphasised loss, and not of the plain loss."""
+    schedule = LinearSchedule(4)
+    generator = torch.Generator().manual_seed(0)
+    weights = timestep_weights(schedule, 1.0)
+    x0 = torch.zeros(200_000, 1, dtype=torch.float64)
+    x_t, _, drawn = noised(x0, schedule, generator, weights=weights)
+    torch.testing.assert_close(drawn.bincount(minlength=4) / len(drawn), weights, rtol=0, atol=0.005)
+    sigma = (1 - schedule.alphas_cumprod.double()).sqrt()
+    logits = -0.5 * (x_t / sigma).square() - sigma.log()  # log p(x | t) up to a constant
+    shift = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    for correction, exact in ((weights.log(), True), (torch.zeros(4), False)):
+        loss = torch.nn.functional.cross_entropy(logits + shift + correction, drawn)
+        (gradient,) = torch.autograd.grad(loss, shift)
+        assert (float(gradient.abs().max()) < 0.005) is exact
+
+
+def test_emphasis_is_trained(tmp_path: Path) -> None:
+    module = TimePredictorModule(
+        SimpleCNN(sample_size=8, num_timesteps=20, widths=(8, 8)), LinearSchedule(20), emphasis=0.5
+    )
+    data = DigitsDataModule(size=8)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(0)
+    x_t, _, drawn = noised(batch.x, module.schedule, module.generator(0), None, timestep_weights(module.schedule, 0.5))
+    logits = module.network(x_t) + timestep_weights(module.schedule, 0.5).log()
+    module.log = lambda *arguments, **keywords: None  # type: ignore[method-assign]
+    loss = module.training_step(batch, 0)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, drawn))

@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.edge_list_egnn import EdgeListEGNN
 from tag_lightning.diffusion import centred
 from tag_lightning.networks import EGNNDenoiser, EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.networks.egnn import radial_bases
 
 FEATURES, WIDEST = 5, 9
 
@@ -28,7 +29,12 @@ def network(cls: type, **settings: object) -> torch.nn.Module:
 DENOISER = network(EGNNDenoiser, num_blocks=3, num_timesteps=50, longest=1.0)
 PROPERTIES = network(EGNNPropertyPredictor, properties=("alpha", "mu"), num_layers=3)
 TIMES = network(EGNNTimePredictor, num_timesteps=50, num_layers=2)
-INVARIANT = (PROPERTIES, TIMES)
+BASES = network(EGNNDenoiser, num_blocks=3, num_timesteps=50, longest=1.0, num_bases=6, shared_messages=True)
+GEOMETRIC = network(
+    EGNNTimePredictor, num_timesteps=50, num_layers=2, num_bases=6, per_atom=True, decided_elements=True
+)
+INVARIANT = (PROPERTIES, TIMES, GEOMETRIC)
+DENOISERS = (DENOISER, BASES)
 
 
 def rotation(seed: int, mirrored: bool = False) -> Tensor:
@@ -57,12 +63,14 @@ seeds = st.integers(0, 2**16)
 
 
 @settings(max_examples=25, deadline=None)
-@given(sizes, seeds, st.booleans())
-def test_the_denoiser_turns_with_the_molecule(sizes: list[int], seed: int, mirrored: bool) -> None:
+@given(sizes, seeds, st.sampled_from(DENOISERS), st.booleans())
+def test_the_denoiser_turns_with_the_molecule(
+    sizes: list[int], seed: int, net: torch.nn.Module, mirrored: bool
+) -> None:
     x, mask, timesteps = cloud(sizes, seed)
     matrix = rotation(seed, mirrored)
     torch.testing.assert_close(
-        DENOISER(turned(x, matrix), timesteps, mask), turned(DENOISER(x, timesteps, mask), matrix), rtol=0, atol=1e-9
+        net(turned(x, matrix), timesteps, mask), turned(net(x, timesteps, mask), matrix), rtol=0, atol=1e-9
     )
 
 
@@ -87,9 +95,9 @@ def test_translation_changes_nothing_that_is_learned_from_distances(sizes: list[
 def test_the_order_of_atoms_does_not_matter(size: int, seed: int) -> None:
     x, mask, timesteps = cloud([size, size], seed)
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(
-        DENOISER(x[:, order], timesteps, mask), DENOISER(x, timesteps, mask)[:, order], rtol=0, atol=1e-9
-    )
+    for net in DENOISERS:
+        noise = net(x, timesteps, mask)
+        torch.testing.assert_close(net(x[:, order], timesteps, mask), noise[:, order], rtol=0, atol=1e-9)
     for net in INVARIANT:
         torch.testing.assert_close(net(x[:, order], mask), net(x, mask), rtol=0, atol=1e-9)
 
@@ -98,11 +106,12 @@ def test_the_order_of_atoms_does_not_matter(size: int, seed: int) -> None:
 @given(sizes, seeds, st.integers(0, 4))
 def test_padding_and_neighbours_in_the_batch_change_nothing(sizes: list[int], seed: int, extra: int) -> None:
     x, mask, timesteps = cloud(sizes, seed, max(sizes) + extra)
-    together = DENOISER(x, timesteps, mask)
-    assert not together[~mask].any()
     for i, size in enumerate(sizes):
-        alone = DENOISER(x[i : i + 1, :size], timesteps[i : i + 1], mask[i : i + 1, :size])
-        torch.testing.assert_close(together[i : i + 1, :size], alone, rtol=0, atol=1e-9)
+        for net in DENOISERS:
+            together = net(x, timesteps, mask)
+            assert not together[~mask].any()
+            alone = net(x[i : i + 1, :size], timesteps[i : i + 1], mask[i : i + 1, :size])
+            torch.testing.assert_close(together[i : i + 1, :size], alone, rtol=0, atol=1e-9)
         for net in INVARIANT:
             one = net(x[i : i + 1, :size], mask[i : i + 1, :size])
             torch.testing.assert_close(net(x, mask)[i : i + 1], one, rtol=0, atol=1e-9)
@@ -121,6 +130,8 @@ def test_what_lies_in_the_padding_is_not_seen() -> None:
     torch.testing.assert_close(DENOISER(dirty, timesteps, mask), DENOISER(x, timesteps, mask), rtol=0, atol=0)
     torch.testing.assert_close(PROPERTIES(dirty, mask), PROPERTIES(x, mask), rtol=0, atol=0)
     torch.testing.assert_close(TIMES(dirty, mask), TIMES(x, mask), rtol=0, atol=0)
+    torch.testing.assert_close(GEOMETRIC(dirty, mask), GEOMETRIC(x, mask), rtol=0, atol=1e-12)
+    torch.testing.assert_close(BASES(dirty, timesteps, mask), BASES(x, timesteps, mask), rtol=0, atol=0)
 
 
 def test_the_dense_form_is_the_published_one() -> None:
@@ -180,3 +191,48 @@ def test_properties_are_in_their_units() -> None:
 def test_a_predictor_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="properties is empty"):
         EGNNPropertyPredictor(properties=())
+
+
+def test_radial_bases_tell_bond_lengths_apart_and_are_smooth_at_zero() -> None:
+    distance = torch.tensor([0.0, 1.0, 1.4, 1.5, 30.0], dtype=torch.float64)
+    bases = radial_bases(distance.square()[:, None], 9)
+    centres = torch.arange(9) * 0.5
+    expected = (-0.5 * ((distance[:, None] - centres) / 0.5).square()).exp()
+    torch.testing.assert_close(bases, expected, rtol=0, atol=1e-3)
+    assert float((bases[2] - bases[3]).norm()) > 0.1
+    assert not bases[4].any()
+    assert radial_bases(distance.square()[:, None], 0).shape == (5, 0)
+    squared = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(radial_bases(squared, 9).sum(), squared)
+    assert bool(gradient.isfinite().all())
+
+
+def test_shared_messages_take_half_the_pair_networks_and_old_networks_keep_their_weights() -> None:
+    def names(**settings: object) -> set[str]:
+        return set(EGNNDenoiser(width=8, num_blocks=2, **settings).state_dict())  # type: ignore[arg-type]
+
+    own, shared = names(), names(shared_messages=True)
+    assert shared < own
+    assert all(".message." in name and name.startswith("equivariant.") for name in own - shared)
+    assert EGNNDenoiser(width=8, num_blocks=1).invariant[0].message.distance.weight.shape == (8, 2)
+    assert EGNNDenoiser(width=8, num_blocks=1, num_bases=5).invariant[0].message.distance.weight.shape == (8, 12)
+
+
+def test_the_logits_of_the_atoms_are_averaged() -> None:
+    x, mask, _ = cloud([3, 7], 2)
+    seen = []
+    handle = GEOMETRIC.hidden.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    averaged = GEOMETRIC(x, mask)
+    handle.remove()
+    for row, size in enumerate((3, 7)):
+        each = GEOMETRIC.head(seen[0][row, :size])
+        torch.testing.assert_close(averaged[row], each.mean(0), rtol=0, atol=1e-12)
+
+
+def test_decided_elements_hide_the_noise_of_the_features() -> None:
+    x, mask, _ = cloud([3, 7], 2)
+    scaled = torch.cat((x[..., :3], 3 * x[..., 3:]), -1)
+    torch.testing.assert_close(GEOMETRIC(scaled, mask), GEOMETRIC(x, mask), rtol=0, atol=0)
+    assert not torch.allclose(TIMES(scaled, mask), TIMES(x, mask))
+    other = torch.cat((x[..., :3], x[..., 3:].roll(1, -1)), -1)
+    assert not torch.allclose(GEOMETRIC(other, mask), GEOMETRIC(x, mask))
