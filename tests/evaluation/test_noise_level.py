@@ -36,5 +36,5 @@ def test_a_network_that_is_none_is_refused(data: DigitsDataModule) -> None:
     other = Denoiser(denoiser.network, LinearSchedule(1000, 1e-4, 0.03))
     with pytest.raises(ValueError, match=r"noise_level digits/noise_level and the denoiser follow different noise"):
         load_noise_level("digits/noise_level", other, data.example)
-    with pytest.raises(ValueError, match="noise_level .* cannot take samples of shape"):
+    with pytest.raises(ValueError, match=r"noise_level .* cannot take samples of shape"):
         load_noise_level("digits/noise_level", denoiser, DigitsDataModule(tinted=False).example)
