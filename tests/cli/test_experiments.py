@@ -33,7 +33,7 @@ def arms_of(run: Path) -> dict[str, dict[str, float]]:
     return json.loads((run / "results.json").read_text())["arms"]
 
 
-class ChecksPassed(Exception):
+class ChecksPassedError(Exception):
     """Raised once all arms of an experiment were found possible."""
 
 
@@ -47,11 +47,11 @@ def test_every_arm_of_an_experiment_is_possible_with_the_shipped_networks(
     def check_and_stop(sampler: ArmSampler, arms: Mapping[str, Arm], measured: bool = True) -> None:
         check(sampler, arms)
         asked.update(arms)
-        raise ChecksPassed
+        raise ChecksPassedError
 
     monkeypatch.setattr(ArmSampler, "require_possible", check_and_stop)
     folder = f"--trainer.default_root_dir={tmp_path}"
-    with pytest.raises(ChecksPassed):
+    with pytest.raises(ChecksPassedError):
         main(["validate", "--config", f"experiments/{name}", "--trainer.accelerator=cpu", folder])
     assert len(asked) > 1
 
