@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.timing import interleaved, over, seconds_of
 from tag_lightning.diffusion import (
     DDIM,
+    NULL_TIMESTEP_KEY,
     Denoiser,
     Guidance,
     ImageSpace,
@@ -35,17 +36,31 @@ from tag_lightning.guidance import (
     TFG,
     UGD,
     AdaptiveMoments,
+    AlignedMoves,
+    ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
+    EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
+    LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    NoiseAwarenessGuidance,
+    NoiseLevelCorrection,
+    ProximalAlignment,
+    RegressedNoise,
     ResidualDPS,
+    Retiming,
+    SelfGuidance,
     SquaredError,
     TangentialGuidance,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
+    TimeCorrection,
+    TimePredictorLevelCorrection,
+    TimeShift,
+    TimestepGuidance,
     TrustRegion,
 )
 from tag_lightning.pretrained import load_pretrained
@@ -63,6 +78,9 @@ class Counted(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.told_timesteps = told_timesteps
+        self.typical_nll = getattr(network, "typical_nll", None)
+        # The denoiser stands in for one that was trained with its timestep dropped: a pass costs the same.
+        self.config = {NULL_TIMESTEP_KEY: True}
         self.passes = [0, 0]
 
     def forward(self, x: Tensor, timesteps: Tensor | None = None, **inputs: Tensor) -> Tensor:
@@ -83,7 +101,7 @@ class Bench(NamedTuple):
 
     Attributes:
         name: The kind.
-        networks: ``denoiser``, ``guide`` and ``predictor``.
+        networks: ``denoiser``, ``guide``, ``predictor`` and, where one is shipped, ``regressor`` of the noise level.
         schedule: The denoiser's.
         condition: The condition that the guide judges.
         space: The samples of the benchmark.
@@ -106,7 +124,7 @@ class Row(NamedTuple):
 
 def digits(batch: int, device: torch.device) -> Bench:
     """The shipped networks of the digits."""
-    networks, schedule = _shipped("digits", device)
+    networks, schedule = _shipped("digits", device, regressor="noise_level")
     condition = Condition(networks["guide"], torch.arange(batch, device=device) % 10)
     return Bench("digits", networks, schedule, condition, ImageSpace((3, 16, 16), range(batch), device))
 
@@ -121,10 +139,12 @@ def molecules(batch: int, device: torch.device) -> Bench:
     return Bench("molecules", networks, schedule, condition, space)
 
 
-def methods(condition: Condition, predictor: nn.Module) -> dict[str, list[Guidance]]:
-    """Every method with its defaults, at a scale that keeps the samples finite."""
+def methods(
+    condition: Condition, predictor: nn.Module, regressor: nn.Module | None = None
+) -> dict[str, list[Guidance]]:
+    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor."""
     tag = partial(TemporalAlignment, predictor, 0.01)
-    return {
+    listed: dict[str, list[Guidance]] = {
         "plain": [],
         "TemporalAlignment": [tag()],
         "TemporalAlignmentAfterStep": [TemporalAlignmentAfterStep(predictor, 0.01)],
@@ -142,17 +162,37 @@ def methods(condition: Condition, predictor: nn.Module) -> dict[str, list[Guidan
         "TrustRegion(DPS)": [TrustRegion(DPS(condition, 0.01))],
         "FixedLengthSteps(DPS)": [FixedLengthSteps(DPS(condition))],
         "TangentialGuidance": [TangentialGuidance()],
+        "ProximalAlignment(DPS)": [ProximalAlignment(DPS(condition, 0.01), predictor)],
+        "AlignedMoves(DPS)": [AlignedMoves(DPS(condition, 0.01), predictor)],
+        "TimeCorrection": [TimeCorrection(predictor)],
+        "TimeShift": [TimeShift()],
+        "TimestepGuidance": [TimestepGuidance()],
+        "SelfGuidance": [SelfGuidance()],
+        "EpsilonScaling": [EpsilonScaling()],
+        "LangevinCorrector": [LangevinCorrector()],
+        "TimePredictorLevelCorrection": [TimePredictorLevelCorrection(predictor)],
+        "NoiseAwarenessGuidance": [NoiseAwarenessGuidance(predictor, 0.01)],
+        "ClassifierFreeNoiseAwareness": [ClassifierFreeNoiseAwareness()],
         "MoreRedAS": [MoreRedAS(predictor)],
         "MoreRedITP": [MoreRedITP(predictor)],
     }
+    if regressor is not None:
+        listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
+        listed["Retiming"] = [Retiming(RegressedNoise(regressor))]
+    return listed
 
 
-def measured(bench: Bench, num_steps: int, repeats: int, device: torch.device) -> list[Row]:
-    """All methods in turns, on the same samples, by ``DDIM`` at eta 1."""
+def measured(
+    bench: Bench, num_steps: int, repeats: int, device: torch.device, only: Sequence[str] | None = None
+) -> list[Row]:
+    """All methods, or the plain step and those named, in turns, on the same samples, by ``DDIM`` at eta 1."""
     denoiser = Denoiser(bench.networks["denoiser"], bench.schedule).to(device)
     jobs: dict[str, Callable[[], object]] = {}
     passes = {}
-    for name, guidance in methods(bench.condition, bench.networks["predictor"]).items():
+    listed = methods(bench.condition, bench.networks["predictor"], bench.networks.get("regressor"))
+    for name, guidance in listed.items():
+        if only is not None and name not in ("plain", *only):
+            continue
         jobs[name] = partial(Sampler(denoiser, DDIM(1.0), num_steps, guidance).sample, bench.space, 0)
         before = {role: tuple(network.passes) for role, network in bench.networks.items()}
         jobs[name]()
@@ -189,6 +229,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="reverse steps of each measurement")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--methods", nargs="+", choices=_names(), metavar="METHOD", help="rows; all if left out")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds))
     parser.add_argument("--out", type=Path, help="folder for one Markdown table of each kind")
     arguments = parser.parse_args(args)
@@ -198,7 +239,7 @@ def main(args: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for kind in arguments.kinds:
         bench = kinds[kind](arguments.batch, device)
-        rows = [cells(row) for row in measured(bench, arguments.steps, arguments.repeats, device)]
+        rows = [cells(row) for row in measured(bench, arguments.steps, arguments.repeats, device, arguments.methods)]
         header = ["method", "time / plain", "range", *bench.networks]
         title = f"{kind}, batch {arguments.batch}, {torch.get_num_threads()} of {os.cpu_count()} threads"
         table = Table(*header, title=title, title_justify="left")
@@ -223,12 +264,20 @@ def _processor_seconds_of(job: Callable[[], object], device: torch.device) -> Ca
     return measure
 
 
-def _shipped(kind: str, device: torch.device) -> tuple[dict[str, Counted], NoiseSchedule]:
+def _names() -> list[str]:
+    """The rows beside the plain step."""
+    nothing = nn.Identity()
+    return [name for name in methods(None, nothing, nothing) if name != "plain"]  # type: ignore[arg-type]
+
+
+def _shipped(kind: str, device: torch.device, regressor: str | None = None) -> tuple[dict[str, Counted], NoiseSchedule]:
     network, schedule, _ = load_pretrained(f"{kind}/denoiser")
     assert schedule is not None
     others = {"guide": "guide", "predictor": "time_gap_predictor"}
     networks = {"denoiser": Counted(network, told_timesteps=True)}
     networks |= {role: Counted(load_pretrained(f"{kind}/{folder}").network) for role, folder in others.items()}
+    if regressor is not None:
+        networks["regressor"] = Counted(load_pretrained(f"{kind}/{regressor}").network, told_timesteps=True)
     return {role: network.to(device) for role, network in networks.items()}, schedule
 
 

@@ -57,6 +57,7 @@ class Guidance(Rebuildable):
         needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
             predicts at other timesteps or without a graph; False spares that call.
         keeps_graph: ``denoise`` returns a prediction whose graph leads back to ``x``, if it was asked under grad.
+        replaces_timestep: ``denoise`` answers at a timestep of its own choice, whichever it was asked for.
         single_pass: The steps at which it acts cannot be repeated.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
         cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
@@ -72,6 +73,7 @@ class Guidance(Rebuildable):
     needs_null_timestep: bool = False
     needs_prediction: bool = True
     keeps_graph: bool = True
+    replaces_timestep: bool = False
     single_pass: bool = False
     recurrence: Recurrence | None = None
     start: int | None = None

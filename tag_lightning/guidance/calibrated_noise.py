@@ -63,7 +63,7 @@ class CalibratedNoise(NoiseLevel):
         powers = schedule.alphas_cumprod
         rows = []
 
-        def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor) -> Prediction:
+        def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
             return denoiser(x, timestep, **{**space.inputs, **inputs})
 
         for t in at:

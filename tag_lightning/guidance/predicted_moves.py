@@ -25,10 +25,14 @@ class PredictedMoves(GuidanceWrapper):
         guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
         predictor: Time predictor; None takes that of the run.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If ``guidance`` does not move the proposal's mean.
     """
 
     def __init__(self, guidance: ConditionedGuidance, predictor: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(guidance, **interval)
+        self.require_moved_mean()
         self.alignment = TemporalAlignment(predictor)
 
     def for_run(self, run: Run) -> Self:
@@ -40,8 +44,7 @@ class PredictedMoves(GuidanceWrapper):
         if step.next_timestep is None:
             return proposal
         guided = self.guidance.propose(proposal, x, prediction, step)
-        unguided = guided.sample + (proposal.mean - guided.mean)  # with the guided noise, if the guidance chose it
-        move = self.changed(guided.mean - proposal.mean, unguided, step.reached())
+        move = self.changed(guided.mean - proposal.mean, proposal.sample, step.reached())
         return guided._replace(mean=proposal.mean + move)
 
     @abstractmethod

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Prediction, Step
-from tag_lightning.guidance.time_posterior import TimePredictorGuidance
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Step
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance, require_one_timestep
 
 
 class TimeCorrection(TimePredictorGuidance):
@@ -21,9 +23,16 @@ class TimeCorrection(TimePredictorGuidance):
     Args:
         predictor: See ``TimePredictorGuidance``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: When a sampler is made, beside another guidance that chooses the timestep.
     """
 
     cost = "denoiser 1 / 0, predictor 1 / 0"
+    replaces_timestep = True
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        require_one_timestep(self, before)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         with torch.no_grad():

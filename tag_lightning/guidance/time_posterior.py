@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -83,6 +84,21 @@ class TimePredictorGuidance(Guidance):
             (score,) = torch.autograd.grad(chosen.sum(), x)
         step.checks.require_finite(step.timestep, the_gradient_of_the_time_predictor=score)
         return step.space.project(score), chosen.detach()
+
+
+def require_one_timestep(guidance: Guidance, before: Sequence[Guidance]) -> None:
+    """Check that nothing earlier in the list replaces the timestep that ``guidance`` asks for.
+
+    Raises:
+        ValueError: Names both and the way out.
+    """
+    for other in before:
+        if other.replaces_timestep:
+            raise ValueError(
+                f"{type(other).__name__} and {type(guidance).__name__} both choose the timestep of the denoiser, and "
+                "the earlier in the list would discard the choice of the later; keep one, or give them intervals "
+                "(start, stop) that do not overlap"
+            )
 
 
 def noise_level(prediction: Prediction, step: Step) -> Tensor | float:

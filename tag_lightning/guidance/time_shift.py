@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Space, Step
+from tag_lightning.guidance.time_posterior import require_one_timestep
 
 
 class TimeShift(Guidance):
@@ -29,8 +31,11 @@ class TimeShift(Guidance):
         stop: See ``Guidance``.
 
     Raises:
-        ValueError: If ``window`` or ``data_variance`` is negative, or the latter not finite.
+        ValueError: If ``window`` or ``data_variance`` is negative, or the latter not finite; beside another guidance
+            that chooses the timestep, when a sampler is made.
     """
+
+    replaces_timestep = True
 
     def __init__(
         self, window: int = 80, data_variance: float = 0.0, start: int | None = None, stop: int | None = 300
@@ -42,6 +47,9 @@ class TimeShift(Guidance):
             raise ValueError(f"data_variance must be a finite number of at least 0, got {data_variance}")
         self.window = window
         self.data_variance = data_variance
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        require_one_timestep(self, before)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         if step.index == 0:

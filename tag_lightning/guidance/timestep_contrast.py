@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ from tag_lightning.guidance.time_posterior import with_noise
 class TimestepContrast(Guidance, ABC):
     """``epsilon^ = epsilon(x, t) + guidance_scale (epsilon(x, t) - epsilon(x, t~))`` for the same samples.
 
-    ``x0`` follows ``epsilon^``. Costs a second forward pass of the denoiser. Put it before ``TimeCorrection`` and
-    ``TimeShift``, which replace the timestep that a guidance later in the list asks for.
+    ``x0`` follows ``epsilon^``. Costs a second forward pass of the denoiser.
 
     Args:
         guidance_scale: w, at least 0; 0 changes nothing. Classifier-free guidance in the form of its papers writes
@@ -25,7 +25,8 @@ class TimestepContrast(Guidance, ABC):
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If ``guidance_scale`` is negative or not finite.
+        ValueError: If ``guidance_scale`` is negative or not finite; behind ``TimeCorrection`` or ``TimeShift``, which
+            replace both timesteps by one, when a sampler is made.
     """
 
     def __init__(self, guidance_scale: float = 1.0, **interval: Any) -> None:
@@ -33,6 +34,13 @@ class TimestepContrast(Guidance, ABC):
         if not 0 <= guidance_scale < math.inf:
             raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale}")
         self.guidance_scale = guidance_scale
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        own = type(self).__name__
+        for name in (type(other).__name__ for other in before if other.replaces_timestep):
+            raise ValueError(
+                f"{own} compares answers at two timesteps, and {name} before it replaces both; put {own} before {name}"
+            )
 
     @abstractmethod
     def other_timestep(self, x: Tensor, step: Step) -> Tensor | int:

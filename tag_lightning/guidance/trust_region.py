@@ -39,11 +39,7 @@ class TrustRegion(GuidanceWrapper):
         super().__init__(guidance, **interval)
         if not 0 < kappa < math.inf:
             raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
-        if guidance.needs_noise:
-            raise ValueError(
-                f"{type(self).__name__} cannot bound {type(guidance.innermost).__name__}, which turns the noise of the "
-                "step and leaves its mean; use it alone, or bound a method such as DPS, TFG or MPGD"
-            )
+        self.require_moved_mean()
         self.kappa = kappa
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:

@@ -42,6 +42,18 @@ class GuidanceWrapper(ConditionedGuidance):
         self.needs_noise = guidance.needs_noise
         self.recurrence = guidance.recurrence
 
+    def require_moved_mean(self) -> None:
+        """Check that the wrapped guidance has a move of the proposal's mean to change.
+
+        Raises:
+            ValueError: If it turns the noise of the step instead.
+        """
+        if self.needs_noise:
+            raise ValueError(
+                f"{type(self).__name__} cannot change the move of {type(self.innermost).__name__}, which turns the "
+                "noise of the step and leaves its mean; use it alone, or wrap a method such as DPS, TFG or MPGD"
+            )
+
     @property
     def innermost(self) -> Guidance:
         return self.guidance.innermost

@@ -12,9 +12,11 @@ from benchmarks.methods import Row, cells, markdown
 from tag_lightning import guidance
 from tag_lightning.guidance import Corruption, Drift, Guidance, GuidanceWrapper
 
+IDENTITY = torch.nn.Identity()
+
 
 def test_every_shipped_method_has_a_row() -> None:
-    listed = methods.methods(condition=None, predictor=torch.nn.Identity())  # type: ignore[arg-type]
+    listed = methods.methods(condition=None, predictor=IDENTITY, regressor=IDENTITY)  # type: ignore[arg-type]
     kinds = {type(entry) for entries in listed.values() for entry in entries}
     exported = (getattr(guidance, name) for name in guidance.__all__)
     shipped = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Guidance)}
@@ -33,12 +35,28 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     methods.main(["--repeats", "1", "--steps", "2", "--batch", "1", "--kinds", kind, "--out", str(tmp_path)])
     lines = (tmp_path / f"{kind}.md").read_text().splitlines()[2:]
     table = {name: (ratio, passes) for name, ratio, _, *passes in (line[2:-2].split(" | ") for line in lines)}
-    assert len(table) == 19
+    regressor = kind == "digits"  # none is shipped for molecules
+    assert len(table) == (32 if regressor else 30)
     assert all(float(ratio) > 0 for ratio, _ in table.values())
-    assert table["plain"] == ("1.00", ["1 / 0", "0 / 0", "0 / 0"])
-    assert table["TFG"][1] == ["1 / 1", "5 / 5", "0 / 0"]
-    assert table["TemporalAlignment, DPS"][1] == ["1 / 1", "1 / 1", "1 / 1"]
-    assert table["MoreRedAS"][1] == ["1 / 0", "0 / 0", "1 / 0"]
+    assert table["plain"][0] == "1.00"
+    passes = {name: row[:3] for name, (_, row) in table.items()}
+    assert passes["plain"] == ["1 / 0", "0 / 0", "0 / 0"]
+    assert passes["TFG"] == ["1 / 1", "5 / 5", "0 / 0"]
+    assert passes["TemporalAlignment, DPS"] == ["1 / 1", "1 / 1", "1 / 1"]
+    assert passes["MoreRedAS"] == ["1 / 0", "0 / 0", "1 / 0"]
+    assert passes["ClassifierFreeNoiseAwareness"] == ["2 / 0", "0 / 0", "0 / 0"]
+    if regressor:
+        assert table["Retiming"][1] == ["1 / 0", "0 / 0", "0 / 0", "1 / 0"]
+
+
+def test_rows_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--repeats", "1", "--steps", "1", "--batch", "1", "--kinds", "digits", "--out", str(tmp_path)]
+    methods.main([*quick, "--methods", "EpsilonScaling"])
+    rows = (tmp_path / "digits.md").read_text().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| plain", "| EpsilonScaling"]
+    with pytest.raises(SystemExit):
+        methods.main(["--methods", "DSP"])
+    assert "invalid choice: 'DSP'" in capsys.readouterr().err
 
 
 def test_impossible_sizes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

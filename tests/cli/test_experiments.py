@@ -1,14 +1,18 @@
-"""The experiments that ask for more than a class, with small networks."""
+"""The experiments: each can be run by its name, and those that ask for more than a class run with small networks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tiny_runs import TinyNetworks, predictor_arguments
 
 from tag_lightning.cli import main
+from tag_lightning.evaluation import Arm, ArmSampler
+
+EXPERIMENTS = sorted(path.stem for path in Path("configs/experiments").glob("*.yaml"))
 
 METRICS = (
     "--sampling.task.init_args.metrics=[{class_path: KID}, {class_path: InceptionScore}, "
@@ -27,6 +31,29 @@ def experiment(name: str, arguments: list[str]) -> list[str]:
 
 def arms_of(run: Path) -> dict[str, dict[str, float]]:
     return json.loads((run / "results.json").read_text())["arms"]
+
+
+class ChecksPassedError(Exception):
+    """Raised once all arms of an experiment were found possible."""
+
+
+@pytest.mark.filterwarnings("ignore:lpips is left out")
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_arm_of_an_experiment_is_possible_with_the_shipped_networks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, asked = ArmSampler.require_possible, dict[str, Arm]()
+
+    def check_and_stop(sampler: ArmSampler, arms: Mapping[str, Arm], measured: bool = True) -> None:
+        check(sampler, arms)
+        asked.update(arms)
+        raise ChecksPassedError
+
+    monkeypatch.setattr(ArmSampler, "require_possible", check_and_stop)
+    folder = f"--trainer.default_root_dir={tmp_path}"
+    with pytest.raises(ChecksPassedError):
+        main(["validate", "--config", f"experiments/{name}", "--trainer.accelerator=cpu", folder])
+    assert len(asked) > 1
 
 
 def test_a_class_and_a_hue_at_once_with_a_single_condition_predictor(tiny: TinyNetworks, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Every pair of shipped guidances, in both orders, on images and on molecules: it runs, or one line refuses it."""
 
 from collections.abc import Callable
+from functools import cached_property
 from itertools import product
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 import tag_lightning.guidance
 from tag_lightning.diffusion import (
     DDIM,
+    NULL_TIMESTEP_KEY,
     Denoiser,
     Guidance,
     ImageSpace,
@@ -26,20 +29,34 @@ from tag_lightning.guidance import (
     TFG,
     UGD,
     AdaptiveMoments,
+    AlignedMoves,
+    ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
     ConditionedGuidance,
     Corruption,
     Drift,
+    EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
     GuidanceWrapper,
+    LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    NoiseAwarenessGuidance,
+    NoiseLevelCorrection,
+    ProximalAlignment,
+    RegressedNoise,
     ResidualDPS,
+    Retiming,
+    SelfGuidance,
     TangentialGuidance,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
+    TimeCorrection,
+    TimePredictorLevelCorrection,
+    TimeShift,
+    TimestepGuidance,
     TrustRegion,
 )
 
@@ -60,28 +77,54 @@ class Flat(nn.Module):
 
 
 class SameShape(Flat):
+    """A denoising network that is told its timestep, the null one included."""
+
+    config: ClassVar = {NULL_TIMESTEP_KEY: True}
+
     def forward(self, x: Tensor, timesteps: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        output = super().forward(x, timesteps, mask).view_as(x)
+        assert timesteps is not None
+        output = (super().forward(x, mask=mask) * (1 + timesteps[:, None] / TOTAL)).view_as(x)
         return output if mask is None else output * mask[..., None]
 
 
+class TimePredictor(Flat):
+    """A time predictor of which real data were measured."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, TOTAL)
+        self.typical_nll = torch.full((TOTAL,), 2.0)
+
+
+class LevelRegressor(Flat):
+    """A regressor of the noise level."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 1)
+
+    def forward(self, x: Tensor, timesteps: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x, mask=mask)[:, 0]
+
+
 class World:
-    """One kind of samples with its small random networks."""
+    """One kind of samples with its small random networks, and every shipped guidance on them."""
 
     def __init__(self, size: int, space: Callable[[], Space]) -> None:
         self.space = space
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.denoiser = Denoiser(SameShape(size, size), SCHEDULE).requires_grad_(False)
-            self.predictor, guide = Flat(size, TOTAL).requires_grad_(False), Flat(size, 3).requires_grad_(False)
+            self.predictor = TimePredictor(size).requires_grad_(False)
+            self.regressor = LevelRegressor(size).requires_grad_(False)
+            guide = Flat(size, 3).requires_grad_(False)
         self.condition = Condition(guide, torch.tensor([0, 2]))
 
+    @cached_property
     def shipped(self) -> dict[str, Guidance]:
-        c = self.condition
+        c, p = self.condition, self.predictor
         return {
             "DPS": DPS(c),
             "ResidualDPS": ResidualDPS(c),
-            "TFG": TFG(c, gamma=0.1),
+            "TFG": TFG(c, gamma=0.1, num_draws=2, num_iterations=2),
             "LGD": LGD(c, num_draws=2),
             "FreeDoM": FreeDoM(c),
             "MPGD": MPGD(c),
@@ -90,43 +133,63 @@ class World:
             "ClassifierGuidance": ClassifierGuidance(c),
             "AdaptiveMoments": AdaptiveMoments(DPS(c, 0.1)),
             "GuidanceWrapper": GuidanceWrapper(DPS(c)),
-            "TrustRegion": TrustRegion(TFG(c)),
+            "TrustRegion": TrustRegion(TFG(c, num_draws=2, num_iterations=2)),
             "FixedLengthSteps": FixedLengthSteps(AdaptiveMoments(MPGD(c))),
+            "ProximalAlignment": ProximalAlignment(DPS(c), p),
+            "AlignedMoves": AlignedMoves(DPS(c), p),
             "Corruption": Corruption(0.1),
             "Drift": Drift(-0.1),
             "TangentialGuidance": TangentialGuidance(1.2),
-            "TemporalAlignment": TemporalAlignment(self.predictor, 0.1),
-            "TemporalAlignment looking ahead": TemporalAlignment(self.predictor, 0.1, [DPS(c)]),
-            "TemporalAlignmentAfterStep": TemporalAlignmentAfterStep(self.predictor, 0.1),
-            "TimeCorrection": TimeCorrection(self.predictor),
-            "TimeShift": TimeShift(stop=None),
-            "TimestepGuidance": TimestepGuidance(0.1),
-            "SelfGuidance": SelfGuidance(0.1, shift=2),
+            "TemporalAlignment": TemporalAlignment(p, 0.1),
+            "TemporalAlignment looking ahead": TemporalAlignment(p, 0.1, [DPS(c)]),
+            "TemporalAlignmentAfterStep": TemporalAlignmentAfterStep(p, 0.1),
+            "TimeCorrection": TimeCorrection(p),
+            # Narrow, so that it does not choose the same timestep whichever it is asked for.
+            "TimeShift": TimeShift(window=4, stop=None),
+            "TimestepGuidance": TimestepGuidance(0.5, spread=0.2),
+            "SelfGuidance": SelfGuidance(0.5, shift=2),
             "EpsilonScaling": EpsilonScaling(1.01),
             "LangevinCorrector": LangevinCorrector(0.1),
-            "NoiseLevelCorrection": NoiseLevelCorrection(LevelRegressor()),
-            "TimePredictorLevelCorrection": TimePredictorLevelCorrection(self.predictor),
-            "NoiseAwarenessGuidance": NoiseAwarenessGuidance(self.predictor, 0.1),
+            "NoiseLevelCorrection": NoiseLevelCorrection(self.regressor),
+            "TimePredictorLevelCorrection": TimePredictorLevelCorrection(p),
+            "NoiseAwarenessGuidance": NoiseAwarenessGuidance(p, 0.1),
             "ClassifierFreeNoiseAwareness": ClassifierFreeNoiseAwareness(0.1),
-            "MoreRedAS": MoreRedAS(self.predictor),
-            "MoreRedITP": MoreRedITP(self.predictor),
+            "Retiming": Retiming(RegressedNoise(self.regressor)),
+            "MoreRedAS": MoreRedAS(p),
+            "MoreRedITP": MoreRedITP(p),
         }
+
+    def sampler(self, *names: str) -> Sampler:
+        return Sampler(self.denoiser, DDIM(1.0), 3, [self.shipped[name] for name in names])
+
+    @cached_property
+    def alone(self) -> dict[str, Tensor]:
+        """The samples of every guidance by itself."""
+        return {name: self.sampler(name).sample(self.space(), 0) for name in self.shipped}
 
 
 WORLDS = {
     "images": World(4, lambda: ImageSpace((1, 2, 2), range(2))),
     "molecules": World(16, lambda: PointCloudSpace([3, 4], 1, range(2))),
 }
-NAMES = list(WORLDS["images"].shipped())
+NAMES = list(WORLDS["images"].shipped)
 MORE_RED = {"MoreRedAS", "MoreRedITP"}
 REPEATED = {"FreeDoM", "UGD"}
-MOVING = set(NAMES) - {
-    "UGD",
+RETIMED = {"TimeCorrection", "TimeShift"}
+CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
+PREDICTING = {
+    *RETIMED,
+    *CONTRASTS,
     "ClassifierGuidance",
-    "Corruption",
-    "TemporalAlignment",
-    "TemporalAlignment looking ahead",
+    "ClassifierFreeNoiseAwareness",
+    "EpsilonScaling",
+    "NoiseAwarenessGuidance",
+    "NoiseLevelCorrection",
+    "Retiming",
+    "TimePredictorLevelCorrection",
 }
+MOVED_BEFORE = {"Corruption", "LangevinCorrector", "TemporalAlignment", "TemporalAlignment looking ahead"}
+MOVING = set(NAMES) - PREDICTING - MOVED_BEFORE - {"UGD"}
 
 
 def refusal(first: str, second: str) -> str | None:
@@ -139,10 +202,14 @@ def refusal(first: str, second: str) -> str | None:
         return "draws the noise of its steps, which DSG cannot choose"
     if second in MORE_RED and first in MOVING:
         return f"takes a step of its own and would discard that of {first}; put it before"
-    if first in MORE_RED and second == "ClassifierGuidance":
-        return "without the change by ClassifierGuidance; put it after"
+    if first in MORE_RED and second in PREDICTING:
+        return f"without the change by {second}; put it after"
     if "looking ahead" in second and first in MORE_RED | {"UGD"}:
         return f"cannot look ahead through {first}"
+    if {first, second} <= RETIMED:
+        return f"{first} and {second} both choose the timestep of the denoiser"
+    if first in RETIMED and second in CONTRASTS:
+        return f"compares answers at two timesteps, and {first} before it replaces both; put {second} before"
     if first == second == "UGD":
         return "UGD cannot differentiate through UGD, which predicts without a graph"
     if first == second == "DSG":
@@ -160,13 +227,15 @@ def test_the_table_holds_everything_that_is_shipped() -> None:
 @pytest.mark.parametrize("first", NAMES)
 def test_every_pair_runs_or_is_refused_in_one_line(first: str, world: World) -> None:
     for second in NAMES:
-        pair, reason = [world.shipped()[first], world.shipped()[second]], refusal(first, second)
+        reason = refusal(first, second)
         if reason is None:
-            samples = Sampler(world.denoiser, DDIM(1.0), 3, pair).sample(world.space(), 0)
+            samples = world.sampler(first, second).sample(world.space(), 0)
             assert samples.isfinite().all(), (first, second)
+            for name in (first, second):  # neither swallows the other
+                assert not torch.allclose(samples, world.alone[name]), f"{first}, {second} does what {name} does alone"
         else:
             with pytest.raises(ValueError, match=reason) as refused:
-                Sampler(world.denoiser, DDIM(1.0), 3, pair)
+                world.sampler(first, second)
             assert "\n" not in str(refused.value)
 
 
@@ -179,30 +248,38 @@ def test_guidances_that_never_act_together_may_be_any() -> None:
         [UGD(c, stop=10), UGD(c, start=9)],
         [UGD(c, stop=10), MoreRedAS(world.predictor, start=9)],
         [UGD(c, recurrence=1), MoreRedAS(world.predictor)],
+        [TimeCorrection(world.predictor, stop=10), TimeShift(start=9, stop=None)],
+        [TimeCorrection(world.predictor, stop=10), SelfGuidance(start=9)],
     ):
         assert Sampler(world.denoiser, DDIM(1.0), 4, pair).sample(world.space(), 0).isfinite().all()
     with pytest.raises(ValueError, match="both choose the noise"):
         Sampler(world.denoiser, DDIM(1.0), 4, [DSG(c, stop=10), AdaptiveMoments(DSG(c, start=14))])
 
 
-WRAPPERS = [GuidanceWrapper, TrustRegion, FixedLengthSteps, AdaptiveMoments]
+WRAPPERS = [GuidanceWrapper, TrustRegion, FixedLengthSteps, ProximalAlignment, AlignedMoves, AdaptiveMoments]
+
+
+def test_the_wrappers_are_all() -> None:
+    exported = (getattr(tag_lightning.guidance, name) for name in tag_lightning.guidance.__all__)
+    assert {kind for kind in exported if isinstance(kind, type) and issubclass(kind, GuidanceWrapper)} == set(WRAPPERS)
 
 
 @pytest.mark.parametrize(("outer", "inner"), product(WRAPPERS, NAMES))
 def test_every_wrapper_takes_a_guidance_or_refuses_it_in_one_line(outer: type[GuidanceWrapper], inner: str) -> None:
     world = WORLDS["molecules"]
-    guidance, bounds = world.shipped()[inner], issubclass(outer, TrustRegion)
+    guidance, changes_moves = world.shipped[inner], issubclass(outer, (TrustRegion, ProximalAlignment, AlignedMoves))
     reason = None
     if not isinstance(guidance, ConditionedGuidance):
         reason = f"cannot wrap {type(guidance).__name__}, which follows no condition; wrap a method"
     elif inner in {"UGD", "ClassifierGuidance"}:
         reason = "changes the prediction rather than the proposal"
-    elif bounds and inner == "DSG":
-        reason = "cannot bound DSG, which turns the noise of the step and leaves its mean"
+    elif changes_moves and inner == "DSG":
+        reason = "cannot change the move of DSG, which turns the noise of the step and leaves its mean"
     elif outer is AdaptiveMoments and isinstance(guidance, GuidanceWrapper):
         reason = "wrap it the other way round"
     if reason is None:
-        wrapped: Guidance = outer(guidance)  # type: ignore[arg-type]
+        run = tag_lightning.diffusion.Run(world.predictor)
+        wrapped = outer(guidance).for_run(run)  # type: ignore[arg-type]
         assert Sampler(world.denoiser, DDIM(1.0), 3, [wrapped]).sample(world.space(), 0).isfinite().all()
     else:
         with pytest.raises(ValueError, match=reason) as refused:
