@@ -43,14 +43,12 @@ class FrontierLine(NamedTuple):
     Attributes:
         x: Alignment of its points, in order, ``[K]``.
         y: Their cost, above 0, ``[K]``.
-        grid: Alignments at which the band is known, ``[G]``; empty without a band.
-        low: Lower edge of the band, ``[G]``.
-        high: Upper edge, ``[G]``.
+        low: Lower edge of the band, ``[K]``.
+        high: Upper edge, ``[K]``.
     """
 
     x: np.ndarray
     y: np.ndarray
-    grid: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -220,10 +218,10 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
         y_label: The cost.
         lower_x_is_better: Turn the axis of alignment round, as for an error.
     """
-    figure, axes = _figure(6.4, 4.6)
+    figure, axes = _figure(8.0, 4.6)
     for (name, line), style in zip(lines.items(), cycle(range(len(COLOURS))), strict=False):
         colour = COLOURS[style]
-        axes.fill_between(line.grid, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(
             line.x,
             line.y,
@@ -243,7 +241,7 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
     axes.set_ylabel(f"{y_label} (better below)")
     axes.grid(alpha=0.3, which="both")
     if lines:
-        axes.legend(frameon=False, handlelength=3.5)
+        axes.legend(frameon=False, handlelength=3.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

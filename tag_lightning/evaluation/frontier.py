@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from tag_lightning.evaluation.envelope import Curve, cost_at, dominates, mean_log_ratio, shared_range
+from tag_lightning.evaluation.envelope import Curve, dominates, mean_log_ratio, shared_range
 from tag_lightning.evaluation.figures import FrontierLine, figure_pixels, frontier_curves, save_png
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.seed_results import Measures, Over, SeedResults
@@ -25,7 +25,6 @@ from tag_lightning.files import replacing
 
 NO_SHARED_RANGE = "no shared range"
 _RESAMPLES = 400
-_GRID = 60
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ class Frontier:
 
     @cached_property
     def picture(self) -> Tensor:
-        """The curves, bytes ``[3, H, W]``: means over seeds, and bands from the lowest to the highest envelope."""
+        """The curves, bytes ``[3, H, W]``: means over seeds, and bands from the lowest to the highest cost."""
         lines = {name: self._line(name) for name in self.curves}
         kept = {name: line for name, line in lines.items() if len(line.x)}
         label = "FID" if self.measures.quality == "fid" else "1 - atom stability"
@@ -301,15 +300,9 @@ class Frontier:
 
     def _line(self, name: str) -> FrontierLine:
         seeds = [[run.point(arm, self.measures) for run in self._runs] for arm in self.curves[name]]
-        means = np.array([np.nanmean(points, 0) for points in seeds if np.isfinite(points).all()]).reshape(-1, 2)
-        curves = [run.curve(self.curves[name], self.measures) for run in self._runs]
-        grid = np.zeros(0)
-        if len(curves) > 1 and all(len(curve.alignment) > 1 for curve in curves):
-            low, high = (end([edge(c.alignment) for c in curves]) for end, edge in ((max, np.min), (min, np.max)))
-            grid = np.linspace(low, high, _GRID) if low < high else grid
-        band = np.exp([cost_at(curve, grid) for curve in curves]) if len(grid) else np.zeros((1, 0))
-        x, grid = (self.measures.signed(values) for values in (means[:, 0], grid))
-        return FrontierLine(x, np.exp(means[:, 1]), grid, band.min(0), band.max(0))
+        points = np.array([each for each in seeds if np.isfinite(each).all()]).reshape(-1, len(self._runs), 2)
+        means, costs = points.mean(1), np.exp(points[..., 1])
+        return FrontierLine(self.measures.signed(means[:, 0]), np.exp(means[:, 1]), costs.min(1), costs.max(1))
 
     def _interval(self, first: str, second: str, over: Over) -> tuple[float | None, float | None]:
         arms = [*self.curves[first], *self.curves[second]]

@@ -169,8 +169,8 @@ def test_the_names_of_a_sweep_stand_beside_its_curves(recwarn):
 
 
 def test_a_frontier_is_better_below_and_to_the_right():
-    line = FrontierLine(np.array([2.0, 1.0]), np.array([5.0, 9.0]), np.array([1.0, 2.0]), *np.array([[4, 8], [6, 10]]))
-    alone = FrontierLine(np.array([1.5]), np.array([3.0]), np.zeros(0), np.zeros(0), np.zeros(0))
+    line = FrontierLine(np.array([2.0, 1.0]), np.array([5.0, 9.0]), *np.array([[4, 8], [6, 10]]))
+    alone = FrontierLine(np.array([1.5]), np.array([3.0]), np.array([3.0]), np.array([3.0]))
     (axes,) = frontier_curves({"dps": line, "rule": alone}, "mae_mu", "FID", lower_x_is_better=True).axes
     assert axes.xaxis_inverted()
     assert axes.get_yscale() == "log"
