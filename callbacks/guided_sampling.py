@@ -276,7 +276,7 @@ class GuidedSampling(Callback):
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
         if (frontier := results.save_frontier(folder)) is not None:
             frontier.print()
-            show_pictures(boards, {"frontier": frontier.picture}, step)
+            show_pictures(boards, frontier.pictures(), step)
         with torch.inference_mode(False), isolate_rng():
             pictures = results.pictures()
         write_pictures(folder, pictures)

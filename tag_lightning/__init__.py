@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tag_lightning.guidance import DPS, Condition, TemporalAlignment
     from tag_lightning.pretrained import load_pretrained
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "DDIM",

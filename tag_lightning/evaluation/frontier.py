@@ -20,6 +20,7 @@ from tag_lightning.evaluation.envelope import Curve, cost_at, dominates, mean_lo
 from tag_lightning.evaluation.figures import FrontierLine, figure_pixels, frontier_curves, save_png
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.seed_results import Measures, Over, SeedResults
+from tag_lightning.evaluation.sweep_figures import SweepLine, sweep_figure
 from tag_lightning.files import replacing
 
 NO_SHARED_RANGE = "no shared range"
@@ -204,7 +205,7 @@ class Frontier:
         return choices
 
     def save(self, folder: str | Path) -> None:
-        """Write ``frontier.json``, ``frontier.csv`` and ``frontier.png``."""
+        """Write ``frontier.json``, ``frontier.csv``, ``frontier.png`` and ``sweep_<parameter>.png``."""
         folder = Path(folder)
         write_results(folder / "frontier.json", self.payload())
         with replacing(folder / "frontier.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -215,7 +216,8 @@ class Frontier:
                     place = run.points[arm][1:] if arm in run.points else ("", "")
                     figures = [run.figures[arm].get(name) for name in (*self.measures, "seconds")]
                     rows.writerow([curve, arm, *place, run.seed, *figures])
-        save_png(self.picture, folder / "frontier.png")
+        for name, picture in self.pictures().items():
+            save_png(picture, folder / f"{name}.png")
 
     def payload(self) -> dict[str, Any]:
         """The content of ``frontier.json``."""
@@ -271,6 +273,31 @@ class Frontier:
         label = "FID" if self.measures.quality == "fid" else "1 - atom stability"
         alignment = self.measures.alignment
         return figure_pixels(frontier_curves(kept, alignment, label, lower_x_is_better=alignment != "accuracy"))
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The frontier and the sweeps, bytes ``[3, H, W]`` by name."""
+        return {"frontier": self.picture} | {f"sweep_{name}": one for name, one in self.sweep_pictures().items()}
+
+    def sweep_pictures(self) -> dict[str, Tensor]:
+        """Quality, alignment and Time-Gap over each swept parameter, bytes ``[3, H, W]`` by parameter."""
+        points, pictures = self._runs[0].points, {}
+        metrics = [name for name in (self.measures.quality, self.measures.alignment, "time_gap") if self._has(name)]
+        for parameter in dict.fromkeys(point.parameter for point in points.values()):
+            lines = {}
+            for curve, arms in self.curves.items():
+                if arms[0] in points and points[arms[0]].parameter != parameter:
+                    continue
+                values = np.array([points[arm].value for arm in arms if arm in points])
+                figures = {
+                    name: np.array([[run.figures[arm].get(name, np.nan) for run in self._runs] for arm in arms])
+                    for name in metrics
+                }
+                lines[curve] = SweepLine(values, figures)
+            pictures[parameter] = figure_pixels(sweep_figure(lines, parameter, metrics))
+        return pictures
+
+    def _has(self, name: str) -> bool:
+        return any(name in figures for figures in self._runs[0].figures.values())
 
     def _line(self, name: str) -> FrontierLine:
         seeds = [[run.point(arm, self.measures) for run in self._runs] for arm in self.curves[name]]

@@ -210,8 +210,9 @@ def test_files_of_several_seeds_hold_the_same_frontier(tmp_path: Path) -> None:
     assert len(table) == 2 * 6
     assert table[0]["arm"] == "plain scale=1"
     assert float(table[0]["fid"]) == runs[0].figures["plain scale=1"]["fid"]
-    with Image.open(tmp_path / "frontier.png") as picture:
-        assert len(np.unique(np.asarray(picture))) > 10
+    for name in ("frontier", "sweep_scale"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert len(np.unique(np.asarray(picture))) > 10
 
 
 @pytest.mark.parametrize(

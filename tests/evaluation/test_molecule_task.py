@@ -373,5 +373,5 @@ def test_figures_are_ratios_of_the_sums_of_their_terms(data: Any, task: Molecule
     assert terms.keys() == {"atom_stability", "mae_MolWt", "mae_alpha"}
     for name, (above, below) in terms.items():
         assert above.shape == below.shape == (60,)
-        assert float(above.sum() / below.sum()) == pytest.approx(figures[name], rel=1e-12)
+        assert float(above.sum() / below.sum()) == pytest.approx(figures[name], rel=1e-6)
     assert 0.1 < figures["atom_stability"] < 1
