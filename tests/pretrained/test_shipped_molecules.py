@@ -60,8 +60,8 @@ def test_the_noise_level_is_right_on_and_off_the_marginals(ratio: float, data: S
         x = schedule.add_noise(batch.x, ratio * noise, timestep)
         with torch.no_grad():
             error = network(x, torch.full((256,), timestep), **batch.inputs) - math.log(ratio)
-        assert abs(float(error.mean())) < 0.03
-        assert float(error.std()) < 0.15
+        assert abs(float(error.mean())) < 0.06
+        assert float(error.std()) < 0.17
 
 
 @pytest.mark.slow
