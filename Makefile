@@ -40,6 +40,7 @@ weights: weights-digits weights-molecules
 
 # The experiments correct with these.
 WEIGHTS_digits := time_predictor noise_level
+WEIGHTS_molecules := noise_level
 
 weights-%: $(VENV)/.ready
 	for stage in guide judge denoiser time_gap_predictor $(WEIGHTS_$*); do \

@@ -31,7 +31,7 @@ class Run:
     Attributes:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
-        noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``).
+        noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``, ``EGNNNoiseLevel``).
     """
 
     predictor: nn.Module | None = None

@@ -24,7 +24,7 @@ class NoiseLevelModule(NetworkModule):
     coordinates allow ``1 / (2 d)``.
 
     Args:
-        network: ``(x_t [B, ...], timesteps [B]) -> log r [B]``, such as ``NoiseLevelCNN``.
+        network: ``(x_t [B, ...], timesteps [B], **inputs) -> log r [B]``: ``NoiseLevelCNN``, ``EGNNNoiseLevel``.
         schedule: Noise schedule of the denoiser to correct; None is ``LinearSchedule()``.
         min_ratio: Smallest ``r``, above 0.
         max_ratio: Largest ``r``, above ``min_ratio``.

@@ -2,7 +2,12 @@
 
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
-from tag_lightning.networks.egnn_predictors import EGNNPropertyPredictor, EGNNTimePredictor, PropertyPredictor
+from tag_lightning.networks.egnn_predictors import (
+    EGNNNoiseLevel,
+    EGNNPropertyPredictor,
+    EGNNTimePredictor,
+    PropertyPredictor,
+)
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
@@ -14,6 +19,7 @@ from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
     "EGNNDenoiser",
+    "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
     "EGNNTimePredictor",
     "Hue",

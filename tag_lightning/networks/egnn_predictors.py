@@ -6,11 +6,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from tag_lightning.diffusion import centred
 from tag_lightning.networks.egnn import InvariantEncoder
 from tag_lightning.networks.time_predictor import TimePredictor
+
+_TIME_COLUMNS = 32
 
 
 @runtime_checkable
@@ -129,3 +133,60 @@ class EGNNTimePredictor(TimePredictor):
         else:
             hidden = self.hidden(torch.cat((atoms.sum(1) / count, count / 10), -1))
         return self.head(self.with_condition(hidden, values))
+
+
+class EGNNNoiseLevel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
+    """Regresses the logarithm of the noise in a molecule over the noise that its timestep should have.
+
+    One number for positions and features together: a denoiser is told one timestep. Every atom is told the timestep;
+    its embedding, its squared distance from the centre, its features and their squared length become its channels, and
+    the head reads the mean and the log-power of each channel over the atoms, as ``NoiseLevelCNN`` does over the pixels.
+    Invariant to rotations, reflections, translations and the order of the atoms.
+
+    Args:
+        num_features: F, feature columns beside the three of the position.
+        num_timesteps: T of the denoiser's schedule.
+        width: Width of the atoms' embeddings.
+        num_layers: Number of message-passing layers.
+        num_bases: Gaussian radial bases of the distances beside the squared distances, see ``radial_bases``.
+
+    Raises:
+        ValueError: If there are fewer than 2 timesteps.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_features: int = 5,
+        num_timesteps: int = 1000,
+        width: int = 48,
+        num_layers: int = 2,
+        num_bases: int = 16,
+    ) -> None:
+        super().__init__()
+        if num_timesteps < 2:
+            raise ValueError(f"num_timesteps must be at least 2, got {num_timesteps}")
+        self.num_timesteps = num_timesteps
+        self.encoder = InvariantEncoder(num_features + _TIME_COLUMNS, width, num_layers, num_bases)
+        columns = width + num_features + 2 + _TIME_COLUMNS
+        self.atom = nn.Sequential(nn.Linear(columns, width), nn.SiLU(), nn.Linear(width, width))
+        self.head = nn.Sequential(nn.Linear(2 * width + 1 + _TIME_COLUMNS, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+        """``log r [B]`` for ``x = sqrt(a) x0 + r sqrt(1 - a) epsilon``, molecules ``[B, N, 3 + F]``.
+
+        Args:
+            x: Noisy molecules, positions in angstrom, then features.
+            timesteps: The timesteps they should be at, ``[B]`` in 0 .. T-1.
+            mask: True at real atoms, ``[B, N]``.
+        """
+        x = centred(x, mask)
+        real = mask[..., None].to(x)
+        count = real.sum(1)
+        time = get_timestep_embedding(timesteps * (1000 / self.num_timesteps), _TIME_COLUMNS).to(x)
+        times = time[:, None].expand(-1, x.shape[1], -1)
+        embedded = self.encoder(torch.cat((x, times), -1), mask)
+        lengths = torch.stack([block.square().sum(-1) for block in (x[..., :3], x[..., 3:])], -1)
+        atoms = self.atom(torch.cat((embedded, lengths, x[..., 3:], times), -1)) * real
+        power = atoms.square().sum(1) / count
+        return self.head(torch.cat((atoms.sum(1) / count, (power + 1e-6).log(), count / 10, time), -1))[:, 0]

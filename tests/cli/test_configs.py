@@ -10,6 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from tag_lightning.callbacks import GuidedSampling
+from tag_lightning.evaluation import Arm
+from tag_lightning.pretrained import load_pretrained
 
 CONFIGS = Path("configs")
 MAIN_JOBS = sorted(CONFIGS.glob("*/time_predictor.yaml"))
@@ -48,12 +50,41 @@ def test_a_schedule_of_the_learning_rate_is_as_long_as_the_run(path: Path) -> No
         assert settings["total_steps"] % trainer["max_epochs"] == 0
 
 
-def test_the_frontier_of_the_digits_has_its_curves() -> None:
+def arms_of(experiment: str) -> dict[str, Arm]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(GuidedSampling, "sampling")
-    parsed = parser.parse_object({"sampling": read(CONFIGS / "experiments" / "frontier.yaml")["sampling"]})
-    arms = parser.instantiate(parsed).sampling.arms
-    counts = Counter(arm.point.curve for arm in arms.values() if arm.point is not None)
-    curves = ["dps", "dps+tag", "dps+retiming", "fixed length", "fixed length+tag", "mpgd", "adam"]
-    assert counts == dict.fromkeys(curves, 4)
+    parsed = parser.parse_object({"sampling": read(CONFIGS / "experiments" / f"{experiment}.yaml")["sampling"]})
+    return parser.instantiate(parsed).sampling.arms
+
+
+def curves(arms: dict[str, Arm]) -> dict[str, int]:
+    return Counter(arm.point.curve for arm in arms.values() if arm.point is not None)
+
+
+def test_the_frontier_of_the_digits_has_its_curves() -> None:
+    arms = arms_of("frontier")
+    names = ["dps", "dps+tag", "dps+retiming", "fixed length", "fixed length+tag", "mpgd", "adam"]
+    assert curves(arms) == dict.fromkeys(names, 4)
     assert arms["adam scale=0.068"].guidance[0].guidance.scale == 0.068
+
+
+def test_the_frontier_of_the_molecules_has_its_curves() -> None:
+    arms = arms_of("molecules_frontier")
+    methods, corrections = ("dps", "trust region"), ("", "+tag", "+retiming")
+    assert curves(arms) == {method + correction: 4 for method in methods for correction in corrections}
+    assert arms["trust region+retiming kappa=0.2"].guidance[1].kappa == 0.2
+    assert arms["dps+tag scale=0.7"].guidance[1].clip == 0.1
+
+
+def test_the_experiments_on_molecules_have_the_network_of_their_checkpoint() -> None:
+    config = read(CONFIGS / "experiments" / "molecules.yaml")
+    settings = config["model"]["init_args"]["network"]["init_args"]
+    network = load_pretrained(config["ckpt_path"]).network
+    assert settings == {name: network.config[name] for name in settings}
+    assert settings.keys() >= {"width", "num_layers"}
+
+
+@pytest.mark.parametrize("experiment", ["molecules_frontier", "molecules_retiming"])
+def test_bounded_steps_on_molecules_guide_a_property(experiment: str) -> None:
+    guided = [arm.guidance[-1] for name, arm in arms_of(experiment).items() if name.startswith("trust region")]
+    assert {guidance.guidance.condition for guidance in guided} == {"alpha"}

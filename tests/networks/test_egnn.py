@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.edge_list_egnn import EdgeListEGNN
 from tag_lightning.diffusion import centred
-from tag_lightning.networks import EGNNDenoiser, EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.networks import EGNNDenoiser, EGNNNoiseLevel, EGNNPropertyPredictor, EGNNTimePredictor
 from tag_lightning.networks.egnn import radial_bases
 
 FEATURES, WIDEST = 5, 9
@@ -33,6 +33,7 @@ BASES = network(EGNNDenoiser, num_blocks=3, num_timesteps=50, longest=1.0, num_b
 GEOMETRIC = network(
     EGNNTimePredictor, num_timesteps=50, num_layers=2, num_bases=6, per_atom=True, decided_elements=True
 )
+LEVEL = network(EGNNNoiseLevel, num_timesteps=50, num_layers=2, num_bases=6)
 INVARIANT = (PROPERTIES, TIMES, GEOMETRIC)
 DENOISERS = (DENOISER, BASES)
 
@@ -236,3 +237,50 @@ def test_decided_elements_hide_the_noise_of_the_features() -> None:
     assert not torch.allclose(TIMES(scaled, mask), TIMES(x, mask))
     other = torch.cat((x[..., :3], x[..., 3:].roll(1, -1)), -1)
     assert not torch.allclose(GEOMETRIC(other, mask), GEOMETRIC(x, mask))
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, seeds, st.booleans(), st.floats(-5, 5))
+def test_the_noise_level_does_not_see_where_a_molecule_lies(
+    sizes: list[int], seed: int, mirrored: bool, by: float
+) -> None:
+    x, mask, timesteps = cloud(sizes, seed)
+    shift = torch.tensor([by, -by, 0.5 * by] + [0.0] * FEATURES, dtype=torch.float64) * mask[..., None]
+    moved = turned(x, rotation(seed, mirrored)) + shift
+    torch.testing.assert_close(LEVEL(moved, timesteps, mask), LEVEL(x, timesteps, mask), rtol=0, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, WIDEST), seeds)
+def test_the_noise_level_does_not_see_the_order_of_atoms(size: int, seed: int) -> None:
+    x, mask, timesteps = cloud([size, size], seed)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(LEVEL(x[:, order], timesteps, mask), LEVEL(x, timesteps, mask), rtol=0, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, seeds, st.integers(0, 4))
+def test_the_noise_level_depends_neither_on_padding_nor_on_the_batch(sizes: list[int], seed: int, extra: int) -> None:
+    x, mask, timesteps = cloud(sizes, seed, max(sizes) + extra)
+    together = LEVEL(torch.where(mask[..., None], x, math.nan), timesteps, mask)
+    for i, size in enumerate(sizes):
+        alone = LEVEL(x[i : i + 1, :size], timesteps[i : i + 1], mask[i : i + 1, :size])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-9)
+
+
+def test_the_noise_level_reads_positions_features_and_timestep() -> None:
+    x, mask, timesteps = cloud([4, 7], 3)
+    level = LEVEL(x, timesteps, mask)
+    assert level.shape == (2,)
+    for columns in (slice(0, 3), slice(3, None)):
+        scaled = x.clone()
+        scaled[..., columns] *= 1.5
+        assert (LEVEL(scaled, timesteps, mask) - level).abs().min() > 1e-4
+    assert (LEVEL(x, (timesteps + 20) % 50, mask) - level).abs().min() > 1e-4
+
+
+def test_the_noise_level_of_one_atom_is_no_accident() -> None:
+    x, mask, timesteps = cloud([1], 0)
+    assert bool(LEVEL(x, timesteps, mask).isfinite().all())
+    with pytest.raises(ValueError, match="num_timesteps must be at least 2, got 1"):
+        EGNNNoiseLevel(num_timesteps=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, Sampler
 from tag_lightning.metrics import molecule_quality
-from tag_lightning.networks import EGNNPropertyPredictor, EGNNTimePredictor
+from tag_lightning.networks import EGNNNoiseLevel, EGNNPropertyPredictor, EGNNTimePredictor
 from tag_lightning.pretrained import load_pretrained
 
 
@@ -43,6 +45,23 @@ def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -
         noise = space.project(torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(0)))
         logits = network(schedule.add_noise(batch.x, noise, timestep), **batch.inputs)
         assert float((logits.argmax(1) - timestep).abs().float().mean()) < most
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 1.3])
+def test_the_noise_level_is_right_on_and_off_the_marginals(ratio: float, data: SmallMoleculesDataModule) -> None:
+    """100 coordinates allow 7 %, and nothing of the data is known exactly."""
+    network, schedule, _ = load_pretrained("molecules/noise_level")
+    assert isinstance(network, EGNNNoiseLevel)
+    assert schedule is not None
+    batch = data.table("test")[list(range(256))]
+    space = PointCloudSpace(data.table("test").sizes[:256].tolist(), 5, range(256))
+    for timestep in (59, 279, 759):
+        noise = space.project(torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(timestep)))
+        x = schedule.add_noise(batch.x, ratio * noise, timestep)
+        with torch.no_grad():
+            error = network(x, torch.full((256,), timestep), **batch.inputs) - math.log(ratio)
+        assert abs(float(error.mean())) < 0.06
+        assert float(error.std()) < 0.17
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ SHIPPED = [
     "molecules/denoiser",
     "molecules/guide",
     "molecules/judge",
+    "molecules/noise_level",
     "molecules/time_gap_predictor",
     "toy/denoiser",
 ]
