@@ -269,7 +269,9 @@ def test_networks_in_each_others_place(error_of: Failing, tiny: TinyNetworks, tm
         predictor_arguments("fit", tmp_path, tiny, f"--sampling.denoiser={guide}")
     )
     predictor = f"--sampling.predictor={guide}"
-    assert "it is not a time predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, predictor))
+    assert "it was not trained on noisy samples by this package" in error_of(
+        predictor_arguments("fit", tmp_path, tiny, predictor)
+    )
     denoiser = f"--sampling.predictor={tiny.root / 'denoiser'}"
     assert "sampling.predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, denoiser))
 
