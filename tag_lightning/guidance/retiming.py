@@ -24,15 +24,15 @@ class Retiming(Guidance):
     differentiates the prediction for the sample as it is.
 
     Args:
-        level: The estimate of the noise level; None is ``RegressedNoise()``.
+        level: The estimate of the noise level.
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
     cost = "denoiser 1 / 0, with a gradient method 2 / 1, noise level 1 / 0"
 
-    def __init__(self, level: NoiseLevel | None = None, **interval: Any) -> None:
+    def __init__(self, level: NoiseLevel = RegressedNoise(), **interval: Any) -> None:
         super().__init__(**interval)
-        self.level = RegressedNoise() if level is None else level
+        self.level = level
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)
