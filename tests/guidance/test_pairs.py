@@ -87,7 +87,7 @@ class SameShape(Flat):
         return output if mask is None else output * mask[..., None]
 
 
-class TimePredictor(Flat):
+class FlatTimePredictor(Flat):
     """A time predictor of which real data were measured."""
 
     def __init__(self, inputs: int) -> None:
@@ -113,7 +113,7 @@ class World:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.denoiser = Denoiser(SameShape(size, size), SCHEDULE).requires_grad_(False)
-            self.predictor = TimePredictor(size).requires_grad_(False)
+            self.predictor = FlatTimePredictor(size).requires_grad_(False)
             self.regressor = LevelRegressor(size).requires_grad_(False)
             guide = Flat(size, 3).requires_grad_(False)
         self.condition = Condition(guide, torch.tensor([0, 2]))
