@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step, per_sample
 from tag_lightning.guidance.tag import TemporalAlignment
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance
 
 
-class MoreRedAS(Guidance):
+class MoreRedAS(TimePredictorGuidance):
     """The adaptive sampler of MoreRed (Kahouli et al. 2024, arXiv 2404.10935; "AS" in its code).
 
     At every step the time predictor estimates the timestep of each sample, the denoiser predicts there, and the sample
@@ -42,17 +41,6 @@ class MoreRedAS(Guidance):
     needs_prediction = False
     single_pass = True
 
-    def __init__(self, predictor: nn.Module | None = None, **interval: Any) -> None:
-        super().__init__(**interval)
-        self.predictor = predictor
-
-    def for_run(self, run: Run) -> Self:
-        ready = copy.copy(self)
-        ready.predictor = run.predictor if self.predictor is None else self.predictor
-        if ready.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-        return ready
-
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         own = type(self).__name__
         for other in (*before, *after):
@@ -72,17 +60,10 @@ class MoreRedAS(Guidance):
 
     def timesteps(self, x: Tensor, step: Step) -> Tensor:
         """The timesteps from which samples ``x [B, ...]`` step, ``[B]``."""
-        assert self.predictor is not None
         with torch.no_grad():
-            logits = self.predictor(x.detach(), **step.space.inputs)
-        step.checks.require_finite(step.timestep, the_time_predictor=logits)
-        if logits.shape[1] != step.num_timesteps:
-            raise ValueError(
-                f"the time predictor knows {logits.shape[1]} timesteps but the denoiser has {step.num_timesteps}; it "
-                "must be trained with the schedule of the denoiser"
-            )
-        known = torch.arange(step.num_timesteps, device=logits.device, dtype=logits.dtype)
-        return (logits.softmax(1) @ known).nan_to_num().round().long()
+            posterior = self.log_posterior(x.detach(), step).exp()
+        known = torch.arange(step.num_timesteps, device=posterior.device, dtype=posterior.dtype)
+        return (posterior @ known).nan_to_num().round().long()
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         timesteps = self.timesteps(x, step)
