@@ -55,8 +55,7 @@ def load_time_predictor(
     """
     if source is None or isinstance(source, nn.Module):
         return source
-    network, schedule, _ = load_pretrained(source)
-    require_schedule(schedule, denoiser, f"{role} {source}")
+    network = _of_the_same_schedule(source, role, denoiser)
     names = [name for name in getattr(network, "conditions", ()) if name in example.attributes]
     values = {name: example.attributes[name] for name in names}
     require_accepts(network, example.x.shape[1:], role, **example.inputs, **values)
@@ -77,10 +76,15 @@ def load_noise_level(source: nn.Module | str | Path | None, denoiser: Denoiser, 
     """
     if source is None or isinstance(source, nn.Module):
         return source
-    network, schedule, _ = load_pretrained(source)
-    require_schedule(schedule, denoiser, f"noise_level {source}")
+    network = _of_the_same_schedule(source, "noise_level", denoiser)
     first = torch.zeros(1, dtype=torch.long)
     require_accepts(network, example.x.shape[1:], "noise_level", first, **example.inputs)
+    return network
+
+
+def _of_the_same_schedule(source: str | Path, role: str, denoiser: Denoiser) -> nn.Module:
+    network, schedule, _ = load_pretrained(source)
+    require_schedule(schedule, denoiser, f"{role} {source}")
     return network
 
 
