@@ -32,7 +32,7 @@ class PretrainedExport(Callback):
         folder = Path(trainer.default_root_dir) / "pretrained"
         if not self._trained:
             rank_zero_warn(
-                f"fit trained nothing, so {folder} stays as it is: there is no step left to take "
+                f"fit trained nothing, so {folder} stays as it is: no steps were left to take "
                 f"(trainer.max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}, limit_train_batches "
                 f"{trainer.limit_train_batches}, and {trainer.global_step} steps were taken before)"
             )

@@ -62,7 +62,7 @@ class ImageFolderDataModule(ImageDataModule):
         for split in ("train", "test"):
             if not (self.root / split).is_dir():
                 raise FileNotFoundError(
-                    f"there is no folder {self.root / split}; an image folder is laid out as "
+                    f"folder {self.root / split} does not exist; an image folder has "
                     "root/train/<class>/*.png and root/test/<class>/*.png (root/val is optional)"
                 )
         if self.cache is not None:

@@ -73,7 +73,7 @@ class QM9DataModule(MoleculeDataModule):
 
     Raises:
         ValueError: If QM9 does not have one of the properties.
-        FileNotFoundError: If there is no file ``test_molecules``.
+        FileNotFoundError: If the file ``test_molecules`` does not exist.
     """
 
     name = "qm9"

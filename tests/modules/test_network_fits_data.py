@@ -73,7 +73,10 @@ def test_trying_a_network_leaves_no_trace(build: Callable[[], NetworkModule]) ->
 @pytest.mark.parametrize("datamodule", [None, object()])
 @pytest.mark.parametrize("build", [_denoiser, _guide])
 def test_data_without_an_example_are_taken_as_they_are(build: Callable[[], NetworkModule], datamodule: object) -> None:
-    _set_up(build(), datamodule)
+    module, tried = build(), list[object]()
+    module.try_network = tried.append  # type: ignore[method-assign]
+    _set_up(module, datamodule)
+    assert tried == []
 
 
 @pytest.mark.parametrize("features", [5, 4])
