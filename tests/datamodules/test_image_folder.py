@@ -116,7 +116,7 @@ def test_mirrors_double_the_training_images_only(folder: Path) -> None:
 
 
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*train"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*train does not exist"):
         ImageFolderDataModule(str(tmp_path)).prepare_data()
 
 
