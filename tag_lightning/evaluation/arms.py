@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tag_lightning.diffusion import Recurrence
-from tag_lightning.guidance import DPS, Corruption, Guidance, Strength, TemporalAlignment
+from tag_lightning.guidance import DPS, Corruption, FixedLengthSteps, Guidance, Strength, TemporalAlignment
 
 
 class SweepPoint(NamedTuple):
@@ -54,24 +54,30 @@ class Arm:
 
 
 def default_arms(
-    sigma: float, scale: float, strength: float | Strength, with_predictor: bool, with_guide: bool
+    sigma: float, scale: float, kappa: float, strength: float | Strength, with_predictor: bool, with_guide: bool
 ) -> dict[str, Arm]:
     """The arms that show what TAG changes, as far as the needed networks are there.
 
+    A disturbed process, guidance of unbounded strength, and guidance in steps of a fixed length, which is the form to
+    use; each without and with TAG.
+
     Args:
         sigma: Standard deviation of the corruption.
-        scale: Guidance scale of DPS.
+        scale: Guidance scale of plain DPS.
+        kappa: Length of the guided steps, as a fraction of the noise that they leave.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_guide: There is a guide.
     """
-    arms = {"unguided": Arm(), "corruption": Arm([Corruption(sigma)])}
+    tag = TemporalAlignment(strength=strength)
+    arms = {"unguided": Arm(), "corruption": Arm([corruption := Corruption(sigma)])}
     if with_predictor:
-        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment(strength=strength)])
+        arms["corruption+tag"] = Arm([corruption, tag])
     if with_guide:
-        arms["dps"] = Arm([DPS(scale=scale)])
-    if with_guide and with_predictor:
-        arms["dps+tag"] = Arm([TemporalAlignment(strength=strength), DPS(scale=scale)])
+        for name, guidance in {"dps": DPS(scale=scale), "fixed length": FixedLengthSteps(DPS(), kappa)}.items():
+            arms[name] = Arm([guidance])
+            if with_predictor:
+                arms[f"{name}+tag"] = Arm([tag, guidance])
     return arms
 
 

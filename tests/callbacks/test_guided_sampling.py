@@ -112,12 +112,12 @@ def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> N
 
 
 def test_default_arms_are_those_the_run_has_networks_for() -> None:
-    assert list(default_arms(0.2, 1.0, 0.5, False, False)) == ["unguided", "corruption"]
-    assert list(default_arms(0.2, 1.0, 0.5, True, False)) == ["unguided", "corruption", "corruption+tag"]
-    assert list(default_arms(0.2, 1.0, 0.5, False, True)) == ["unguided", "corruption", "dps"]
-    arms = default_arms(0.2, 1.0, 0.5, True, True)
-    assert list(arms)[-2:] == ["dps", "dps+tag"]
-    for name in ("corruption+tag", "dps+tag"):
+    assert list(default_arms(0.2, 1.0, 0.03, 0.5, False, False)) == ["unguided", "corruption"]
+    assert list(default_arms(0.2, 1.0, 0.03, 0.5, True, False)) == ["unguided", "corruption", "corruption+tag"]
+    assert list(default_arms(0.2, 1.0, 0.03, 0.5, False, True)) == ["unguided", "corruption", "dps", "fixed length"]
+    arms = default_arms(0.2, 1.0, 0.03, 0.5, True, True)
+    assert list(arms)[-4:] == ["dps", "dps+tag", "fixed length", "fixed length+tag"]
+    for name in ("corruption+tag", "dps+tag", "fixed length+tag"):
         (tag,) = [entry for entry in arms[name].guidance if isinstance(entry, TemporalAlignment)]
         assert isinstance(tag.strength, ConstantStrength)
         assert tag.strength.omega == 0.5
