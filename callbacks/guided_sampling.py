@@ -328,8 +328,8 @@ class GuidedSampling(Callback):
         arms = self.arms
         if arms is None:
             guided = self._common["task"].guided
-            predicted = self._common["predictor"] is not None
-            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, predicted, guided)
+            given = [self._common[network] is not None for network in ("predictor", "noise_level")]
+            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, *given, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 
