@@ -118,7 +118,10 @@ def test_default_arms_are_those_the_run_has_networks_for(predictor: bool, noise_
     arms = default_arms(0.2, 1.0, 0.03, 0.5, predictor, noise_level, guide)
     corrections = ["", *["+tag"] * predictor, *["+retiming"] * noise_level]
     processes = ["corruption", *["dps", "fixed length"] * guide]
-    assert list(arms) == ["unguided", *(f"{process}{correction}" for process in processes for correction in corrections)]
+    assert list(arms) == [
+        "unguided",
+        *(f"{process}{correction}" for process in processes for correction in corrections),
+    ]
     for name, arm in arms.items():
         for tag in (entry for entry in arm.guidance if isinstance(entry, TemporalAlignment)):
             assert name.endswith("+tag")
