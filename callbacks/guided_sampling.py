@@ -225,6 +225,15 @@ class GuidedSampling(Callback):
         write_pictures(folder, pictures)
         print(f"The samples are in {', '.join(map(str, paths))}, pictures in {folder}")
 
+    def require_all_drawn(self, trainer: Trainer) -> None:
+        """Check that no arm failed in the latest evaluation; its files are written by then.
+
+        Raises:
+            FailedArmError: Names each failed arm and its error.
+        """
+        if isinstance(self.results, Results):
+            self.results.require_all_drawn(None if self._trial else Path(trainer.default_root_dir) / "results.json")
+
     def _raise_failure(self) -> None:
         """Raise what failed in sampling now that the epoch's checkpoint is written, so that no training is lost."""
         failure, self._failure = self._failure, None

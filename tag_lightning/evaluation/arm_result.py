@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tag_lightning.diffusion import NonFiniteError
 from tag_lightning.evaluation.arms import SweepPoint
 
 
@@ -28,3 +29,20 @@ class ArmResult:
     samples: Tensor
     rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
     point: SweepPoint | None = None
+
+
+@dataclass(frozen=True)
+class FailedArm:
+    """An arm whose drawing failed, and which therefore has neither samples nor figures.
+
+    Attributes:
+        error: The error, which names arm, timestep and remedy.
+        point: The arm's place on the curve of a sweep; None outside of sweeps.
+    """
+
+    error: str
+    point: SweepPoint | None = None
+
+
+class FailedArmError(NonFiniteError):
+    """An arm became NaN or infinite; raised on every process alike, whichever of them found it."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import all_gather_object, get_world_size, is_available, is_initialized
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
-from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.networks import load_time_predictor
@@ -152,7 +153,8 @@ class ArmSampler:
             position: The arm's place among others, for the progress.
 
         Raises:
-            NonFiniteError: Names the arm and, if a network is to blame, the timestep.
+            FailedArmError: On every process if a chunk became NaN or infinite on one of them; names the arm and, if a
+                network is to blame, the timestep. Of several chunks it tells the first, whichever process had it.
         """
         timesteps = self.sampler(arm).timesteps
         columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
@@ -160,19 +162,23 @@ class ArmSampler:
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
         share = sum(len(kept) for kept, _ in self._chunks())
         progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
-        for kept, padded in self._chunks():
+        failure: tuple[int, str] | None = None
+        for chunk, (kept, padded) in enumerate(self._chunks()):
             try:
                 with evaluating(*self._networks):
                     x, measured = self._chunk(
                         arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
                     )
             except NonFiniteError as error:
-                raise NonFiniteError(f"arm {name}: {error}") from error
+                failure = chunk * self.world_size + self.rank, f"arm {name}: {error}"
+                break
             index = torch.tensor(kept)
             rows.update(index, **{column: values[: len(kept)] for column, values in measured.items()})
             shown = index < self.num_kept
             samples.update(index[shown], samples=x[: len(kept)][shown].flatten(1))
         progress.close()
+        if (message := _first_failure(failure)) is not None:
+            raise FailedArmError(message)
         # A process without chunks computes as well: the gathering inside waits for all of them.
         gathered = {column: values.cpu() for column, values in rows.compute().items()}
         images = samples.compute()["samples"].reshape(-1, *self.task.sample_shape).cpu()
@@ -229,6 +235,16 @@ class ArmSampler:
         if isinstance(predictor, TimePredictor) and predictor.conditions:
             return ConditionedTimePredictor(predictor, self.task.attributes(indices, self._device))
         return predictor
+
+
+def _first_failure(own: tuple[int, str] | None) -> str | None:
+    """The message of the failed chunk of the lowest number on any process; None if all of them drew theirs."""
+    failures = [own]
+    if is_available() and is_initialized():
+        # The gathering of rows would wait forever for a process that gave up alone.
+        failures = [None] * get_world_size()
+        all_gather_object(failures, own)
+    return min((failure for failure in failures if failure is not None), default=(0, None))[1]
 
 
 class _StepObserver:

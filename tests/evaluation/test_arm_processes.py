@@ -1,0 +1,109 @@
+"""Two processes draw an arm as one does, and fail together."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Step
+from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
+
+SHAPE = (1, 2, 2)
+
+
+class HalfNetwork(nn.Module):
+    """Predicts half of what it sees."""
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+class BareTask(SamplingTask):
+    """Images without targets or metrics."""
+
+    sample_shape = SHAPE
+
+    def space(self, indices: Any, device: torch.device) -> ImageSpace:
+        return ImageSpace(SHAPE, indices, device)
+
+
+class Poison(Guidance):
+    """Makes single samples NaN, each from a timestep on.
+
+    Args:
+        timesteps: By global index.
+    """
+
+    def __init__(self, timesteps: dict[int, int]) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        lost = [self.timesteps.get(index, -1) >= step.timestep for index in step.space.indices]
+        return x.masked_fill(torch.tensor(lost).reshape(-1, 1, 1, 1), torch.nan)
+
+
+# Six samples in chunks of two: the second chunk is that of the second process.
+ARMS = {
+    "sound": Arm(),
+    "one process": Arm([Poison({3: 14})]),
+    "both processes": Arm([Poison({2: 9, 4: 19, 5: 19})]),
+    "last": Arm([Poison({})]),
+}
+
+
+def outcomes(rank: int, world_size: int) -> dict[str, Any]:
+    """The error of each arm, or its samples."""
+    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    sampler = ArmSampler(
+        Denoiser(HalfNetwork(), LinearSchedule(20)),
+        *(task,),
+        **{"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size, "progress": False},
+    )
+    found: dict[str, Any] = {}
+    for name, arm in ARMS.items():
+        try:
+            found[name] = sampler.draw(name, arm).samples
+        except FailedArmError as error:
+            found[name] = str(error)
+    return found
+
+
+def run_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    torch.save(outcomes(rank, 2), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
+    # A fork spares the imports; nothing here differentiates, and tests run on one thread.
+    mp.start_processes(run_rank, args=(str(folder),), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_one(
+    two_processes: list[dict[str, Any]],
+) -> None:
+    alone = outcomes(0, 1)
+    assert alone["one process"].startswith(
+        "arm one process: the denoiser returned NaN or infinity at timestep 14 for 1"
+    )
+    assert alone["both processes"].startswith(
+        "arm both processes: the denoiser returned NaN or infinity at timestep 9 "
+    )
+    for found in two_processes:
+        for name, outcome in alone.items():
+            same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
+            assert same, name
