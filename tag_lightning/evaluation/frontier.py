@@ -288,8 +288,7 @@ class Frontier:
                     continue
                 values = np.array([points[arm].value for arm in arms if arm in points])
                 figures = {
-                    name: np.array([[run.figure(arm, name) for run in self._runs] for arm in arms])
-                    for name in metrics
+                    name: np.array([[run.figure(arm, name) for run in self._runs] for arm in arms]) for name in metrics
                 }
                 lines[curve] = SweepLine(values, figures)
             pictures[parameter] = figure_pixels(sweep_figure(lines, parameter, metrics))

@@ -63,11 +63,8 @@ ARMS = {
 def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     """The error of each arm, or its samples."""
     task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
-    sampler = ArmSampler(
-        Denoiser(HalfNetwork(), LinearSchedule(20)),
-        *(task,),
-        **{"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size, "progress": False},
-    )
+    shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
+    sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, progress=False, **shared)
     found: dict[str, Any] = {}
     for name, arm in ARMS.items():
         try:
@@ -97,12 +94,8 @@ def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_o
     two_processes: list[dict[str, Any]],
 ) -> None:
     alone = outcomes(0, 1)
-    assert alone["one process"].startswith(
-        "arm one process: the denoiser returned NaN or infinity at timestep 14 for 1"
-    )
-    assert alone["both processes"].startswith(
-        "arm both processes: the denoiser returned NaN or infinity at timestep 9 "
-    )
+    for name, timestep in {"one process": 14, "both processes": 9}.items():
+        assert alone[name].startswith(f"arm {name}: the denoiser returned NaN or infinity at timestep {timestep} for 1")
     for found in two_processes:
         for name, outcome in alone.items():
             same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
