@@ -19,7 +19,8 @@ class ArmResult:
         timesteps: Training timesteps visited, decreasing.
         gaps: Mean Time-Gap at each of them, ``[S]``; None without a time predictor.
         samples: The first samples by global index, on the CPU.
-        rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU.
+        rows: Measurements of every sample by global index, ``[N, width]`` each, on the CPU; without the columns that
+            metrics add up as they come, such as features, unless a sweep resamples them.
         point: The arm's place on the curve of a sweep; None outside of sweeps.
     """
 

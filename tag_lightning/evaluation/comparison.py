@@ -65,6 +65,8 @@ def compare(
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)
     time_gap_predictor = load_time_predictor(time_gap_predictor, "time_gap_predictor", denoiser, example)
     noise_level = load_noise_level(noise_level, denoiser, example)
+    # A frontier resamples all arms beside a sweep.
+    settings = {"keep_streamed": any(arm.point is not None for arm in arms.values())} | settings
     sampler = ArmSampler(denoiser, task, predictor, time_gap_predictor, noise_level=noise_level, **settings)
     sampler.require_possible(arms)
     sampler.prepare(reference)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Step
 from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
+from tag_lightning.metrics import FID, SampleMetric
 
 SHAPE = (1, 2, 2)
 
@@ -27,9 +28,12 @@ class HalfNetwork(nn.Module):
 
 
 class BareTask(SamplingTask):
-    """Images without targets or metrics."""
+    """Images, measured by their distance to others in their pixels."""
 
     sample_shape = SHAPE
+
+    def default_metrics(self) -> list[SampleMetric]:
+        return [FID("pixels"), FID("pixels", "fid_first", first=3)]
 
     def space(self, indices: Any, device: torch.device) -> ImageSpace:
         return ImageSpace(SHAPE, indices, device)
@@ -61,17 +65,25 @@ ARMS = {
 
 
 def outcomes(rank: int, world_size: int) -> dict[str, Any]:
-    """The error of each arm, or its samples."""
+    """The error of each arm, or its samples and distances; without a chunk for the second process as the last one."""
     task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    real = [SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))]
     shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
     sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, progress=False, **shared)
+    sampler.prepare(real)
     found: dict[str, Any] = {}
     for name, arm in ARMS.items():
         try:
-            found[name] = sampler.draw(name, arm).samples
+            result = sampler.draw(name, arm)
+            found[name] = result.samples
+            found[f"{name}, distances"] = torch.tensor([result.figures["fid"], result.figures["fid_first"]])
         except FailedArmError as error:
             found[name] = str(error)
-    return found
+    idle = ArmSampler(sampler.denoiser, task.for_samples(2), progress=False, **shared)
+    idle.prepare(real)
+    figures = idle.draw("short", Arm()).figures
+    assert "fid_first" not in figures
+    return found | {"short, distances": torch.tensor([figures["fid"]])}
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -98,5 +110,8 @@ def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_o
         assert alone[name].startswith(f"arm {name}: the denoiser returned NaN or infinity at timestep {timestep} for 1")
     for found in two_processes:
         for name, outcome in alone.items():
-            same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
-            assert same, name
+            if name.endswith("distances"):
+                torch.testing.assert_close(found[name], outcome, rtol=1e-6, atol=0)
+            else:
+                same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
+                assert same, name
