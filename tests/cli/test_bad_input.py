@@ -290,12 +290,12 @@ def test_nan_from_a_predictor_costs_its_arm_alone(
     with pytest.warns(UserWarning, match=r"^arm corruption\+tag: the time predictor returned NaN"):
         message = error_of(predictor_arguments(verb, tmp_path / "run", tiny, predictor))
     written = tmp_path / "run" / "results.json"
-    assert f"2 of 5 arms failed, the others are in {written}: " in message
+    assert f"3 of 7 arms failed, the others are in {written}: " in message
     told = "arm corruption+tag: the time predictor returned NaN or infinity at timestep 19 for 4 of 4 samples; check"
     assert told in message
     results = json.loads(written.read_text())
-    assert list(results["arms"]) == ["unguided", "corruption", "dps"]
-    assert list(results["failed"]) == ["corruption+tag", "dps+tag"]
+    assert list(results["arms"]) == ["unguided", "corruption", "dps", "fixed length"]
+    assert list(results["failed"]) == ["corruption+tag", "dps+tag", "fixed length+tag"]
     assert results["failed"]["corruption+tag"].startswith(told)
     assert (tmp_path / "run" / "samples" / "dps.png").is_file()
     assert not (tmp_path / "run" / "samples" / "dps+tag.png").exists()
