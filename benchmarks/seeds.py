@@ -288,8 +288,8 @@ def main(args: Sequence[str] | None = None) -> None:
         Console(width=100).print(drawn)
 
 
-def _mean_and_spread(found: Sequence[float]) -> str:
-    series = pd.Series(found, dtype=float)
+def _mean_and_spread(found: Sequence[float | None]) -> str:
+    series = pd.Series(found, dtype=float).dropna()
     if series.empty:
         return ABSENT
     return f"{series.mean():.3g}" if len(series) == 1 else f"{series.mean():.3g} ± {series.std():.2g}"

@@ -17,7 +17,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
+from tag_lightning.evaluation import (
+    Arm,
+    ArmResult,
+    ArmSampler,
+    FailedArmError,
+    Results,
+    SamplingTask,
+    compare,
+    default_arms,
+    expanded,
+)
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
@@ -176,7 +186,7 @@ class GuidedSampling(Callback):
             try:
                 self._evaluate(trainer, pl_module, "val")
             except Exception as error:
-                if trainer.world_size > 1:
+                if trainer.world_size > 1 and not isinstance(error, FailedArmError):
                     raise  # the other processes wait for this one, and only its end frees them
                 self._failure = error
             self._sampled_at = trainer.global_step

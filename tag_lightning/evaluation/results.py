@@ -83,7 +83,9 @@ class Results(Mapping[str, ArmResult]):
     @property
     def points(self) -> dict[str, SweepPoint]:
         """Places of the arms on the curves of sweeps, failed ones included, by arm; others are missing."""
-        return {name: one.point for name, one in (*self.items(), *self.failed.items()) if one.point is not None}
+        drawn = {name: result.point for name, result in self.items()}
+        points = drawn | {name: one.point for name, one in self.failed.items()}
+        return {name: point for name, point in points.items() if point is not None}
 
     def require_all_drawn(self, place: str | Path | None = None) -> None:
         """Check that no arm failed.
