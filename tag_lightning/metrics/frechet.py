@@ -104,7 +104,7 @@ class FID(FeatureMetric):
         features = rows[self.column]
         if self.first is not None:
             features = features[[place for place, index in enumerate(indices) if index < self.first]]
-        sums = FeatureSums.of(features)
+        sums = self._distance.sums(features, real=False)
         return {f"{self.column}/{name}": value for name, value in sums._asdict().items()}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
@@ -174,12 +174,20 @@ class FrechetDistance:
         Raises:
             ValueError: If the shape is another, or a value is NaN or infinite.
         """
-        kind = "real" if real else "generated"
+        self.update_sums(self.sums(features, real), real)
+
+    def sums(self, features: Tensor, real: bool) -> FeatureSums:
+        """The sums over feature rows ``[n, D]``, of which n may be 0; they are not added.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(
-                f"features of {kind} samples must have shape [n, {self.num_features}], got {list(features.shape)}"
+                f"features of {'real' if real else 'generated'} samples must have shape [n, {self.num_features}], got "
+                f"{list(features.shape)}"
             )
-        self.update_sums(FeatureSums.of(features), real)
+        return FeatureSums.of(features)
 
     def update_sums(self, sums: FeatureSums, real: bool) -> None:
         """Add the sums over feature rows of real or of generated samples.
