@@ -66,7 +66,8 @@ def test_validation_gives_the_same_figures(
 
 
 def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
-    settings = ["--sampling.num_samples=9", f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"]
+    settings = ["--sampling.num_samples=9", "--sampling.predict_arm=dps+tag"]
+    settings.append(f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}")
     main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
     _on_two_processes(predictor_arguments("predict", tmp_path / "two", tiny, *settings))
     one, two = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "two"))
