@@ -17,7 +17,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
+from tag_lightning.evaluation import (
+    Arm,
+    ArmResult,
+    ArmSampler,
+    ChunkStore,
+    Results,
+    SamplingTask,
+    compare,
+    default_arms,
+    expanded,
+)
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
@@ -27,6 +37,7 @@ from tag_lightning.last_checkpoint import save_last
 from tag_lightning.setting_checks import named_by_text, require_distinct
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
+CHUNKS_FOLDER = "sampling_chunks"
 # Most samples per arm with `trainer.fast_dev_run`.
 _TRIAL = 8
 
@@ -209,16 +220,20 @@ class GuidedSampling(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._common is not None  # see `setup`
-        common = self._common | {"num_kept": self._num_samples}
+        store = self._store(trainer)
+        common = self._common | {"num_kept": self._num_samples, "store": store}
         with torch.inference_mode(False), isolate_rng():
             sampler = ArmSampler(**common, device=pl_module.device)
             name, arm = self._chosen()
             sampler.require_possible({name: arm})
             result = sampler.draw(name, arm)
+            interruption.chunks = None
             if self._trial or not trainer.is_global_zero:
                 return
             folder, task = Path(trainer.default_root_dir), sampler.task
             paths = task.write(result, folder / "samples", name)
+            if store is not None:
+                store.remove()
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = task.pictures({name: shown}, None)
         pictures.pop("arms", None)
@@ -244,6 +259,7 @@ class GuidedSampling(Callback):
             return
         # Brings up to date what the predictor of this run has measured.
         pl_module.sampling_resources()  # type: ignore[operator]
+        store = self._store(trainer)
         with torch.inference_mode(False), isolate_rng(), interruption.released():
             results = compare(
                 self._arms(),
@@ -251,8 +267,10 @@ class GuidedSampling(Callback):
                 seed=self.seed,
                 reference=self._trial_reference(trainer) if self._trial else None,
                 device=pl_module.device,
+                store=store,
                 **self._common,
             )
+        interruption.chunks = None
         self.results = results
         for name, result in results.items():
             for metric, value in result.figures.items():
@@ -262,9 +280,19 @@ class GuidedSampling(Callback):
         if trainer.is_global_zero:
             # Only `fit` takes its count of steps up again from a checkpoint.
             counted = trainer.state.fn == "fit" or self._loaded_step is None
-            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step)
+            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step, store)
 
-    def _report(self, trainer: Trainer, results: Results, stage: str, global_step: int | None) -> None:
+    def _store(self, trainer: Trainer) -> ChunkStore | None:
+        """Chunks of an evaluation that was interrupted, those of each verb by themselves; none in a trial."""
+        if self._trial:
+            return None
+        folder = Path(trainer.default_root_dir) / CHUNKS_FOLDER
+        interruption.chunks = folder
+        return ChunkStore(folder / str(trainer.state.fn.value))  # type: ignore[union-attr]
+
+    def _report(
+        self, trainer: Trainer, results: Results, stage: str, global_step: int | None, store: ChunkStore | None
+    ) -> None:
         """Print and write the figures before anything else can fail, then the pictures."""
         results.print(f"Guided sampling at step {global_step}")
         if self._trial:
@@ -274,6 +302,8 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        if store is not None:
+            store.remove()
         if (frontier := results.save_frontier(folder)) is not None:
             frontier.print()
             show_pictures(boards, {"frontier": frontier.picture}, step)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
+from tag_lightning.evaluation.chunk_store import ChunkStore
+from tag_lightning.evaluation.fingerprint import Fingerprints, IndescribableError, environment
 from tag_lightning.evaluation.networks import load_time_predictor
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -25,6 +27,9 @@ from tag_lightning.metrics import RowsByIndex
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 from tag_lightning.progress import Progress, tracked
+
+# Beside the rows of a chunk, whose columns are identifiers.
+_SAMPLES = "/samples"
 
 
 @dataclass
@@ -51,6 +56,8 @@ class ArmSampler:
         rank: Index of this process.
         world_size: Number of processes.
         progress: Show progress on this process.
+        store: Keeps finished chunks, which a later evaluation with the same settings and weights reuses; None draws
+            every chunk.
     """
 
     denoiser: Denoiser
@@ -66,6 +73,7 @@ class ArmSampler:
     rank: int = 0
     world_size: int = 1
     progress: bool = True
+    store: ChunkStore | None = None
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.device or self.denoiser.schedule.alphas_cumprod.device)
@@ -158,21 +166,10 @@ class ArmSampler:
         columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
         rows = RowsByIndex(columns, device=self._device)
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
-        share = sum(len(kept) for kept, _ in self._chunks())
-        progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
-        for kept, padded in self._chunks():
-            try:
-                with evaluating(*self._networks):
-                    x, measured = self._chunk(
-                        arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
-                    )
-            except NonFiniteError as error:
-                raise NonFiniteError(f"arm {name}: {error}") from error
+        for kept, measured, x in self._drawn(name, arm, f"sampling {name} (arm {position})", len(timesteps)):
             index = torch.tensor(kept)
-            rows.update(index, **{column: values[: len(kept)] for column, values in measured.items()})
-            shown = index < self.num_kept
-            samples.update(index[shown], samples=x[: len(kept)][shown].flatten(1))
-        progress.close()
+            rows.update(index, **measured)
+            samples.update(index[index < self.num_kept], samples=x.flatten(1))
         # A process without chunks computes as well: the gathering inside waits for all of them.
         gathered = {column: values.cpu() for column, values in rows.compute().items()}
         images = samples.compute()["samples"].reshape(-1, *self.task.sample_shape).cpu()
@@ -183,13 +180,78 @@ class ArmSampler:
         figures |= {"seconds": float(gathered["seconds"].mean()), "num_samples": self.task.num_samples}
         return ArmResult(figures, timesteps, gaps, images, gathered, arm.point)
 
-    def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
+    def _drawn(
+        self, name: str, arm: Arm, title: str, steps: int
+    ) -> Iterator[tuple[list[int], Mapping[str, Tensor], Tensor]]:
+        """Each chunk of this process: global indices, rows, and those of its samples that are kept."""
+        missing = []
+        for chunk, key in zip(self._chunks, self._keys(name, arm), strict=True):
+            found = None if key is None or self.store is None else self.store.read(key)
+            if found is None:
+                missing.append((*chunk, key))
+            else:
+                x = found.pop(_SAMPLES)
+                yield chunk[0], found, x
+        share, left = (sum(len(kept) for kept, *_ in chunks) for chunks in (self._chunks, missing))
+        if self.progress and left < share:
+            print(f"{share - left} of {share} samples of {name} were drawn before", flush=True)
+        progress = Progress(title, left, "sample", self.progress and left > 0)
+        for kept, padded, key in missing:
+            try:
+                with evaluating(*self._networks):
+                    advance = partial(progress.advance, len(kept) / steps / arm.best_of)
+                    x, measured = self._chunk(arm, padded, advance)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"arm {name}: {error}") from error
+            measured = {column: values[: len(kept)] for column, values in measured.items()}
+            x = x[: len(kept)][torch.tensor(kept) < self.num_kept]
+            if key is not None and self.store is not None:
+                self.store.write(key, measured | {_SAMPLES: x})
+            yield kept, measured, x
+        progress.close()
+
+    @cached_property
+    def _chunks(self) -> list[tuple[list[int], list[int]]]:
+        """The chunks of this process: global indices, and the same padded."""
         order = self.task.order()
         size = min(self.chunk_size, len(order))
-        for start in range(0, len(order), size)[self.rank :: self.world_size]:
-            kept = order[start : start + size]
-            # Every chunk has the same size, so that the same kernels run on every process.
-            yield kept, kept + [kept[-1]] * (size - len(kept))
+        kept = [order[start : start + size] for start in range(0, len(order), size)[self.rank :: self.world_size]]
+        # Every chunk has the same size, so that the same kernels run on every process.
+        return [(indices, indices + [indices[-1]] * (size - len(indices))) for indices in kept]
+
+    def _keys(self, name: str, arm: Arm) -> Sequence[str | None]:
+        """A fingerprint of each chunk, of everything its samples and rows depend on; None if it has none."""
+        if self.store is None:
+            return [None] * len(self._chunks)
+        try:
+            self._fingerprints.remember(*self._networks)
+            arm_key = self._fingerprints.of(self.sampler(arm, [0]), arm.best_of, self._common_key)
+            return [self._fingerprints.of(arm_key, chunk) for chunk in self._chunk_keys]
+        except IndescribableError as error:
+            if self.progress:
+                print(f"samples of {name} cannot be kept for a later run: {error}", flush=True)
+            return [None] * len(self._chunks)
+
+    @cached_property
+    def _fingerprints(self) -> Fingerprints:
+        return Fingerprints()
+
+    @cached_property
+    def _common_key(self) -> str:
+        settings = (self._measuring, self.noise_level, self.chunk_size, self.num_kept)
+        return self._fingerprints.of(*settings, self.task.described(), environment(self._device))
+
+    @cached_property
+    def _chunk_keys(self) -> list[str]:
+        # What is asked of samples often depends on the data, which may have changed under the same settings.
+        task, device = self.task, self._device
+        return [
+            self._fingerprints.of(
+                *(kept, padded, task.space(padded, device)),
+                *(task.conditions(padded, device), task.attributes(padded, device)),
+            )
+            for kept, padded in self._chunks
+        ]
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)

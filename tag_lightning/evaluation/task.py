@@ -163,6 +163,23 @@ class SamplingTask(ABC):
         """The rows of every metric for padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
         return {name: row for metric in self.metrics for name, row in metric.rows(x, indices).items()}
 
+    def described(self) -> dict[str, Any]:
+        """Everything beside the arm that samples and their rows depend on, and nothing that measuring changes.
+
+        A task or a metric whose rows depend on more, such as a file, adds it here or to its attributes.
+        """
+        left_out = ("data", "metrics", "num_reference", "_prepared")
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        loading = ("trainer", "batch_size", "num_workers")
+        data = {name: value for name, value in vars(self.data).items() if name[0] != "_" and name not in loading}
+        return {
+            "task": (type(self), own),
+            "data": (type(self.data), data),
+            # Metrics that are not bound yet have measured nothing.
+            "metrics": (self.default_metrics(), self._further_metrics),
+            "columns": [(type(metric), dict(metric.columns), metric.networks) for metric in self.metrics],
+        }
+
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures of all samples' rows, ``[N, width]`` each."""
         return {name: value for metric in self.metrics for name, value in metric.summary(rows).items()}
