@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -232,8 +232,7 @@ class GuidedSampling(Callback):
                 return
             folder, task = Path(trainer.default_root_dir), sampler.task
             paths = task.write(result, folder / "samples", name)
-            if store is not None:
-                store.remove()
+            _remove(store)
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = task.pictures({name: shown}, None)
         pictures.pop("arms", None)
@@ -302,8 +301,7 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
-        if store is not None:
-            store.remove()
+        _remove(store)
         if (frontier := results.save_frontier(folder)) is not None:
             frontier.print()
             show_pictures(boards, {"frontier": frontier.picture}, step)
@@ -393,3 +391,10 @@ class GuidedSampling(Callback):
                 if owner is not type(None) and name in inspect.signature(owner).parameters:
                     raise ValueError(f"{place}.{error}") from error
             raise
+
+
+def _remove(store: ChunkStore | None) -> None:
+    if store is not None:
+        store.remove()
+        with suppress(OSError):  # another verb may have chunks beside it
+            store.folder.parent.rmdir()
