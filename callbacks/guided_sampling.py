@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +19,7 @@ from tag_lightning.evaluation import (
     Arm,
     ArmResult,
     ArmSampler,
+    ChunkStore,
     FailedArmError,
     Results,
     SamplingTask,
@@ -34,9 +33,10 @@ from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.interruption import interruption
 from tag_lightning.last_checkpoint import save_last
-from tag_lightning.setting_checks import named_by_text, require_distinct
+from tag_lightning.setting_checks import named_by_text, require_distinct, settings_placed
 
 _LEAST = {"num_samples": 2, "chunk_size": 1, "every_n_epochs": 1, "num_steps": 1, "seed": 0, "num_shown": 1}
+CHUNKS_FOLDER = "sampling_chunks"
 # Most samples per arm with `trainer.fast_dev_run`.
 _TRIAL = 8
 
@@ -149,7 +149,8 @@ class GuidedSampling(Callback):
             return
         self._trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         self._loaded_step = None
-        with torch.inference_mode(False), self._settings_named():
+        owners = {"sampling.task.init_args": type(self.task), "sampling": type(self)}
+        with torch.inference_mode(False), settings_placed(owners):
             self._common = self._load(trainer, pl_module)
             if self._common is None:
                 own = pl_module.sampling_resources()  # type: ignore[operator]
@@ -223,16 +224,20 @@ class GuidedSampling(Callback):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._common is not None  # see `setup`
-        common = self._common | {"num_kept": self._num_samples}
+        store = self._store(trainer)
+        common = self._common | {"num_kept": self._num_samples, "store": store}
         with torch.inference_mode(False), isolate_rng():
             sampler = ArmSampler(**common, device=pl_module.device)
             name, arm = self._chosen()
             sampler.require_possible({name: arm})
             result = sampler.draw(name, arm)
+            interruption.chunks = None
             if self._trial or not trainer.is_global_zero:
                 return
             folder, task = Path(trainer.default_root_dir), sampler.task
             paths = task.write(result, folder / "samples", name)
+            if store is not None:
+                store.remove()
             shown = replace(result, samples=result.samples[: self.num_shown])
             pictures = task.pictures({name: shown}, None)
         pictures.pop("arms", None)
@@ -267,6 +272,7 @@ class GuidedSampling(Callback):
             return
         # Brings up to date what the predictor of this run has measured.
         pl_module.sampling_resources()  # type: ignore[operator]
+        store = self._store(trainer)
         with torch.inference_mode(False), isolate_rng(), interruption.released():
             results = compare(
                 self._arms(),
@@ -274,8 +280,10 @@ class GuidedSampling(Callback):
                 seed=self.seed,
                 reference=self._trial_reference(trainer) if self._trial else None,
                 device=pl_module.device,
+                store=store,
                 **self._common,
             )
+        interruption.chunks = None
         self.results = results
         for name, result in results.items():
             for metric, value in result.figures.items():
@@ -285,9 +293,19 @@ class GuidedSampling(Callback):
         if trainer.is_global_zero:
             # Only `fit` takes its count of steps up again from a checkpoint.
             counted = trainer.state.fn == "fit" or self._loaded_step is None
-            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step)
+            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step, store)
 
-    def _report(self, trainer: Trainer, results: Results, stage: str, global_step: int | None) -> None:
+    def _store(self, trainer: Trainer) -> ChunkStore | None:
+        """Chunks of an evaluation that was interrupted, those of each verb by themselves; none in a trial."""
+        if self._trial:
+            return None
+        folder = Path(trainer.default_root_dir) / CHUNKS_FOLDER
+        interruption.chunks = folder
+        return ChunkStore(folder / str(trainer.state.fn.value))  # type: ignore[union-attr]
+
+    def _report(
+        self, trainer: Trainer, results: Results, stage: str, global_step: int | None, store: ChunkStore | None
+    ) -> None:
         """Print and write the figures before anything else can fail, then the pictures."""
         results.print(f"Guided sampling at step {global_step}")
         if self._trial:
@@ -297,6 +315,8 @@ class GuidedSampling(Callback):
         # Beside the scalars of this moment: Lightning numbers them by the step just taken, from 0.
         step = max(0, trainer.global_step - 1)
         show_pictures(boards, results.save_figures(folder, self.run_config, stage=stage, global_step=global_step), step)
+        if store is not None:
+            store.remove()
         if (frontier := results.save_frontier(folder)) is not None:
             frontier.print()
             show_pictures(boards, frontier.pictures(), step)
@@ -348,8 +368,8 @@ class GuidedSampling(Callback):
         arms = self.arms
         if arms is None:
             guided = self._common["task"].guided
-            given = [self._common[network] is not None for network in ("predictor", "noise_level")]
-            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, *given, guided)
+            predicted, levelled = (self._common[network] is not None for network in ("predictor", "noise_level"))
+            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, predicted, levelled, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 
@@ -374,16 +394,3 @@ class GuidedSampling(Callback):
     def _trial_reference(self, trainer: Trainer) -> Iterable[Any]:
         # As many batches as samples, since a batch may be of one.
         return islice(trainer.datamodule.reference_dataloader(), _TRIAL)  # type: ignore[attr-defined]
-
-    @contextmanager
-    def _settings_named(self) -> Iterator[None]:
-        """Errors of the evaluation begin with the name of an argument; say where the configuration has it."""
-        try:
-            yield
-        except ValueError as error:
-            name = str(error).partition(" ")[0]
-            owners = {"sampling.task.init_args": type(self.task), "sampling": type(self)}
-            for place, owner in owners.items():
-                if owner is not type(None) and name in inspect.signature(owner).parameters:
-                    raise ValueError(f"{place}.{error}") from error
-            raise

@@ -38,6 +38,7 @@ class Interruption:
         held: True if the signal is only noted.
         trained: Training steps were taken that only a checkpoint keeps.
         checkpoint: Path and global step of the checkpoint that a stop leaves behind, or None.
+        chunks: Folder of the samples that an unfinished evaluation has drawn so far, or None.
         folder: The run's folder, whose configuration goes on from it.
         launcher: Lightning's launcher of the other processes, which get the signal too.
     """
@@ -49,6 +50,7 @@ class Interruption:
         self.signum: int | None = None
         self.held = self.trained = False
         self.checkpoint: tuple[Path, int] | None = None
+        self.chunks: Path | None = None
         self.folder = Path()
         self.launcher: _SubprocessScriptLauncher | None = None
         self.since = self._raised_at = -float("inf")
@@ -80,6 +82,8 @@ class Interruption:
             return f"{stopped}: the training up to step {step} is in {path}; to go on: {command}"
         if self.trained:
             return f"{stopped}: nothing is left of the training, because this run keeps no checkpoints"
+        if self.chunks is not None and self.chunks.is_dir():
+            return f"{stopped}: finished chunks of samples are in {self.chunks}; to go on, repeat the command"
         return f"{stopped} before there was anything to keep; to start again, repeat the command"
 
     def take_over(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,20 @@ def _require_precision(trainer: Mapping[str, Any], on_cpu: bool) -> None:
         raise ValueError(
             f"trainer.precision {precision} takes forever on a CPU; choose 32-true or bf16-mixed, or a GPU"
         )
+
+
+@contextmanager
+def settings_placed(owners: Mapping[str, type]) -> Iterator[None]:
+    """Put the place in the configuration before errors that begin with the name of an argument.
+
+    Args:
+        owners: Classes by the place of their arguments, such as ``sampling``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        name = str(error).partition(" ")[0]
+        for place, owner in owners.items():
+            if owner is not type(None) and name in inspect.signature(owner).parameters:
+                raise ValueError(f"{place}.{error}") from error
+        raise

@@ -16,6 +16,7 @@ from torch import nn
 
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.evaluation import ArmSampler
+from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import save_pretrained
 
@@ -186,3 +187,25 @@ class DyingRank(Callback):
 
         if trainer.global_rank == 1:
             ArmSampler.draw = die  # type: ignore[method-assign,assignment]
+
+
+class KilledAtChunk(Callback):
+    """Kills its own process without warning when a chunk of samples is finished but not written.
+
+    Args:
+        count: Chunks written by then.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        write = ChunkStore.write
+
+        def counted(store: ChunkStore, *given: Any) -> None:
+            if self.count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.count -= 1
+            write(store, *given)
+
+        ChunkStore.write = counted  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
+from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.comparison import compare
 from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.image_targets import ClassTarget, ImageTarget, QuantityTarget
@@ -18,6 +19,7 @@ __all__ = [
     "Arm",
     "ArmResult",
     "ArmSampler",
+    "ChunkStore",
     "ClassTarget",
     "FailedArm",
     "FailedArmError",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
+from tag_lightning.evaluation.chunk_keys import ChunkKeys
+from tag_lightning.evaluation.chunk_store import ChunkStore
+from tag_lightning.evaluation.fingerprint import IndescribableError
 from tag_lightning.evaluation.networks import load_time_predictor
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -27,6 +30,9 @@ from tag_lightning.metrics.totals import Totals
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 from tag_lightning.progress import Progress, tracked
+
+# Beside the rows of a chunk, whose columns are identifiers.
+_SAMPLES = "/samples"
 
 
 @dataclass
@@ -54,6 +60,8 @@ class ArmSampler:
         rank: Index of this process.
         world_size: Number of processes.
         progress: Show progress on this process.
+        store: Keeps finished chunks, which a later evaluation with the same settings and weights reuses; None draws
+            every chunk.
     """
 
     denoiser: Denoiser
@@ -70,6 +78,7 @@ class ArmSampler:
     rank: int = 0
     world_size: int = 1
     progress: bool = True
+    store: ChunkStore | None = None
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.device or self.denoiser.schedule.alphas_cumprod.device)
@@ -167,25 +176,15 @@ class ArmSampler:
         nothing = {column: torch.empty(0, width, device=self._device) for column, width in own.items()}
         totals = Totals(self.task.totals(nothing, []))
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
-        share = sum(len(kept) for kept, _ in self._chunks())
-        progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
         failure: tuple[int, str] | None = None
-        for chunk, (kept, padded) in enumerate(self._chunks()):
-            try:
-                with evaluating(*self._networks):
-                    x, measured = self._chunk(
-                        arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
-                    )
-            except NonFiniteError as error:
-                failure = chunk * self.world_size + self.rank, f"arm {name}: {error}"
-                break
-            index = torch.tensor(kept)
-            measured = {column: values[: len(kept)] for column, values in measured.items()}
-            totals.update(self.task.totals(measured, kept))
-            rows.update(index, **{column: values for column, values in measured.items() if column not in streamed})
-            shown = index < self.num_kept
-            samples.update(index[shown], samples=x[: len(kept)][shown].flatten(1))
-        progress.close()
+        try:
+            for kept, measured, x in self._drawn(name, arm, f"sampling {name} (arm {position})", len(timesteps)):
+                index = torch.tensor(kept)
+                totals.update(self.task.totals(measured, kept))
+                rows.update(index, **{column: values for column, values in measured.items() if column not in streamed})
+                samples.update(index[index < self.num_kept], samples=x.flatten(1))
+        except _FailedChunkError as error:
+            failure = error.chunk * self.world_size + self.rank, f"arm {name}: {error}"
         if (message := _first_failure(failure)) is not None:
             raise FailedArmError(message)
         # A process without chunks computes as well: the gathering inside waits for all of them.
@@ -199,13 +198,61 @@ class ArmSampler:
         figures |= {"seconds": float(gathered["seconds"].mean()), "num_samples": self.task.num_samples}
         return ArmResult(figures, timesteps, gaps, images, gathered, arm.point)
 
-    def _chunks(self) -> Iterator[tuple[list[int], list[int]]]:
+    def _drawn(
+        self, name: str, arm: Arm, title: str, steps: int
+    ) -> Iterator[tuple[list[int], Mapping[str, Tensor], Tensor]]:
+        """Each chunk of this process: global indices, rows, and those of its samples that are kept."""
+        missing = []
+        for number, (chunk, key) in enumerate(zip(self._chunks, self._keys(name, arm), strict=True)):
+            found = None if key is None or self.store is None else self.store.read(key)
+            if found is None:
+                missing.append((number, *chunk, key))
+            else:
+                x = found.pop(_SAMPLES)
+                yield chunk[0], found, x
+        share, left = sum(len(kept) for kept, _ in self._chunks), sum(len(kept) for _, kept, *_ in missing)
+        if self.progress and left < share:
+            print(f"{share - left} of {share} samples of {name} were drawn before", flush=True)
+        progress = Progress(title, left, "sample", self.progress and left > 0)
+        for number, kept, padded, key in missing:
+            try:
+                with evaluating(*self._networks):
+                    advance = partial(progress.advance, len(kept) / steps / arm.best_of)
+                    x, measured = self._chunk(arm, padded, advance)
+            except NonFiniteError as error:
+                progress.close()
+                raise _FailedChunkError(number, error) from error
+            measured = {column: values[: len(kept)] for column, values in measured.items()}
+            x = x[: len(kept)][torch.tensor(kept) < self.num_kept]
+            if key is not None and self.store is not None:
+                self.store.write(key, measured | {_SAMPLES: x})
+            yield kept, measured, x
+        progress.close()
+
+    @cached_property
+    def _chunks(self) -> list[tuple[list[int], list[int]]]:
+        """The chunks of this process: global indices, and the same padded."""
         order = self.task.order()
         size = min(self.chunk_size, len(order))
-        for start in range(0, len(order), size)[self.rank :: self.world_size]:
-            kept = order[start : start + size]
-            # Every chunk has the same size, so that the same kernels run on every process.
-            yield kept, kept + [kept[-1]] * (size - len(kept))
+        kept = [order[start : start + size] for start in range(0, len(order), size)[self.rank :: self.world_size]]
+        # Every chunk has the same size, so that the same kernels run on every process.
+        return [(indices, indices + [indices[-1]] * (size - len(indices))) for indices in kept]
+
+    def _keys(self, name: str, arm: Arm) -> Sequence[str | None]:
+        """The key of each chunk; None if something that its samples depend on has no fingerprint."""
+        if self.store is None:
+            return [None] * len(self._chunks)
+        try:
+            return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of)
+        except IndescribableError as error:
+            if self.progress:
+                print(f"samples of {name} cannot be kept for a later run: {error}", flush=True)
+            return [None] * len(self._chunks)
+
+    @cached_property
+    def _chunk_keys(self) -> ChunkKeys:
+        settings = (self._measuring, self.noise_level, self.chunk_size, self.num_kept)
+        return ChunkKeys(self.task, self._device, self._chunks, settings)
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)
@@ -245,6 +292,14 @@ class ArmSampler:
         if isinstance(predictor, TimePredictor) and predictor.conditions:
             return ConditionedTimePredictor(predictor, self.task.attributes(indices, self._device))
         return predictor
+
+
+class _FailedChunkError(Exception):
+    """A chunk became NaN or infinite."""
+
+    def __init__(self, chunk: int, error: NonFiniteError) -> None:
+        super().__init__(str(error))
+        self.chunk = chunk
 
 
 def _first_failure(own: tuple[int, str] | None) -> str | None:

@@ -172,6 +172,23 @@ class SamplingTask(ABC):
         """The sums of every metric over samples of these indices, with their ``rows``."""
         return {name: total for metric in self.metrics for name, total in metric.totals(rows, indices).items()}
 
+    def described(self) -> dict[str, Any]:
+        """Everything beside the arm that samples and their rows depend on, and nothing that measuring changes.
+
+        A task or a metric whose rows depend on more, such as a file, adds it here or to its attributes.
+        """
+        left_out = ("data", "metrics", "num_reference", "_prepared")
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        loading = ("trainer", "batch_size", "num_workers")
+        data = {name: value for name, value in vars(self.data).items() if name[0] != "_" and name not in loading}
+        return {
+            "task": (type(self), own),
+            "data": (type(self.data), data),
+            # Metrics that are not bound yet have measured nothing.
+            "metrics": (self.default_metrics(), self._further_metrics),
+            "columns": [(type(metric), dict(metric.columns), metric.networks) for metric in self.metrics],
+        }
+
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """The figures of all samples' rows, ``[N, width]`` each, and totals."""
         return {name: value for metric in self.metrics for name, value in metric.summary(rows).items()}
