@@ -20,7 +20,6 @@ from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import describe, load_pretrained, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
-
 # Arguments of torch's schedulers, with the value that leaves them to the length of the run. T_max is required there.
 _LENGTH_OF_RUN = (("total_steps", None), ("T_max", -1))
 
@@ -158,6 +157,11 @@ class NetworkModule(LightningModule):
                     f"--model.lr_scheduler.total_steps {planned}, or shorten the run by --trainer.max_steps {total} "
                     "(a resumed run keeps the schedule that it began with)"
                 )
+
+    @property
+    def sanity_checking(self) -> bool:
+        """Return whether this validation only shows that it can run; its figures count for nothing."""
+        return self._trainer is not None and self.trainer.sanity_checking
 
     @property
     def batches_trained(self) -> int:
