@@ -36,9 +36,10 @@ _OWN = ("c", "config", "out", "only", "h", "help")
 _RECORD = "stage.yaml"
 _COMMAND = (sys.executable, "-m", "tag_lightning")
 _DESCRIPTION = (
-    "Fits every stage of an experiment, one process after another: guide, judge, denoiser and two time predictors, "
-    "the last of which compares the arms. Finished stages are skipped, and an interrupted one goes on. All other "
-    "options are those of fit and apply to every stage; --denoiser.trainer.max_steps 1000 is the denoiser's alone."
+    "Fits every stage of an experiment, one process after another: guide, judge, denoiser, the predictors that "
+    "measure and correct, the last of which compares the arms. Finished stages are skipped, and an interrupted one "
+    "goes on. All other options are those of fit and apply to every stage; --denoiser.trainer.max_steps 1000 is the "
+    "denoiser's alone."
 )
 
 
@@ -52,7 +53,7 @@ class Experiment:
             stage's name holds what applies to that stage alone.
         options: Options of ``fit`` by name, each with its words on the command line, such as
             ``("data.root", ["--data.root", "photos"])`` or ``("guide.model.noise", ["--guide.model.noise=0.2"])``.
-        only: Names of the stages; None is all but ``noise_level``.
+        only: Names of the stages; None is all, ``noise_level`` if another stage names its network.
 
     Raises:
         ValueError: If there is no such folder or stage, or an option cannot apply to several stages.
@@ -70,7 +71,7 @@ class Experiment:
         self.files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         self.out = out or Path("runs") / folder.name
         known = [name for name in _ORDER if name in self.files]
-        chosen = [name for name in known if name not in _OPTIONAL] if only is None else only
+        chosen = [name for name in known if name not in _OPTIONAL or self._is_named(name)] if only is None else only
         if missing := [name for name in chosen if name not in self.files]:
             raise ValueError(f"{folder} has no stage {missing[0]}; its configurations are {', '.join(self.files)}")
         self.stages = sorted(set(chosen), key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
@@ -111,16 +112,21 @@ class Experiment:
     def _settings(self) -> dict[str, dict[str, Any]]:
         return {name: _with_bases(path) for name, path in self.files.items()}
 
+    def _names(self, stage: str, role: str) -> bool:
+        """Return whether the configuration of ``stage`` names a network in the place of ``role``."""
+        place: Any = self._settings[stage]
+        for key in _ROLES[role]:
+            place = place.get(key) if isinstance(place, dict) else None
+        return isinstance(place, str)
+
+    def _is_named(self, role: str) -> bool:
+        return any(self._names(stage, role) for stage in self.files if stage in _ORDER)
+
     def _links(self, stage: str) -> dict[str, Any]:
         """The networks of the other stages, in the places where this one names any."""
         linked: dict[str, Any] = {}
         for role, (*parents, last) in _ROLES.items():
-            place: Any = self._settings[stage]
-            for key in parents:
-                place = (place or {}).get(key)
-            place = place or {}
-            named = isinstance(place.get(last), str) or (role in _OPTIONAL and "denoiser" in place)
-            if named and role != stage and (role in self.stages or self.is_finished(role)):
+            if self._names(stage, role) and role != stage and (role in self.stages or self.is_finished(role)):
                 inner = linked
                 for key in parents:
                     inner = inner.setdefault(key, {})
@@ -196,7 +202,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "cifar10, qm9, ...); then configurations to lay over every stage",
     )
     parser.add_argument("--out", type=Path, help="folder of the runs; runs/<experiment> by default")
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone; noise_level is one more")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
     try:
         groups = _grouped(sys.argv[2:] if args is None else args)
         # argparse itself takes an option of `fit` whose value has a space for a value of the option before it.

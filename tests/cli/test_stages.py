@@ -21,7 +21,7 @@ from tag_lightning.cli import main as run_verb
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.stages import Experiment, main
 
-FIVE = ["guide", "judge", "denoiser", "time_gap_predictor", "time_predictor"]
+ALL = ["guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor"]
 SMILES = ["C", "N", "O", "CC", "CO", "CN", "CS", "C=O", "C#N", "S", "C#C", "CF"]
 
 
@@ -72,9 +72,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for i in range(count):
                 Image.fromarray(rng.integers(0, 256, (20, 24), dtype=np.uint8)).save(folder / f"{i}.png")
     small = {"guide": network(widths=[8, 8]), "judge": network(widths=[8, 16]), "denoiser": UNET}
-    small |= dict.fromkeys(("time_gap_predictor", "time_predictor"), network(widths=[8, 8]))
-    for name in ("time_gap_predictor", "time_predictor"):
-        small[name] = yaml.safe_load(yaml.safe_dump(small[name]))
+    for name in ("time_gap_predictor", "noise_level", "time_predictor"):
+        small[name] = network(widths=[8, 8])
         small[name]["model"]["init_args"]["noise_draws"] = 1
     task = {"task": {"init_args": {"features": "judge"}}}
     Path("small.yaml").write_text(yaml.safe_dump({**COMMON, "sampling": COMMON["sampling"] | task, **small}))
@@ -96,16 +95,20 @@ def test_images_go_through_all_stages_and_on_from_where_they_were_cut(
     with pytest.raises(SystemExit) as end:
         main([*PHOTOS, f"--denoiser.trainer.callbacks=[{cut}]"])
     assert end.value.code == 143
-    assert verbs(ran) == FIVE[:3]
-    assert "Stage 3 of 5, denoiser: ended with exit code 143" in capsys.readouterr().err
+    assert verbs(ran) == ALL[:3]
+    assert "Stage 3 of 6, denoiser: ended with exit code 143" in capsys.readouterr().err
     ran.clear()
     main(PHOTOS)
-    assert verbs(ran) == FIVE[2:]
+    assert verbs(ran) == ALL[2:]
     assert ran[0][-1] == "--ckpt_path=last"
     assert not any("--ckpt_path" in word for command in ran[1:] for word in command)
     results = json.loads(Path("runs/photos/time_predictor/results.json").read_text())
-    assert results["arms"].keys() == {"unguided", "corruption", "corruption+tag", "dps", "dps+tag"}
-    networks = {name: load_pretrained(f"runs/photos/{name}/pretrained").network for name in FIVE}
+    assert results["arms"].keys() == {"unguided"} | {
+        f"{process}{repair}"
+        for process in ("corruption", "dps", "fixed length")
+        for repair in ("", "+tag", "+retiming")
+    }
+    networks = {name: load_pretrained(f"runs/photos/{name}/pretrained").network for name in ALL}
     assert networks["guide"].num_classes == networks["judge"].num_classes == 3
     assert networks["denoiser"].config.in_channels == networks["denoiser"].config.out_channels == 1
     assert networks["time_predictor"].config.sample_size == networks["denoiser"].config.sample_size == 16
@@ -116,14 +119,18 @@ def test_images_go_through_all_stages_and_on_from_where_they_were_cut(
 
 def test_molecules_go_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[list[str]]) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [f"{smiles},{index}" for index, smiles in enumerate(SMILES * 4)]
+    rows = [f"{smiles},{index}" for index, smiles in enumerate(SMILES * 2)]
     Path("mols.csv").write_text("\n".join(["smiles,score", *rows]))
-    small = dict.fromkeys(FIVE, network(width=8, num_layers=1)) | {"denoiser": network(width=8, num_blocks=1)}
+    small = {name: network(width=8, num_layers=1) for name in ALL} | {"denoiser": network(width=8, num_blocks=1)}
+    for name in ("time_gap_predictor", "noise_level", "time_predictor"):
+        small[name]["model"]["init_args"]["noise_draws"] = 1
     Path("small.yaml").write_text(yaml.safe_dump(COMMON | small))
     data = ["--data.path=mols.csv", "--data.properties=[score]", "--data.elements=[H,C,N,O,F,S]", "--data.batch_size=8"]
     main(["--config=my_molecules", "--config=small.yaml", *data])
     results = json.loads(Path("runs/my_molecules/time_predictor/results.json").read_text())
-    assert list(results["arms"]) == ["unguided", "corruption", "corruption+tag", "guided", "guided+tag"]
+    assert list(results["arms"]) == [
+        "unguided", "corruption", "corruption+tag", "corruption+retiming", "guided", "guided+tag", "guided+retiming"
+    ]  # fmt: skip
     assert all("mae_score" in figures for figures in results["arms"].values())
     assert load_pretrained("runs/my_molecules/guide/pretrained").network.config.num_features == 6
     assert load_pretrained("runs/my_molecules/denoiser/pretrained").network.config.num_features == 6
@@ -132,7 +139,11 @@ def test_molecules_go_through_all_stages(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_run_that_ends_between_two_validations_is_compared_after_all(photos: Path, ran: list[list[str]]) -> None:
     uncompared = [*PHOTOS, "--only", "time_predictor", "--trainer.val_check_interval=50", "--trainer.max_steps=1"]
     nothing = ["--sampling.task.guide=null", "--sampling.task.judge=null", "--sampling.task.features=pixels"]
-    shipped = ["--sampling.denoiser=digits/denoiser", "--sampling.time_gap_predictor=null"]
+    shipped = [
+        "--sampling.denoiser=digits/denoiser",
+        "--sampling.time_gap_predictor=null",
+        "--sampling.noise_level=null",
+    ]
     grey = ["--data.channels=3", "--model.network.in_channels=3"]
     main([*uncompared, *nothing, *shipped, *grey])
     assert [command[0] for command in ran] == ["fit", "validate"]
@@ -168,7 +179,7 @@ def test_finished_stages_are_skipped_and_say_what_they_were_made_without(
 
     monkeypatch.setattr(stages, "_run", run)
     main(PHOTOS)
-    assert capsys.readouterr().out.count(": into runs/photos/") == 5
+    assert capsys.readouterr().out.count(": into runs/photos/") == 6
     main([*PHOTOS, "--guide.model.noise=0.2"])
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if ": into" in line] == []
@@ -183,21 +194,20 @@ def test_finished_stages_are_skipped_and_say_what_they_were_made_without(
 def test_every_stage_takes_the_networks_of_the_others(photos: Path) -> None:
     options = [("sampling.num_steps", ["--sampling.num_steps=5"]), ("data.size", ["--data.size", "8"])]
     experiment = Experiment("digits", Path("mine"), [], options, None)
-    assert experiment.stages == FIVE
-    arguments = {name: " ".join(experiment.arguments(name)) for name in FIVE}
+    assert experiment.stages == ALL
+    arguments = {name: " ".join(experiment.arguments(name)) for name in ALL}
     assert "mine" not in arguments["guide"].replace("mine/guide", "")
     assert "judge: mine/judge/pretrained" in arguments["denoiser"]
     assert "guide:" not in arguments["denoiser"]
-    for role in FIVE[:4]:
+    for role in ALL[:5]:
         assert f"{role}: mine/{role}/pretrained" in arguments["time_predictor"]
     assert all("--data.size 8" in line for line in arguments.values())
     assert {name for name, line in arguments.items() if "num_steps" in line} == {"denoiser", "time_predictor"}
 
 
-def test_a_regressor_of_the_noise_level_is_one_more_stage(photos: Path) -> None:
-    experiment = Experiment("my_images", None, [], [], [*FIVE, "noise_level"])
-    assert experiment.stages == [*FIVE[:4], "noise_level", "time_predictor"]
-    assert "noise_level: runs/my_images/noise_level" in " ".join(experiment.arguments("time_predictor"))
+def test_the_regressor_of_the_noise_level_is_a_stage_where_another_names_it(photos: Path) -> None:
+    assert Experiment("my_images", None, [], [], None).stages == ALL
+    assert Experiment("cifar10", None, [], [], None).stages == [*ALL[:4], "time_predictor"]
 
 
 def test_a_network_named_by_the_user_stays(photos: Path) -> None:
@@ -248,7 +258,7 @@ def test_the_exit_code_of_the_failing_stage_is_passed_on(
     with pytest.raises(SystemExit) as end:
         main(PHOTOS)
     assert end.value.code == 7
-    assert "Stage 1 of 5, guide: ended with exit code 7" in capsys.readouterr().err
+    assert "Stage 1 of 6, guide: ended with exit code 7" in capsys.readouterr().err
 
 
 def test_a_signal_reaches_the_stage(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
