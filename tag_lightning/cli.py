@@ -156,7 +156,8 @@ class TagCLI(LightningCLI):
 
 
 def _has_table(data: Any) -> bool:
-    return data is not None and issubclass(locate(data.class_path), TableDataModule)  # type: ignore[arg-type]
+    source = None if data is None else locate(data.class_path)
+    return isinstance(source, type) and issubclass(source, TableDataModule)
 
 
 def _check(settings: Any) -> None:
