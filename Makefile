@@ -38,7 +38,7 @@ tour: $(VENV)/.ready
 # Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
 weights: weights-digits weights-molecules
 
-# The experiments correct with these.
+# The stages whose networks the experiments use.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 
