@@ -35,16 +35,16 @@ lint: $(VENV)/.ready
 tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
-# Makes the shipped networks again, judges and guides first: a denoiser's own evaluation uses the judge.
+# Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
 weights: weights-digits weights-molecules
 
-# The experiments correct with these.
-WEIGHTS_digits := time_predictor noise_level
-WEIGHTS_molecules := noise_level
+# The stages whose networks the experiments use.
+WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level
+WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 
 weights-%: $(VENV)/.ready
-	for stage in guide judge denoiser time_gap_predictor $(WEIGHTS_$*); do \
-	  $(RUN) -m tag_lightning fit --config configs/$*/$$stage.yaml || exit 1; \
+	$(RUN) -m tag_lightning stages --config configs/$* --out runs/$* --only $(WEIGHTS_$*)
+	for stage in $(WEIGHTS_$*); do \
 	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
 	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
 	done

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tag_lightning.modules.base import NetworkModule
-from tag_lightning.pretrained import save_pretrained
+from tag_lightning.pretrained import load_pretrained, save_pretrained
 
 
 class PretrainedExport(Callback):
@@ -30,6 +30,12 @@ class PretrainedExport(Callback):
         ):
             return
         folder = Path(trainer.default_root_dir) / "pretrained"
+        if not self._trained and trainer.global_step > 0 and trainer.ckpt_path and not folder.exists():
+            # The run was cut between its last checkpoint and the export.
+            saved = load_pretrained(trainer.ckpt_path)
+            save_pretrained(folder, saved.network, saved.schedule)
+            rank_zero_info(f"The trained network is in {folder}")
+            return
         if not self._trained:
             rank_zero_warn(
                 f"fit trained nothing, so {folder} stays as it is: no steps were left to take "

@@ -55,6 +55,15 @@ class TableDataModule(LightningDataModule):
         """Check that the data exist, and download them if configured to."""
 
     @property
+    def network_arguments(self) -> dict[str, Any]:
+        """Arguments that networks of these data take, by their names, as far as they are known before ``prepare_data``.
+
+        The command line gives them to the network wherever the configuration does not. ``num_classes`` is a
+        dictionary by attribute.
+        """
+        return {}
+
+    @property
     def example(self) -> Batch:
         """A batch of one sample, for trial runs of networks."""
         return self.table("val")[[0]]

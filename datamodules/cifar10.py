@@ -37,6 +37,10 @@ class CIFAR10DataModule(ImageDataModule):
         self.download = download
         self.mirror = mirror
 
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        return self.image_arguments(32, 3, {"label": 10})
+
     def prepare_data(self) -> None:
         self._open(train=True)
 

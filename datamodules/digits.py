@@ -35,6 +35,14 @@ class DigitsDataModule(ImageDataModule):
         self.size = size
         self.tinted = tinted
 
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        return self.image_arguments(self.size, 3 if self.tinted else 1, self._class_counts)
+
+    @property
+    def _class_counts(self) -> dict[str, int]:
+        return {"label": 10} | ({"hue": 8} if self.tinted else {})
+
     def prepare_data(self) -> None:
         """Do nothing: the digits are installed with scikit-learn."""
 
@@ -49,7 +57,7 @@ class DigitsDataModule(ImageDataModule):
         table = ImageTable(pixels, {"label": torch.from_numpy(digits.target).long(), "ink": ink})
         order = fixed_order(len(table))
         bounds = {"train": (0, 1437), "val": (1437, 1617), "test": (1617, 1797)}[split]
-        self.num_classes = {"label": 10} | ({"hue": 8} if self.tinted else {})
+        self.num_classes = self._class_counts
         return select(table, order[slice(*bounds)])
 
     def enlarge(self, table: ImageTable, split: Split) -> Dataset:

@@ -58,6 +58,12 @@ class ImageFolderDataModule(ImageDataModule):
         self.in_memory = in_memory
         self.cache = None if cache is None else Path(cache)
 
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        # A missing folder is reported with the others, before training.
+        classes = {"label": len(self._classes())} if (self.root / "train").is_dir() else {}
+        return self.image_arguments(self.size, self.channels, classes)
+
     def prepare_data(self) -> None:
         for split in ("train", "test"):
             if not (self.root / split).is_dir():

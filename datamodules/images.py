@@ -24,6 +24,16 @@ class ImageDataModule(TableDataModule):
         super().__init__(batch_size, **kwargs)
         self.half = half
 
+    def image_arguments(self, size: int, channels: int, classes: dict[str, int]) -> dict[str, Any]:
+        """``network_arguments`` of square images.
+
+        Args:
+            size: Height and width.
+            channels: Number of channels.
+            classes: Number of values of each class attribute.
+        """
+        return {"sample_size": size, "in_channels": channels, "out_channels": channels, "num_classes": classes}
+
     @abstractmethod
     def load(self, split: Split) -> ImageTable:
         """Return the images of one split, before halving and variants, and set ``num_classes``."""

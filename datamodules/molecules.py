@@ -112,6 +112,10 @@ class MoleculeDataModule(TableDataModule):
         self._loaded: tuple[Molecules, Tensor, int] | None = None
         self._known: dict[Split, frozenset[str]] = {}
 
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        return {"num_features": len(self.elements), "properties": list(self.properties)}
+
     @abstractmethod
     def load(self) -> Molecules:
         """Return all molecules with their properties, in a fixed order."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,11 +31,13 @@ from tag_lightning.cli_errors import (
     wants_traceback,
 )
 from tag_lightning.config_files import LayeredConfig, config_file, require_distinct_keys
+from tag_lightning.datamodules.base import TableDataModule
 from tag_lightning.evaluation.arm_result import FailedArmError
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.interruption import Interrupted, interruption
 from tag_lightning.modules.base import NetworkModule
+from tag_lightning.network_arguments import complete_network
 from tag_lightning.pretrained.store import network_folder
 from tag_lightning.run_logger import RunLogger
 from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
@@ -68,6 +73,22 @@ class TagCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(GuidedSampling, "sampling")
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and let the data say what the network needs and the user did not."""
+        super().parse_arguments(parser, args)
+        verb = self.config.subcommand
+        settings = self.config[verb]
+        if not _has_table(settings.get("data")) or settings.get("model") is None:
+            return
+        if any(file is not None and not os.path.isfile(str(file)) for file in settings.get("config") or []):
+            return  # a pipe, which can be read only once
+        parse = parser.parse_object if isinstance(args, dict | Namespace) else parser.parse_args
+        given = parse(args, defaults=False)[verb].model
+        data = parser.instantiate_classes(Namespace({"subcommand": verb, verb: Namespace(data=settings.data)}))[
+            verb
+        ].data
+        complete_network(settings.model, given, data)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]
@@ -139,6 +160,11 @@ class TagCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keep the configuration: Lightning would let the checkpoint's settings overrule the command line."""
+
+
+def _has_table(data: Any) -> bool:
+    source = None if data is None else locate(data.class_path)
+    return isinstance(source, type) and issubclass(source, TableDataModule)
 
 
 def _check(settings: Any) -> None:

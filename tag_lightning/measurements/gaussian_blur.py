@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from tag_lightning.measurements.measurement import Measurement
 
@@ -39,4 +38,6 @@ class GaussianBlur(Measurement):
 
     def forward(self, x: Tensor) -> Tensor:
         """Blurred images ``[B, C, H, W]``."""
+        from torchvision.transforms.v2.functional import gaussian_blur  # slow to load
+
         return gaussian_blur(x, [self.kernel_size(x.shape)] * 2, [self.std] * 2)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import NoiseSchedule, centred
@@ -87,6 +86,8 @@ def damage_detection(
     Returns:
         The area by kind of damage and timestep.
     """
+    from sklearn.metrics import roc_auc_score  # scikit-learn takes a second to load, and no run needs it
+
     areas: dict[str, dict[int, float]] = {name: {} for name in damages}
     for timestep in timesteps:
         scores: dict[str, list[Tensor]] = {name: [] for name in ("intact", *damages)}

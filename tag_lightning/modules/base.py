@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import describe, load_pretrained, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
+
+# Arguments of torch's schedulers, with the value that leaves them to the length of the run. T_max is required there.
+_LENGTH_OF_RUN = (("total_steps", None), ("T_max", -1))
 
 
 class Mean(Metric):
@@ -49,7 +53,8 @@ class NetworkModule(LightningModule):
         network: A network of diffusers or of ``tag_lightning.networks``.
         schedule: The noise schedule, for networks of noisy samples.
         optimizer: Builds the optimizer from the parameters.
-        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step. Without ``total_steps``, and
+            with a ``T_max`` of -1, it is as long as the run.
         seed: Seed of timesteps and noise in training and validation.
     """
 
@@ -120,10 +125,22 @@ class NetworkModule(LightningModule):
         optimizer = self.optimizer(self.network.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = self.lr_scheduler(optimizer, **self._length_of_run())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _length_of_run(self) -> dict[str, int]:
+        """The number of training steps as the argument of the scheduler that leaves it open, if it does."""
+        settings = getattr(self.lr_scheduler, "keywords", {})  # of the partial that the command line makes
+        name = next((name for name, value in settings.items() if (name, value) in _LENGTH_OF_RUN), None)
+        if name is None or settings.get("epochs") is not None:
+            return {}
+        planned = self.trainer.estimated_stepping_batches
+        if planned == math.inf:
+            raise ValueError(
+                f"the run has no end that model.lr_scheduler.{name} could follow from; set trainer.max_steps or "
+                f"trainer.max_epochs, or model.lr_scheduler.init_args.{name}"
+            )
+        return {name: int(planned)}
 
     def on_train_start(self) -> None:
         """Check that the learning rate schedule is at least as long as the run.
@@ -140,6 +157,11 @@ class NetworkModule(LightningModule):
                     f"--model.lr_scheduler.total_steps {planned}, or shorten the run by --trainer.max_steps {total} "
                     "(a resumed run keeps the schedule that it began with)"
                 )
+
+    @property
+    def sanity_checking(self) -> bool:
+        """Return whether this validation only shows that it can run; its figures count for nothing."""
+        return self._trainer is not None and self.trainer.sanity_checking
 
     @property
     def batches_trained(self) -> int:

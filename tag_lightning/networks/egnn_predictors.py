@@ -54,7 +54,7 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
     @register_to_config
     def __init__(
         self,
-        properties: tuple[str, ...],
+        properties: tuple[str, ...] = ("alpha", "mu"),
         num_features: int = 5,
         width: int = 128,
         num_layers: int = 7,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import Encoder
 from torch import Tensor, nn
 
 from tag_lightning.networks.time_predictor import TimePredictor
@@ -47,6 +46,8 @@ class UNetEncoder(TimePredictor):
             )
         if any(width < 8 or width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, the groups of its normalisation, got {list(widths)}")
+        from diffusers.models.autoencoders.vae import Encoder  # loads all of diffusers' UNets
+
         self.encoder = Encoder(
             in_channels,
             widths[-1],

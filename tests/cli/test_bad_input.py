@@ -390,4 +390,4 @@ def test_help_names_every_verb() -> None:
     command = [sys.executable, "-m", "tag_lightning", "--help"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0
-    assert all(f"\n    {verb} " in finished.stdout for verb in ("fit", "validate", "test", "predict"))
+    assert all(f"\n  {verb} " in finished.stdout for verb in ("fit", "validate", "test", "predict", "stages", "arms"))

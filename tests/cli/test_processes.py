@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,32 @@ def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: 
     one, two = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "two"))
     assert one.shape == (9, 3, 8, 8)
     assert np.array_equal(one, two)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_give_the_same_samples(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
+    """The commands of docs/scaling.md, both nodes on one machine."""
+    settings = [
+        "--sampling.num_samples=9",
+        "--sampling.predict_arm=dps+tag",
+        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
+    ]
+    main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+    launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    command = predictor_arguments("predict", tmp_path / "four", tiny, *TWO, "--trainer.num_nodes=2", *settings)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen([*launcher, f"--node-rank={rank}", "-m", "tag_lightning", *command], env=environment)
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=500) for node in nodes] == [0, 0]
+    one, four = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "four"))
+    assert one.shape == (9, 3, 8, 8)
+    assert np.array_equal(one, four)
 
 
 @pytest.mark.slow
