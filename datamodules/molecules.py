@@ -114,6 +114,8 @@ class MoleculeDataModule(TableDataModule):
         self.cache = None if cache is None else Path(cache)
         self.num_classes = {}
         numbers = tuple(atomic_number(symbol) for symbol in self.elements)
+        if not numbers:
+            raise ValueError("elements is empty; give at least one symbol, such as C")
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"elements must be different, got {', '.join(self.elements)}; name each one once")
         self.encoding = MoleculeEncoding(numbers, feature_scale or self.default_feature_scale, charge_scale)

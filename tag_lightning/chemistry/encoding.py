@@ -59,6 +59,4 @@ class MoleculeEncoding:
         # Squares of far larger numbers overflow, and a judge's NaN would go uncounted.
         lost = ~(x.abs() < _FARTHEST).flatten(1).all(1)[:, None, None] & mask[..., None]
         atoms = elements[x[..., 3 : 3 + len(elements)].argmax(-1)]
-        return torch.where(mask, atoms, 0), x[..., :3].masked_fill(
-            lost, torch.nan
-        )
+        return torch.where(mask, atoms, 0), x[..., :3].masked_fill(lost, torch.nan)

@@ -127,6 +127,10 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         num_context: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {"num_features": num_features, "num_timesteps": num_timesteps, "width": width, "num_blocks": num_blocks}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
         self.num_timesteps = num_timesteps
         self.time_offset = time_offset
         self.num_context = num_context

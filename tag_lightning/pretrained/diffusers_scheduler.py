@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 
 from tag_lightning.diffusion import NoiseSchedule, PredictionType
+from tag_lightning.pretrained.pretrained_network import reason
 
 
 def scheduler_settings(folder: Path) -> tuple[NoiseSchedule, PredictionType, float | None]:
@@ -29,10 +30,10 @@ def scheduler_settings(folder: Path) -> tuple[NoiseSchedule, PredictionType, flo
             raise ValueError(f"{config['_class_name']} is not a scheduler of diffusers")
         scheduler = cls.from_config(config)
         settings, schedule = scheduler.config, NoiseSchedule(scheduler.alphas_cumprod)
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # a constructor may raise anything about settings that it does not expect
         raise ValueError(
-            f"the scheduler in {folder} has no noise schedule of discrete timesteps: {error}; expected one such as "
-            "DDPMScheduler"
+            f"the scheduler in {folder} has no noise schedule of discrete timesteps: {reason(error)}; expected one "
+            "such as DDPMScheduler"
         ) from error
     if settings.get("thresholding"):
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.networks import EGNNDenoiser
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
 from tag_lightning.pretrained.tensor_file import load_weights
 
 _ARGUMENTS = "args.pickle"
@@ -75,7 +75,10 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
         network.load_state_dict(converted)
         schedule = NoiseSchedule(powers)
     except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"{weights_file} is not a model of EDM that EGNNDenoiser can represent: {error}") from error
+        raise ValueError(
+            f"{weights_file} is not a model of EDM that EGNNDenoiser can represent: {reason(error)}; check that "
+            f"{arguments_file.name} belongs to it"
+        ) from error
     return frozen(network, schedule)
 
 
@@ -99,7 +102,7 @@ def _arguments(file: Path) -> dict[str, Any]:
             values = _NamespaceUnpickler(stream).load()
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(
-            f"{file} holds more than EDM's arguments, or is damaged; refused ({type(error).__name__}: {error})"
+            f"{file} holds more than EDM's arguments, or is damaged; refused ({type(error).__name__}: {reason(error)})"
         ) from error
     if not isinstance(values, argparse.Namespace):
         raise ValueError(f"{file} must hold EDM's arguments, got {type(values).__name__}; copy it again")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import CosineSchedule, LinearSchedule, NoiseSchedule, PredictionType
 from tag_lightning.networks import OpenAIUNet
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
 from tag_lightning.pretrained.tensor_file import load_weights
 
 _GUIDED = {"num_head_channels": 64, "rescale_timesteps": False}
@@ -88,7 +88,8 @@ def load_openai(path: Path) -> Pretrained:
         network.load_state_dict(converted)
     except (KeyError, IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"{path} is not a UNet of improved- or guided-diffusion that diffusers can represent: {error}"
+            f"{path} is not a UNet of improved- or guided-diffusion that diffusers can represent: {reason(error)}; "
+            f"check the flags in {path.with_suffix('.json')}"
         ) from error
     prediction: PredictionType = "sample" if flags["predict_xstart"] else "epsilon"
     return frozen(without_variance(network), schedule, prediction)

@@ -27,7 +27,7 @@ from tag_lightning.files import replacing
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
 from tag_lightning.pretrained.edm import edm_files, load_edm
 from tag_lightning.pretrained.openai import load_openai, without_variance
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
 from tag_lightning.pretrained.public import HUB_PREFIX, hub_folder, remedy
 from tag_lightning.pretrained.tensor_file import load_values, load_weights
 
@@ -164,24 +164,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no checkpoint {path}{why}")
     checkpoint = load_values(path, "checkpoint")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
+        raise ValueError(
+            f"{path} is not a Lightning checkpoint: it has no state_dict; give a .ckpt file of a run, as in "
+            "checkpoints/last.ckpt"
+        )
     return checkpoint
 
 
 def _from_checkpoint(path: Path) -> Pretrained:
     checkpoint = load_checkpoint(path)
     if CHECKPOINT_KEY not in checkpoint:
-        raise ValueError(f"{path} was not made by tag_lightning: it does not describe its network")
+        raise ValueError(
+            f"{path} was not made by tag_lightning: it does not describe its network; give a checkpoint of a run of "
+            "its own, or a folder"
+        )
     saved = checkpoint[CHECKPOINT_KEY]
     prefix = "network."
-    weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
+        weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         cls, config, powers = _network_class(saved["class"], str(path)), saved["config"], saved["alphas_cumprod"]
         network = cls.from_config(config)
         network.load_state_dict(weights)
         schedule = None if powers is None else NoiseSchedule(powers)
     except Exception as error:  # a constructor may raise anything about settings that it does not expect
-        raise ValueError(f"cannot load the network in {path}: {error}; its parts do not belong together") from error
+        raise ValueError(
+            f"cannot load the network in {path}: {reason(error)}; its parts must belong together"
+        ) from error
     require_finite_parameters(dict(network.named_parameters()), path)
     return frozen(network, schedule)
 
@@ -200,14 +208,18 @@ def _from_folder(folder: Path) -> Pretrained:
                 folder, use_safetensors=safe, low_cpu_mem_usage=False, output_loading_info=True
             )
     except Exception as error:  # a constructor may raise anything about settings that it does not expect
-        raise ValueError(f"cannot load the network in {folder}: {error}") from error
+        raise ValueError(
+            f"cannot load the network in {folder}: {reason(error)}; its config.json and weights must belong together"
+        ) from error
     # Buffers that a network fills itself where older files lack them.
     found["missing_keys"] = set(found["missing_keys"]) - set(getattr(network, "optional_keys", ()))
     # diffusers only logs these and leaves missing weights uninitialised.
     for kind in ("missing_keys", "unexpected_keys"):
         if found[kind]:
             what = f"{kind.replace('_', ' ')} {', '.join(sorted(found[kind])[:3])}"
-            raise ValueError(f"the weights in {folder} do not match the {name} of its config.json: {what}")
+            raise ValueError(
+                f"the weights in {folder} do not match the {name} of its config.json: {what}; copy or save both again"
+            )
     require_finite_parameters(dict(network.named_parameters()), folder)
     schedule = _schedule_from(folder / "schedule.safetensors")
     for scheduler in (folder, folder.parent / "scheduler"):

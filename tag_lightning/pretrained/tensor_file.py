@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tag_lightning.pretrained.pretrained_network import reason
+
 _BROKEN = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 
 
@@ -27,7 +29,7 @@ def load_values(path: Path, kind: str) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than weights and plain values, or is not a {kind}; refused") from error
     except _BROKEN as error:
-        raise ValueError(f"{path} is not a readable {kind} (truncated?): {error}") from error
+        raise ValueError(f"{path} is not a readable {kind} (truncated?): {reason(error)}; copy it again") from error
 
 
 def load_weights(path: Path, kind: str) -> dict[str, Tensor]:
@@ -41,5 +43,5 @@ def load_weights(path: Path, kind: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a {kind}: expected tensors by name, got {type(weights).__name__}")
     other = next((name for name, value in weights.items() if not isinstance(value, Tensor)), None)
     if other is not None:
-        raise ValueError(f"{path} is not a {kind}: its entry {other!r} is not a tensor")
+        raise ValueError(f"{path} is not a {kind}: its entry {other!r} must be a tensor")
     return {str(name): value for name, value in weights.items()}

@@ -151,5 +151,5 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"NaN or infinity in out\.0\.bias"):
         load_pretrained(path)
     torch.save({"model": whole}, path)
-    with pytest.raises(ValueError, match="its entry 'model' is not a tensor"):
+    with pytest.raises(ValueError, match="its entry 'model' must be a tensor"):
         load_pretrained(path)

@@ -45,7 +45,9 @@ def test_without_a_network_it_says_what_to_download(monkeypatch: pytest.MonkeyPa
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(FileNotFoundError, match=r"download https://huggingface\.co/google/ddpm-cat-256 .* models/ddpm-"):
+    with pytest.raises(
+        FileNotFoundError, match=r"download https://huggingface\.co/google/ddpm-cat-256 .* models/ddpm-"
+    ):
         load_pretrained("hf://google/ddpm-cat-256")
 
 
@@ -60,7 +62,10 @@ def test_other_forms_of_name_are_refused(source: str) -> None:
     [
         ("models/256x256_diffusion_uncond.pt", "jul-2021/256x256_diffusion_uncond.pt to models/256x256_diffusion_unc"),
         ("models/cifar10_uncond_50M_500K.pt", "march-2021/cifar10_uncond_50M_500K.pt to models/cifar10_uncond_50M_50"),
-        ("models/edm_qm9", "copy the folder outputs/edm_qm9 of https://github.com/ehoogeboom/e3_diffusion_for_molecules"),
+        (
+            "models/edm_qm9",
+            "copy the folder outputs/edm_qm9 of https://github.com/ehoogeboom/e3_diffusion_for_molecules",
+        ),
     ],
 )
 def test_a_missing_file_says_where_to_get_it(source: str, named: str) -> None:
