@@ -37,6 +37,29 @@ def hub_folder(source: str) -> Path:
         ) from error
 
 
+def push_to_hub(folder: str | Path, name: str, private: bool | None = None, token: str | None = None) -> str:
+    """Upload an exported folder with its schedule and card, which the ``push_to_hub`` of diffusers' models leaves out.
+
+    Args:
+        folder: As ``fit`` exports it, or ``save_pretrained`` writes it.
+        name: ``owner/name`` on the Hub, made if it does not exist; ``hf://owner/name`` loads it.
+        private: Make it private; None takes the owner's default.
+        token: Access token; None takes the one of ``hf auth login``.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        FileNotFoundError: If the folder has no network.
+    """
+    from huggingface_hub import create_repo, upload_folder  # imported for its users only
+
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"no network in {folder}: expected a folder with config.json, as fit exports it")
+    created = create_repo(name, private=private, token=token, exist_ok=True)
+    return str(upload_folder(repo_id=created.repo_id, folder_path=folder, token=token))
+
+
 def remedy(source: str | Path) -> str:
     """Where to get a missing file or folder of a public model that ``source`` is called like; empty if it is not."""
     path = Path(source)

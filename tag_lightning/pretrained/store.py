@@ -94,13 +94,14 @@ def require_same_schedule(first: Tensor | None, second: Tensor | None, first_nam
         raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
 
 
-def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None) -> None:
+def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None, card: str | None = None) -> None:
     """Write a folder for ``load_pretrained``; it is complete or, after an error, as it was before.
 
     Args:
         folder: Target, replaced if it exists; missing parents are created.
         network: A network of diffusers or of ``tag_lightning.networks``.
         schedule: Noise schedule of its training; None for networks of clean samples.
+        card: Content of ``README.md``, see ``model_card``; None writes no card.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -109,6 +110,8 @@ def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | 
         network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
         if schedule is not None:
             save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors leaves its files readable by the owner only
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 from edm_reference import edm_noise, edm_weights, polynomial_gamma
 
+from tag_lightning.chemistry import MoleculeEncoding
+from tag_lightning.datamodules import SmallMoleculesDataModule
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, PolynomialSchedule, Sampler
+from tag_lightning.evaluation import Arm, MoleculeTask, compare
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.pretrained import load_pretrained, save_pretrained
 from tag_lightning.pretrained.edm import _converted
@@ -147,3 +150,25 @@ def test_a_learned_schedule_is_refused(tmp_path: Path) -> None:
     torch.save(weights, folder / "generative_model_ema.npy")
     with pytest.raises(ValueError, match="its noise schedule was learned"):
         load_pretrained(folder)
+
+
+def test_a_comparison_draws_from_it(tmp_path: Path) -> None:
+    """With the atomic number as a sixth column, which decoding ignores."""
+    data = SmallMoleculesDataModule(max_heavy_atoms=2, cache=None, feature_scale=4.0, charge_scale=10.0)
+    task = MoleculeTask().for_data(data)
+    results = compare({"unguided": Arm()}, _folder(tmp_path / "edm"), task, num_samples=4, num_steps=3)
+    assert results["unguided"].samples.shape[-1] == 3 + FEATURES
+    plain = MoleculeTask().for_data(SmallMoleculesDataModule(max_heavy_atoms=2, cache=None))
+    with pytest.raises(ValueError, match=r"denoiser .* cannot take samples of shape"):
+        compare({"unguided": Arm()}, _folder(tmp_path / "edm"), plain, num_samples=4, num_steps=3)
+
+
+def test_samples_carry_the_atomic_number() -> None:
+    encoding = MoleculeEncoding((1, 6, 7, 8, 9), 4.0, 10.0)
+    numbers, positions = torch.tensor([[9, 1, 0]]), torch.randn(1, 3, 3)
+    x = encoding.encode(numbers, positions)
+    assert x[0, :, -1].tolist() == pytest.approx([0.9, 0.1, 0.0])
+    assert x[0, 0, 3:8].tolist() == [0.0, 0.0, 0.0, 0.0, 0.25]
+    # 0.9 is the largest column of fluorine, but not that of an element.
+    decoded, _ = encoding.decode(x, numbers > 0)
+    assert torch.equal(decoded, numbers)
