@@ -46,6 +46,5 @@ def _card(trainer: Trainer, module: NetworkModule) -> str:
     config, data = Path(trainer.default_root_dir) / "config.yaml", getattr(trainer, "datamodule", None)
     command = f"python -m tag_lightning fit --config {config}" if config.is_file() else "Trainer.fit, in Python"
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return model_card(
-        module.network, module.schedule, figures, "own loaders" if data is None else type(data).__name__, command
-    )
+    source = "own loaders" if data is None else type(data).__name__
+    return model_card(module.network, module.schedule, figures, source, command)

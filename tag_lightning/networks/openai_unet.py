@@ -79,11 +79,12 @@ class OpenAIUNet(UNet2DModel):
         if model_channels is not None:
             self.time_proj = Timesteps(model_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
             self.time_embedding = TimestepEmbedding(model_channels, 4 * model_channels)
-        for layer in self.modules():
+        for layer in self.modules():  # type: ignore[attr-defined]
             if num_heads is not None and isinstance(layer, Attention):
                 layer.heads = num_heads
                 layer.scale = (layer.inner_dim / num_heads) ** -0.5
 
     def forward(self, sample: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As ``UNet2DModel``, for timesteps ``[B]`` in 0 .. T-1."""
-        return super().forward(sample, timestep * self.timestep_scale, *args, **kwargs)
+        told = timestep * self.timestep_scale
+        return super().forward(sample, told, *args, **kwargs)  # type: ignore[misc]

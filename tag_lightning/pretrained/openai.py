@@ -95,7 +95,7 @@ def load_openai(path: Path) -> Pretrained:
     return frozen(without_variance(network), schedule, prediction)
 
 
-def without_variance(network: nn.Module) -> nn.Module:
+def without_variance(network: Any) -> nn.Module:
     """Drop the second half of the output channels of a UNet of diffusers, its predicted variance."""
     config = network.config
     if config["out_channels"] == 2 * config["in_channels"]:
@@ -103,7 +103,7 @@ def without_variance(network: nn.Module) -> nn.Module:
         for name in ("weight", "bias"):
             setattr(head, name, nn.Parameter(getattr(head, name).detach()[: config["in_channels"]].clone()))
         head.out_channels = config["in_channels"]
-        network.register_to_config(out_channels=config["in_channels"])  # type: ignore[operator]
+        network.register_to_config(out_channels=config["in_channels"])
     return network
 
 
@@ -208,7 +208,7 @@ def _resampling(weights: Mapping[str, Tensor], block: str, target: str, convolut
     return _Part(block, target, "residual")
 
 
-def _build(weights: Mapping[str, Tensor], parts: list[_Part], flags: Mapping[str, Any]) -> UNet2DModel:
+def _build(weights: Mapping[str, Tensor], parts: list[_Part], flags: Mapping[str, Any]) -> Any:
     levels, layers = _shape(weights)
     targets = {part.diffusers: part for part in parts}
     widths = [
@@ -267,7 +267,7 @@ _RESIDUAL = {
 
 
 def _converted(
-    weights: Mapping[str, Tensor], parts: list[_Part], flags: Mapping[str, Any], network: UNet2DModel
+    weights: Mapping[str, Tensor], parts: list[_Part], flags: Mapping[str, Any], network: Any
 ) -> dict[str, Tensor]:
     """The weights under diffusers' names, every one used once.
 
