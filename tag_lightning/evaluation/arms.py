@@ -42,6 +42,9 @@ class Arm:
         best_of: Candidates drawn for each sample, at least 1; the guide keeps the likeliest under the conditions of the
             task. Without guidance this is rejection sampling from the unguided distribution at ``best_of`` times its
             cost, the baseline that any guidance should beat at equal cost.
+
+    Raises:
+        ValueError: If an attribute is of another type.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
@@ -51,6 +54,20 @@ class Arm:
     best_of: int = 1
     predictor: str | None = None
     point: SweepPoint | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        entries = self.guidance if isinstance(self.guidance, list | tuple) else [None]
+        if not all(isinstance(entry, Guidance) for entry in entries):
+            raise ValueError(f"guidance must be a list of Guidance, as in [DPS()], got {self.guidance!r}")
+        for name, kinds, expected in (
+            ("num_steps", int | None, "a whole number or None"),
+            ("recurrence", int | Recurrence | None, "a whole number, a Recurrence or None"),
+            ("best_of", int, "a whole number"),
+            ("predictor", str | None, "the name, folder or checkpoint of a time predictor, or None"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def default_arms(
