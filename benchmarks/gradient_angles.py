@@ -59,7 +59,7 @@ def guidances(condition: Condition) -> dict[str, list[Guidance]]:
 
 def measure(num_samples: int, seed: int) -> dict[str, dict[int, Tensor]]:
     """Cosines ``[num_samples]`` by process and timestep, for digits of every class in turn."""
-    network, schedule, prediction_type = load_pretrained("digits/denoiser")
+    network, schedule, prediction_type, *_ = load_pretrained("digits/denoiser")
     assert schedule is not None  # a denoiser has one
     denoiser = Denoiser(network, schedule, prediction_type)
     predictor, guide = (load_pretrained(f"digits/{name}").network for name in ("time_predictor", "guide"))

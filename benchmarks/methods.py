@@ -271,7 +271,7 @@ def _names() -> list[str]:
 
 
 def _shipped(kind: str, device: torch.device, regressor: str | None = None) -> tuple[dict[str, Counted], NoiseSchedule]:
-    network, schedule, _ = load_pretrained(f"{kind}/denoiser")
+    network, schedule, *_ = load_pretrained(f"{kind}/denoiser")
     assert schedule is not None
     others = {"guide": "guide", "predictor": "time_gap_predictor"}
     networks = {"denoiser": Counted(network, told_timesteps=True)}

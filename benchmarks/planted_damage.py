@@ -33,7 +33,7 @@ def measured(source: str, data: MoleculeDataModule, count: int, timesteps: Seque
     Raises:
         ValueError: If the network has no noise schedule, so that it is not a time predictor of this package.
     """
-    network, schedule, _ = load_pretrained(source)
+    network, schedule, *_ = load_pretrained(source)
     if schedule is None:
         raise ValueError(f"{source} has no noise schedule: it is not a time predictor; give one's name or folder")
     table = data.table("test")

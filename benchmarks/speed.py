@@ -71,7 +71,7 @@ def training(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
 def accumulation(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """Features and Frechet distance of digits, over drawing them with 25 steps."""
     count = 64 if quick else 512
-    network, schedule, _ = load_pretrained("digits/denoiser")
+    network, schedule, *_ = load_pretrained("digits/denoiser")
     assert schedule is not None
     judge = load_pretrained("digits/judge").network.to(device)
     features = JudgeFeatures(judge)

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tag_lightning.modules.base import NetworkModule
-from tag_lightning.pretrained import load_pretrained, save_pretrained
+from tag_lightning.pretrained import load_pretrained, model_card, save_pretrained
 
 
 class PretrainedExport(Callback):
@@ -44,5 +44,13 @@ class PretrainedExport(Callback):
             )
             return
         self._trained = False
-        save_pretrained(folder, pl_module.network, pl_module.schedule)
+        save_pretrained(folder, pl_module.network, pl_module.schedule, _card(trainer, pl_module))
         rank_zero_info(f"The trained network is in {folder}")
+
+
+def _card(trainer: Trainer, module: NetworkModule) -> str:
+    config, data = Path(trainer.default_root_dir) / "config.yaml", getattr(trainer, "datamodule", None)
+    command = f"python -m tag_lightning fit --config {config}" if config.is_file() else "Trainer.fit, in Python"
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    source = "own loaders" if data is None else type(data).__name__
+    return model_card(module.network, module.schedule, figures, source, command)

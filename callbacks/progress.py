@@ -16,9 +16,14 @@ class PlainProgress(Callback):
 
     Args:
         every_seconds: Time between two lines.
+
+    Raises:
+        ValueError: If ``every_seconds`` is below 0.
     """
 
     def __init__(self, every_seconds: float = 10.0) -> None:
+        if not every_seconds >= 0:
+            raise ValueError(f"every_seconds must be at least 0, got {every_seconds}")
         self.every_seconds = every_seconds
         self._started = self._printed = 0.0
         self._first_step = 0

@@ -30,7 +30,7 @@ class TableDataModule(LightningDataModule):
         num_classes: Number of values of each class attribute; known after ``setup``.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` is below 1 or ``num_workers`` below 0.
     """
 
     num_classes: dict[str, int]
@@ -39,6 +39,8 @@ class TableDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}; 0 loads in the process itself")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed

@@ -114,7 +114,7 @@ class GeneratedDataModule(ImageDataModule):
         return [chunk for chunk in found.values() if chunk is not None]
 
     def _sampled_network(self) -> tuple[Denoiser, tuple[int, ...]]:
-        network, schedule, prediction_type = load_pretrained(self.denoiser)
+        network, schedule, prediction_type, clip_range = load_pretrained(self.denoiser)
         if schedule is None:
             raise ValueError(f"denoiser {self.denoiser} has no noise schedule: it is not a denoiser of this package")
         config = getattr(network, "config", {})
@@ -125,7 +125,7 @@ class GeneratedDataModule(ImageDataModule):
             raise ValueError(
                 f"the shape of the images of {self.denoiser} is not known; set data.init_args.shape to [C, H, W]"
             )
-        return Denoiser(network, schedule, prediction_type), shape
+        return Denoiser(network, schedule, prediction_type, clip_range), shape
 
     def _path(self, start: int, key: str) -> Path:
         stop = min(start + self.chunk_size, self.num_images)

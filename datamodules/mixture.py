@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ class MixtureDataModule(TableDataModule):
         **kwargs: Arguments of ``TableDataModule``. The points do not depend on ``seed``.
 
     Raises:
-        ValueError: If ``num_points`` is below 20.
+        ValueError: If ``num_points`` is below 20 or ``centre`` not finite.
     """
 
     def __init__(self, centre: float = 10.0, num_points: int = 50_000, batch_size: int = 512, **kwargs: Any) -> None:
         super().__init__(batch_size, **kwargs)
         if num_points < 20:
             raise ValueError(f"num_points must be at least 20, got {num_points}")
+        if not math.isfinite(centre):
+            raise ValueError(f"centre must be finite, got {centre}")
         self.centre = centre
         self.num_points = num_points
 

@@ -98,7 +98,10 @@ def read_molecules(path: Path, properties: Sequence[str]) -> Iterator[Source | t
     readers = {".smi": _lines, ".txt": _lines, ".csv": _rows, ".sdf": _records}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} is of an unknown kind; expected a name that ends in {', '.join(readers)}")
-    return readers[path.suffix.lower()](path, properties)
+    try:
+        yield from readers[path.suffix.lower()](path, properties)
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable table: {error} (a quote that is not closed?); repair it") from error
 
 
 def _lines(path: Path, properties: Sequence[str]) -> Iterator[Source | tuple[str, str]]:

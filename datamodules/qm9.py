@@ -77,7 +77,7 @@ class QM9DataModule(MoleculeDataModule):
     """
 
     name = "qm9"
-    feature_scale = 8.0  # as in EDM's generator without atomic numbers
+    default_feature_scale = 8.0  # as in EDM's generator without atomic numbers
 
     def __init__(
         self,

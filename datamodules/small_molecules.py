@@ -28,6 +28,8 @@ class SmallMoleculesDataModule(MoleculeDataModule):
 
     def __init__(self, max_heavy_atoms: int = 6, physics: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if max_heavy_atoms < 1:
+            raise ValueError(f"max_heavy_atoms must be at least 1, got {max_heavy_atoms}")
         self.max_heavy_atoms = max_heavy_atoms
         self.physics = physics
 

@@ -15,13 +15,21 @@ class MoleculeEncoding:
     """Atomic numbers and positions as one tensor ``[B, N, 3 + F]``: positions in angstrom, then one-hot elements.
 
     Attributes:
-        elements: Atomic number of each one-hot column, F of them.
+        elements: Atomic number of each one-hot column.
         feature_scale: One-hot columns are divided by it, so that noise hides elements later than positions
             (Hoogeboom et al. 2022, App. C).
+        charge_scale: Divisor of the atomic number in a last column, as EDM's published networks need it; None leaves
+            the column out. Decoding ignores the column, as EDM does.
     """
 
     elements: tuple[int, ...]
     feature_scale: float = 4.0
+    charge_scale: float | None = None
+
+    @property
+    def num_features(self) -> int:
+        """F, the number of feature columns."""
+        return len(self.elements) + (self.charge_scale is not None)
 
     def encode(self, numbers: Tensor, positions: Tensor) -> Tensor:
         """Samples ``[B, N, 3 + F]`` of atomic numbers ``[B, N]`` (0 is padding) and positions ``[B, N, 3]``."""
@@ -30,7 +38,10 @@ class MoleculeEncoding:
     def features(self, numbers: Tensor) -> Tensor:
         """The feature columns ``[..., F]`` of atomic numbers ``[...]``; zero for padding and unknown elements."""
         elements = torch.tensor(self.elements, device=numbers.device)
-        return (numbers[..., None] == elements).float() / self.feature_scale
+        columns = (numbers[..., None] == elements).float() / self.feature_scale
+        if self.charge_scale is None:
+            return columns
+        return torch.cat((columns, numbers[..., None].float() / self.charge_scale), -1)
 
     def decode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Atomic numbers and positions of samples; the element of an atom is the largest of its columns.
@@ -47,4 +58,5 @@ class MoleculeEncoding:
         elements = torch.tensor(self.elements, device=x.device)
         # Squares of far larger numbers overflow, and a judge's NaN would go uncounted.
         lost = ~(x.abs() < _FARTHEST).flatten(1).all(1)[:, None, None] & mask[..., None]
-        return torch.where(mask, elements[x[..., 3:].argmax(-1)], 0), x[..., :3].masked_fill(lost, torch.nan)
+        atoms = elements[x[..., 3 : 3 + len(elements)].argmax(-1)]
+        return torch.where(mask, atoms, 0), x[..., :3].masked_fill(lost, torch.nan)

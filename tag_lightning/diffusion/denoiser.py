@@ -44,22 +44,31 @@ class Denoiser(nn.Module):
         schedule: The noise schedule the network was trained on.
         prediction_type: The quantity the network predicts: ``epsilon``, ``sample`` (x0), or ``v_prediction``,
             ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0`` (Salimans and Ho 2022, App. D).
+        clip_range: Largest absolute value of the predicted clean sample that a solver is given (``clip_sample_range``
+            of diffusers); infinity does not clip, None clips to the range of the space.
 
     Raises:
-        ValueError: If ``prediction_type`` is another.
+        ValueError: If ``prediction_type`` is another, or ``clip_range`` is not above 0.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: NoiseSchedule, prediction_type: PredictionType = "epsilon"
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        prediction_type: PredictionType = "epsilon",
+        clip_range: float | None = None,
     ) -> None:
         super().__init__()
         if prediction_type not in get_args(PredictionType):
             raise ValueError(
                 f"prediction_type must be one of {', '.join(get_args(PredictionType))}, got {prediction_type!r}"
             )
+        if clip_range is not None and not clip_range > 0:
+            raise ValueError(f"clip_range must be above 0, got {clip_range}; infinity does not clip")
         self.network = network
         self.schedule = schedule
         self.prediction_type = prediction_type
+        self.clip_range = clip_range
 
     @property
     def has_null_timestep(self) -> bool:

@@ -177,7 +177,7 @@ class Sampler:
         with torch.set_grad_enabled(needs_grad):
             prediction = predict(x, step.timestep)
         step.checks.require_finite(step.timestep, the_denoiser=prediction.epsilon)
-        proposal = self.solver.propose(x.detach(), _clipped(prediction, step), step, predict)
+        proposal = self.solver.propose(x.detach(), _clipped(prediction, step, self.denoiser.clip_range), step, predict)
         proposing = [(m.guidance, view) for m, view in acting if "propose" in m.hooks]
         answer = own.answer or prediction
         known = own.answer is not None and (own.answer.x0.requires_grad or not needs_grad)
@@ -257,15 +257,15 @@ class _OwnPrediction:
             return self.denoiser(self.x, self.step.timestep, **self.step.space.inputs)
 
 
-def _clipped(prediction: Prediction, step: Step) -> Prediction:
-    """The prediction without its graph, ``x0`` inside the range of the space and ``epsilon`` moved along.
+def _clipped(prediction: Prediction, step: Step, limit: float | None = None) -> Prediction:
+    """The prediction without its graph, ``x0`` inside the range of the denoiser or space and ``epsilon`` moved along.
 
     ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``, so that a
     prediction made at another level than the step's keeps its epsilon.
     """
     prediction = prediction._replace(epsilon=prediction.epsilon.detach(), x0=prediction.x0.detach())
-    x0 = step.space.clip(prediction.x0)
-    if x0 is prediction.x0:
+    x0 = step.space.clip(prediction.x0) if limit is None else prediction.x0.clamp(-limit, limit)
+    if x0 is prediction.x0 or limit == math.inf:
         return prediction
     a = step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
     ratio = (a / (1 - a)) ** 0.5

@@ -131,13 +131,15 @@ class CosineSchedule(NoiseSchedule):
 class PolynomialSchedule(NoiseSchedule):
     """``alphas_cumprod = (1 - u^power)^2``, the schedule of EDM for molecules (Hoogeboom et al. 2022, App. B).
 
-    Timestep ``i`` sits at ``u = (i + 1) / T``; EDM's extra entry at ``u = 0`` is the data itself.
+    Timestep ``i`` sits at ``u = (i + 1) / T``.
 
     Args:
         num_timesteps: T, at least 1.
         power: Exponent of the polynomial, above 0.
         precision: ``s``, which keeps ``alphas_cumprod`` inside ``[s, 1 - s]``.
         min_ratio: Lower bound of the signal power kept by one step.
+        data_level: Begin with EDM's entry at ``u = 0``, its z_0 with noise of variance ``precision``. The schedule then
+            has T + 1 timesteps and timestep ``i`` sits at ``u = i / T``, as the published networks of EDM need it.
     """
 
     def __init__(
@@ -146,11 +148,14 @@ class PolynomialSchedule(NoiseSchedule):
         power: float = 2.0,
         precision: float = 1e-5,
         min_ratio: float = 0.001,
+        data_level: bool = False,
     ) -> None:
         _require_timesteps(num_timesteps)
         u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
         signal = (1 - u**power) ** 2
         kept = (signal[1:] / signal[:-1]).clamp(min=min_ratio)
+        if data_level:
+            kept = torch.cat((kept.new_ones(1), kept))
         super().__init__((1 - 2 * precision) * kept.cumprod(0) + precision)
 
 

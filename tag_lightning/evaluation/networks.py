@@ -27,7 +27,7 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
     """
     if isinstance(source, Denoiser):
         return source
-    network, schedule, prediction_type = load_pretrained(source)
+    network, schedule, prediction_type, clip_range = load_pretrained(source)
     if schedule is None:
         raise ValueError(
             f"denoiser {source} has no noise schedule: it is not a denoiser of this package; for a diffusers "
@@ -35,7 +35,7 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
         )
     first = torch.zeros(1, dtype=torch.long)
     require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs)
-    return Denoiser(network, schedule, prediction_type)
+    return Denoiser(network, schedule, prediction_type, clip_range)
 
 
 def load_time_predictor(
@@ -83,7 +83,7 @@ def load_noise_level(source: nn.Module | str | Path | None, denoiser: Denoiser, 
 
 
 def _of_the_same_schedule(source: str | Path, role: str, denoiser: Denoiser) -> nn.Module:
-    network, schedule, _ = load_pretrained(source)
+    network, schedule, *_ = load_pretrained(source)
     require_schedule(schedule, denoiser, f"{role} {source}")
     return network
 

@@ -171,8 +171,7 @@ class DPS(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
+        _require_scale(scale)
         super().__init__(
             condition, scale, mu=0, rho_schedule="constant", clip=clip, guide_clipped=guide_clipped, **interval
         )
@@ -257,6 +256,7 @@ class FreeDoM(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
+        _require_scale(scale)
         super().__init__(condition, scale, 0, clip=clip, guide_clipped=guide_clipped, recurrence=recurrence, **interval)
 
 
@@ -287,6 +287,7 @@ class MPGD(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
+        _require_scale(scale)
         super().__init__(
             condition,
             0,
@@ -331,6 +332,7 @@ class UGD(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
+        _require_scale(scale)
         super().__init__(
             condition,
             scale,
@@ -379,3 +381,9 @@ def _at_step(strength: float, schedule: StepSchedule, step: Step) -> float:
     if schedule == "increase":
         return strength * here * len(ratios) / sum(ratios)
     return strength * (1 - here) * len(ratios) / sum(1 - ratio for ratio in ratios)
+
+
+def _require_scale(scale: float) -> None:
+    # By its own name: the base class calls it rho or mu.
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"scale must be a finite number of at least 0, got {scale}")

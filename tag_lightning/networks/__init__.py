@@ -13,6 +13,7 @@ from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.noise_level import NoiseLevelCNN
+from tag_lightning.networks.openai_unet import OpenAIUNet
 from tag_lightning.networks.pixel_classifier import CIFARResNet, PixelClassifier
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
@@ -31,6 +32,7 @@ __all__ = [
     "MLPTimePredictor",
     "MixtureDenoiser",
     "NoiseLevelCNN",
+    "OpenAIUNet",
     "PixelClassifier",
     "PropertyPredictor",
     "SimpleCNN",

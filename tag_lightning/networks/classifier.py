@@ -29,6 +29,10 @@ class ImageClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if num_classes < 1 or not widths:
+            raise ValueError(
+                f"num_classes must be at least 1 and widths not empty, got {num_classes} and {list(widths)}"
+            )
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.stages = nn.Sequential(*(_ResidualStage(a, b) for a, b in pairwise((widths[0], *widths))))
         self.drop = nn.Dropout(dropout)

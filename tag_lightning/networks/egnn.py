@@ -108,6 +108,9 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         num_bases: Gaussian radial bases of the distances beside the published squared distances, see ``radial_bases``.
         shared_messages: Let the coordinates follow the messages of the invariant layer, as in the first EGNN (Satorras
             et al. 2021, Eq. 4), for half the cost of a block; False has messages of their own, as published.
+        time_offset: The network is told ``(timestep + time_offset) / num_timesteps``; 0 for a schedule that begins with
+            EDM's z_0, see ``PolynomialSchedule``.
+        num_context: K, number of properties that the network is conditioned on, normalised as in its training.
     """
 
     @register_to_config
@@ -120,30 +123,50 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         longest: float = 15.0,
         num_bases: int = 0,
         shared_messages: bool = False,
+        time_offset: int = 1,
+        num_context: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {"num_features": num_features, "num_timesteps": num_timesteps, "width": width, "num_blocks": num_blocks}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
         self.num_timesteps = num_timesteps
+        self.time_offset = time_offset
+        self.num_context = num_context
         self.num_bases = num_bases
         edges = 2 + 2 * num_bases
-        self.embedding = nn.Linear(num_features + 1, width)
+        self.embedding = nn.Linear(num_features + 1 + num_context, width)
         self.invariant = nn.ModuleList(InvariantLayer(width, edges) for _ in range(num_blocks))
         self.equivariant = nn.ModuleList(
             EquivariantLayer(width, longest, None if shared_messages else edges) for _ in range(num_blocks)
         )
         self.readout = nn.Linear(width, num_features)
 
-    def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.
 
         Args:
             x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
+            context: Properties to condition on, ``[B, K]``; None for K = 0.
+
+        Raises:
+            ValueError: If ``context`` does not have K columns.
         """
+        given = 0 if context is None else context.shape[-1]
+        if given != self.num_context:
+            raise ValueError(
+                f"this denoiser is conditioned on {self.num_context} properties, got a context of {given}; pass "
+                "context [B, K], normalised as in its training"
+            )
         real = mask[..., None].to(x)
         start, features = x[..., :3] * real, x[..., 3:] * real
-        time = ((timesteps + 1) / self.num_timesteps).to(x)[:, None, None].expand(*mask.shape, 1)
-        h = self.embedding(torch.cat((features, time), -1))
+        told = ((timesteps + self.time_offset) / self.num_timesteps).to(x)[:, None]
+        if context is not None:
+            told = torch.cat((told, context.to(x)), -1)
+        h = self.embedding(torch.cat((features, told[:, None].expand(*mask.shape, -1)), -1))
         position, pairs = start, pair_mask(mask, x)
         squared = initial = squared_distances(start)
         at_input = radial_bases(initial, self.num_bases)

@@ -117,11 +117,14 @@ class MEGNet(nn.Module):
         self.extensive = False
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The property ``[B]`` of molecules ``x [B, N, 3 + 5]`` (H, C, N, O, F by their largest column)."""
-        if x.shape[-1] != 3 + len(_ROWS):
+        """The property ``[B]`` of molecules ``x [B, N, 3 + 5]`` (H, C, N, O, F by their largest column).
+
+        A sixth column, the atomic number of ``MoleculeEncoding(charge_scale)``, is ignored.
+        """
+        if x.shape[-1] - 3 not in (len(_ROWS), len(_ROWS) + 1):
             raise ValueError(f"MEGNet takes one column for each of H, C, N, O, F, got {x.shape[-1] - 3} columns")
         real, pairs = mask[..., None].to(x), pair_mask(mask, x)
-        rows = torch.tensor(_ROWS, device=x.device)[x[..., 3:].argmax(-1)]
+        rows = torch.tensor(_ROWS, device=x.device)[x[..., 3 : 3 + len(_ROWS)].argmax(-1)]
         distance = (squared_distances(x[..., :3] * real) + 1e-12).sqrt()
         bases = (-((distance - self.centres) / _WIDTH).square()).exp()
         inputs = (self.embedding(rows), bases, x.new_zeros(len(x), 2))

@@ -37,6 +37,8 @@ class SimpleCNN(TimePredictor):
         conditions: dict[str, int] | None = None,
     ) -> None:
         super().__init__(num_timesteps, conditions)
+        if not widths:
+            raise ValueError("widths is empty; give at least one, such as [32, 64, 128, 256]")
         shrink = 2 ** len(widths)
         if sample_size < shrink or sample_size % shrink:
             raise ValueError(

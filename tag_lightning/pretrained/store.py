@@ -9,39 +9,31 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import torch
+from diffusers import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule, PredictionType
+from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule
 from tag_lightning.files import replacing
+from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
+from tag_lightning.pretrained.edm import edm_files, load_edm
+from tag_lightning.pretrained.openai import load_openai, without_variance
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
+from tag_lightning.pretrained.public import HUB_PREFIX, hub_folder, remedy
+from tag_lightning.pretrained.tensor_file import load_values, load_weights
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
 _DIFFUSERS = logging.getLogger("diffusers.models.modeling_utils")
-
-
-class Pretrained(NamedTuple):
-    """A network in evaluation mode, its parameters frozen.
-
-    Attributes:
-        network: The network.
-        schedule: Noise schedule of its training; None for networks of clean samples.
-        prediction_type: The quantity that a denoiser predicts; networks of this package predict epsilon.
-    """
-
-    network: nn.Module
-    schedule: NoiseSchedule | None
-    prediction_type: PredictionType = "epsilon"
 
 
 def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, Any]:
@@ -102,13 +94,14 @@ def require_same_schedule(first: Tensor | None, second: Tensor | None, first_nam
         raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
 
 
-def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None) -> None:
+def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None, card: str | None = None) -> None:
     """Write a folder for ``load_pretrained``; it is complete or, after an error, as it was before.
 
     Args:
         folder: Target, replaced if it exists; missing parents are created.
         network: A network of diffusers or of ``tag_lightning.networks``.
         schedule: Noise schedule of its training; None for networks of clean samples.
+        card: Content of ``README.md``, see ``model_card``; None writes no card.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -117,6 +110,8 @@ def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | 
         network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
         if schedule is not None:
             save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors leaves its files readable by the owner only
 
@@ -127,22 +122,29 @@ def load_pretrained(source: str | Path) -> Pretrained:
     Args:
         source: ``digits/denoiser`` and the like, a ``.ckpt`` file of this package, or a folder written by
             ``save_pretrained`` or by diffusers: a model with ``scheduler_config.json`` beside it, or a pipeline with
-            the folders ``unet`` and ``scheduler``. The scheduler tells the noise schedule and the prediction type.
+            the folders ``unet`` and ``scheduler``. The scheduler tells the noise schedule, the prediction type and
+            the clip range. Also a ``.pt`` UNet of OpenAI's improved- or guided-diffusion, and EDM's output folder or
+            its ``generative_model*.npy``, and ``hf://owner/name``, a folder of the Hugging Face Hub; see
+            ``docs/your_model.md``.
 
     Raises:
         FileNotFoundError: If there is no such network.
         ValueError: If the package cannot build the network.
     """
+    if str(source).startswith(HUB_PREFIX):
+        return load_pretrained(hub_folder(str(source)))
     path = Path(source)
+    if (edm := edm_files(path)) is not None:
+        return load_edm(*edm)
     if path.is_file():
-        return _from_checkpoint(path)
+        return load_openai(path) if path.suffix == ".pt" else _from_checkpoint(path)
     folder = network_folder(source)
     if folder is not None:
         return _from_folder(folder)
     shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
     raise FileNotFoundError(
         f"no network under {source}: expected a .ckpt file, a folder with config.json, or one of the shipped "
-        f"{', '.join(shipped) or '(none)'}"
+        f"{', '.join(shipped) or '(none)'}{remedy(source)}"
     )
 
 
@@ -163,55 +165,87 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         why = ": it is a folder; give a file, as in checkpoints/last.ckpt" if path.is_dir() else ""
         raise FileNotFoundError(f"there is no checkpoint {path}{why}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights and plain values, or is not a checkpoint; refused") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint (truncated?): {error}") from error
+    checkpoint = load_values(path, "checkpoint")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
+        raise ValueError(
+            f"{path} is not a Lightning checkpoint: it has no state_dict; give a .ckpt file of a run, as in "
+            "checkpoints/last.ckpt"
+        )
     return checkpoint
 
 
 def _from_checkpoint(path: Path) -> Pretrained:
     checkpoint = load_checkpoint(path)
     if CHECKPOINT_KEY not in checkpoint:
-        raise ValueError(f"{path} was not made by tag_lightning: it does not describe its network")
+        raise ValueError(
+            f"{path} was not made by tag_lightning: it does not describe its network; give a checkpoint of a run of "
+            "its own, or a folder"
+        )
     saved = checkpoint[CHECKPOINT_KEY]
     prefix = "network."
-    weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        network = _network_class(saved["class"], str(path)).from_config(saved["config"])
+        weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        cls, config, powers = _network_class(saved["class"], str(path)), saved["config"], saved["alphas_cumprod"]
+        network = cls.from_config(config)
         network.load_state_dict(weights)
-        powers = saved["alphas_cumprod"]
-        return _frozen(network, None if powers is None else NoiseSchedule(powers))
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"cannot load the network in {path}: {error}; its parts do not belong together") from error
+        schedule = None if powers is None else NoiseSchedule(powers)
+    except Exception as error:  # a constructor may raise anything about settings that it does not expect
+        raise ValueError(
+            f"cannot load the network in {path}: {reason(error)}; its parts must belong together"
+        ) from error
+    require_finite_parameters(dict(network.named_parameters()), path)
+    return frozen(network, schedule)
 
 
 def _from_folder(folder: Path) -> Pretrained:
+    config = _network_config(folder)
+    name = str(config["_class_name"])
+    cls = _network_class(name, str(folder))
+    pickled = folder / "diffusion_pytorch_model.bin"
+    safe = not pickled.is_file() or any(folder.glob("diffusion_pytorch_model*.safetensors*"))
+    if not safe:
+        load_weights(pickled, "model of diffusers")  # refuses whatever is not tensors, in one line
     try:
-        name = str(json.loads((folder / "config.json").read_text())["_class_name"])
-        cls = _network_class(name, str(folder))
         with _silence(_DIFFUSERS):  # it warns of missing weights, which are judged below
             network, found = cls.from_pretrained(
-                folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+                folder, use_safetensors=safe, low_cpu_mem_usage=False, output_loading_info=True
             )
-    except (OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        raise ValueError(f"cannot load the network in {folder}: {error}") from error
+    except Exception as error:  # a constructor may raise anything about settings that it does not expect
+        raise ValueError(
+            f"cannot load the network in {folder}: {reason(error)}; its config.json and weights must belong together"
+        ) from error
     # Buffers that a network fills itself where older files lack them.
     found["missing_keys"] = set(found["missing_keys"]) - set(getattr(network, "optional_keys", ()))
     # diffusers only logs these and leaves missing weights uninitialised.
     for kind in ("missing_keys", "unexpected_keys"):
         if found[kind]:
             what = f"{kind.replace('_', ' ')} {', '.join(sorted(found[kind])[:3])}"
-            raise ValueError(f"the weights in {folder} do not match the {name} of its config.json: {what}")
+            raise ValueError(
+                f"the weights in {folder} do not match the {name} of its config.json: {what}; copy or save both again"
+            )
+    require_finite_parameters(dict(network.named_parameters()), folder)
     schedule = _schedule_from(folder / "schedule.safetensors")
     for scheduler in (folder, folder.parent / "scheduler"):
         if schedule is None and (scheduler / "scheduler_config.json").is_file():
-            return _frozen(network, *_from_scheduler(scheduler))
-    return _frozen(network, schedule)
+            if learns_variance(scheduler):
+                network = without_variance(network)
+            return frozen(network, *scheduler_settings(scheduler))
+    return frozen(network, schedule)
+
+
+def _network_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the network in {folder}: config.json is not JSON: {error}") from error
+    if not isinstance(config, dict) or "_class_name" not in config:
+        raise ValueError(f"cannot load the network in {folder}: its config.json has no _class_name; save it again")
+    # Both would import code that the file names.
+    for key in ("auto_map", "quantization_config"):
+        if key in config:
+            raise ValueError(f"{file} has {key}, which networks here do not take; remove it or save the network anew")
+    return config
 
 
 @contextmanager
@@ -228,34 +262,16 @@ def _schedule_from(file: Path) -> NoiseSchedule | None:
         return None
     try:
         return NoiseSchedule(load_file(file)["alphas_cumprod"])
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         raise ValueError(f"{file} is not a readable noise schedule (truncated?): {error}; save it again") from error
 
 
-def _from_scheduler(folder: Path) -> tuple[NoiseSchedule, PredictionType]:
-    """Noise schedule and prediction type of a scheduler of diffusers."""
-    try:
-        config = json.loads((folder / "scheduler_config.json").read_text())
-        cls = getattr(diffusers, config["_class_name"], None)
-        if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-            raise ValueError(f"{config['_class_name']} is not a scheduler of diffusers")
-        scheduler = cls.from_config(config)
-        return NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.get("prediction_type", "epsilon")
-    except (OSError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the scheduler in {folder} has no noise schedule of discrete timesteps: {error}; expected one such as "
-            "DDPMScheduler"
-        ) from error
-
-
 def _network_class(name: str, source: str) -> Any:
-    cls = getattr(networks, name, None) or getattr(diffusers, name, None)
-    if cls is None or not hasattr(cls, "from_config"):
-        raise ValueError(f"{source} holds a {name}, which neither tag_lightning.networks nor diffusers knows")
+    """The class of a network by its name in a file, never one that does more than hold weights, as a pipeline does."""
+    own = getattr(networks, name, None) if name in networks.__all__ else None
+    cls = own or getattr(diffusers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
+        raise ValueError(
+            f"{source} holds a {name}, which neither tag_lightning.networks nor diffusers knows as a network; refused"
+        )
     return cls
-
-
-def _frozen(
-    network: nn.Module, schedule: NoiseSchedule | None, prediction_type: PredictionType = "epsilon"
-) -> Pretrained:
-    return Pretrained(network.eval().requires_grad_(False), schedule, prediction_type)

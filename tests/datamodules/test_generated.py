@@ -24,9 +24,9 @@ def _images(data: GeneratedDataModule) -> torch.Tensor:
 
 
 def test_the_images_are_those_of_the_sampler(tiny: TinyNetworks, tmp_path: Path) -> None:
-    network, schedule, prediction_type = load_pretrained(tiny.root / "denoiser")
-    assert schedule is not None
-    sampler = Sampler(Denoiser(network, schedule, prediction_type), DDIM(1.0), 2)
+    loaded = load_pretrained(tiny.root / "denoiser")
+    assert loaded.schedule is not None
+    sampler = Sampler(Denoiser(*loaded), DDIM(1.0), 2)
     expected = sampler.sample(ImageSpace((3, 8, 8), range(25)), 7)
     images = _images(_data(tiny, tmp_path, sampling_seed=7))
     assert (images.float() / 127.5 - 1 - expected).abs().max() < 1 / 127

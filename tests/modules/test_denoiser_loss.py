@@ -125,7 +125,7 @@ def test_a_saved_denoiser_remembers_that_it_was_trained_without_its_timestep(tmp
         module.on_save_checkpoint(checkpoint)
         torch.save(checkpoint, tmp_path / "file.ckpt")
         for source in ("folder", "file.ckpt"):
-            network, schedule, prediction_type = load_pretrained(tmp_path / source)
+            network, schedule, prediction_type, *_ = load_pretrained(tmp_path / source)
             assert schedule is not None
             denoiser = Denoiser(network, schedule, prediction_type)
             assert denoiser.has_null_timestep == (probability > 0)

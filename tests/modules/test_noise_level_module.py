@@ -88,7 +88,7 @@ def test_the_answer_for_a_sample_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.3])
 def test_the_shipped_regressor_is_right_on_and_off_the_marginals(timestep: int, ratio: float) -> None:
     """768 coordinates allow 2.6 %, and nothing of the data is known exactly."""
-    network, schedule, _ = load_pretrained("digits/noise_level")
+    network, schedule, *_ = load_pretrained("digits/noise_level")
     assert schedule is not None
     table = DigitsDataModule().table("val")
     x0 = table[list(range(0, len(table), 12))].x

@@ -34,7 +34,7 @@ def test_predictors_are_better_than_the_mean(
 
 
 def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -> None:
-    network, schedule, _ = load_pretrained("molecules/time_gap_predictor")
+    network, schedule, *_ = load_pretrained("molecules/time_gap_predictor")
     assert isinstance(network, EGNNTimePredictor)
     assert schedule is not None
     assert bool(network.typical_nll.isfinite().all())
@@ -50,7 +50,7 @@ def test_the_time_gap_predictor_tells_the_time(data: SmallMoleculesDataModule) -
 @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.3])
 def test_the_noise_level_is_right_on_and_off_the_marginals(ratio: float, data: SmallMoleculesDataModule) -> None:
     """100 coordinates allow 7 %, and nothing of the data is known exactly."""
-    network, schedule, _ = load_pretrained("molecules/noise_level")
+    network, schedule, *_ = load_pretrained("molecules/noise_level")
     assert isinstance(network, EGNNNoiseLevel)
     assert schedule is not None
     batch = data.table("test")[list(range(256))]
@@ -66,7 +66,7 @@ def test_the_noise_level_is_right_on_and_off_the_marginals(ratio: float, data: S
 
 @pytest.mark.slow
 def test_nine_of_ten_atoms_are_stable(data: SmallMoleculesDataModule) -> None:
-    network, schedule, _ = load_pretrained("molecules/denoiser")
+    network, schedule, *_ = load_pretrained("molecules/denoiser")
     assert schedule is not None
     train = data.table("train")
     sizes = train.sizes[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]

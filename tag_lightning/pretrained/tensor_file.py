@@ -1,0 +1,47 @@
+"""Files that ``torch.save`` wrote, read without executing anything in them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tag_lightning.pretrained.pretrained_network import reason
+
+_BROKEN = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
+
+
+def load_values(path: Path, kind: str) -> Any:
+    """Read tensors and plain values.
+
+    Args:
+        path: The file.
+        kind: The expected content in errors, as in ``checkpoint``.
+
+    Raises:
+        ValueError: If it is truncated, something else, or would execute code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than weights and plain values, or is not a {kind}; refused") from error
+    except _BROKEN as error:
+        raise ValueError(f"{path} is not a readable {kind} (truncated?): {reason(error)}; copy it again") from error
+
+
+def load_weights(path: Path, kind: str) -> dict[str, Tensor]:
+    """Read a state dict: tensors by name.
+
+    Raises:
+        ValueError: See ``load_values``; also if there is anything else in it.
+    """
+    weights = load_values(path, kind)
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError(f"{path} is not a {kind}: expected tensors by name, got {type(weights).__name__}")
+    other = next((name for name, value in weights.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise ValueError(f"{path} is not a {kind}: its entry {other!r} must be a tensor")
+    return {str(name): value for name, value in weights.items()}
