@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
+from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Space, Step
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
-from tag_lightning.evaluation.networks import load_time_predictor
+from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
@@ -78,6 +78,7 @@ class ArmSampler:
         candidates = (self.denoiser, self.predictor, self._measuring, self.noise_level, *self.task.networks)
         self._networks = [network for network in candidates if network is not None]
         self._predictors: dict[str, nn.Module] = {}
+        self._denoisers: dict[str, Denoiser] = {}
         for network in self._networks:
             network.to(self._device)
 
@@ -90,10 +91,23 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self._correcting(arm), indices), conditions, self.noise_level)
+            predictor = self._conditioned(self._correcting(arm), indices)
+            run = Run(predictor, conditions, self.noise_level, self._further_denoiser)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
+
+    def space(self, arm: Arm, indices: Sequence[int]) -> Space:
+        """The space of one chunk, with the condition that the denoiser is told in this arm.
+
+        Raises:
+            ValueError: If the denoiser cannot be told what the task asks for.
+        """
+        space = self.task.space(indices, self._device)
+        if arm.tells_condition(self.denoiser) and self.denoiser.conditioning is not None:
+            attributes = self.task.attributes(indices, self._device)
+            space.denoiser_inputs = self.denoiser.conditioning.inputs(attributes)
+        return space
 
     def prepare(self, reference: Iterable[Any] | None = None) -> None:
         """Measure the real data that samples are compared with, once.
@@ -124,6 +138,7 @@ class ArmSampler:
                 raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
+                self.space(arm, range(self.task.num_samples))
                 aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
                 for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
                     if isinstance(predictor, ConditionedTimePredictor):
@@ -194,7 +209,7 @@ class ArmSampler:
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)
         measuring = self._conditioned(self._measuring, indices)
-        space = self.task.space(indices, self._device)
+        space = self.space(arm, indices)
         likeliest = Likeliest(self.task.conditions(indices, self._device), space) if arm.best_of > 1 else None
         stopwatch, seconds = _Stopwatch(self._device), 0.0
         for candidate in range(arm.best_of):
@@ -223,6 +238,15 @@ class ArmSampler:
             self._predictors[arm.predictor] = predictor.to(self._device)
             self._networks.append(predictor)
         return self._predictors[arm.predictor]
+
+    def _further_denoiser(self, source: str) -> Denoiser:
+        """A denoiser beside that of the comparison, loaded once."""
+        if source not in self._denoisers:
+            further = load_denoiser(source, self.task.data.example).to(self._device)
+            require_schedule(further.schedule, self.denoiser, source)
+            self._denoisers[source] = further
+            self._networks.append(further)
+        return self._denoisers[source]
 
     def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
         """A predictor of the conditional kind with the targets of these samples."""

@@ -108,7 +108,16 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         num_bases: Gaussian radial bases of the distances beside the published squared distances, see ``radial_bases``.
         shared_messages: Let the coordinates follow the messages of the invariant layer, as in the first EGNN (Satorras
             et al. 2021, Eq. 4), for half the cost of a block; False has messages of their own, as published.
+        conditional: Tell every atom a property of its molecule, in units of its spread, as a further input beside its
+            features (Hoogeboom et al. 2022, Section 3.3), and whether it is known.
+
+    Attributes:
+        context_mean: Mean of the property over the training data, 0-dimensional; so is
+        context_spread: its mean absolute deviation.
     """
+
+    context_mean: Tensor
+    context_spread: Tensor
 
     @register_to_config
     def __init__(
@@ -120,30 +129,52 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         longest: float = 15.0,
         num_bases: int = 0,
         shared_messages: bool = False,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         self.num_timesteps = num_timesteps
+        self.conditional = conditional
+        if conditional:
+            self.register_buffer("context_mean", torch.zeros(()))
+            self.register_buffer("context_spread", torch.ones(()))
         self.num_bases = num_bases
         edges = 2 + 2 * num_bases
-        self.embedding = nn.Linear(num_features + 1, width)
+        self.embedding = nn.Linear(num_features + 1 + 2 * conditional, width)
         self.invariant = nn.ModuleList(InvariantLayer(width, edges) for _ in range(num_blocks))
         self.equivariant = nn.ModuleList(
             EquivariantLayer(width, longest, None if shared_messages else edges) for _ in range(num_blocks)
         )
         self.readout = nn.Linear(width, num_features)
 
-    def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+    def measure_context(self, values: Tensor) -> None:
+        """Take mean and spread of the property from those of its training ``values [N]`` that are finite."""
+        values = values[values.isfinite()].double()
+        self.context_mean.copy_(values.mean())
+        self.context_spread.copy_((values - values.mean()).abs().mean().clamp(min=1e-6))
+
+    def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.
 
         Args:
             x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
+            context: The property, ``[B]`` in its unit, NaN for an unknown one; for conditional networks only.
+
+        Raises:
+            ValueError: If a conditional network is given no ``context``, or an unconditional one is given some.
         """
+        if (context is not None) != self.conditional:
+            raise ValueError(
+                f"an EGNNDenoiser takes context if it is conditional, and only then; conditional is {self.conditional}"
+            )
         real = mask[..., None].to(x)
         start, features = x[..., :3] * real, x[..., 3:] * real
         time = ((timesteps + 1) / self.num_timesteps).to(x)[:, None, None].expand(*mask.shape, 1)
-        h = self.embedding(torch.cat((features, time), -1))
+        columns = [features, time]
+        if context is not None:
+            columns.append(self._columns(context).to(x)[:, None].expand(*mask.shape, 2))
+        h = self.embedding(torch.cat(columns, -1))
         position, pairs = start, pair_mask(mask, x)
         squared = initial = squared_distances(start)
         at_input = radial_bases(initial, self.num_bases)
@@ -155,6 +186,12 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         velocity = (position - start) * real
         velocity = velocity - velocity.sum(1, keepdim=True) / real.sum(1, keepdim=True) * real
         return torch.cat((velocity, self.readout(h) * real), -1)
+
+    def _columns(self, context: Tensor) -> Tensor:
+        """The standardised property, 0 for an unknown one, and 1 for a known one, ``[B, 2]``."""
+        known = context.isfinite()
+        standardised = (context - self.context_mean) / self.context_spread
+        return torch.stack((torch.where(known, standardised, 0.0), known.to(standardised)), -1)
 
 
 class InvariantEncoder(nn.Module):

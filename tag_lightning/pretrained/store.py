@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule, PredictionType
+from tag_lightning.diffusion import CONDITION_KEY, NULL_TIMESTEP_KEY, NoiseSchedule, PredictionType
 from tag_lightning.files import replacing
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
+_KEPT = (CONDITION_KEY, NULL_TIMESTEP_KEY)
 _DIFFUSERS = logging.getLogger("diffusers.models.modeling_utils")
 
 
@@ -56,7 +57,7 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
             f"{type(network).__name__} has no configuration to save; derive it from diffusers' ModelMixin and "
             "ConfigMixin and decorate its constructor with register_to_config"
         )
-    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k == NULL_TIMESTEP_KEY}
+    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k in _KEPT}
     values = json.loads(json.dumps(public))
     powers = None if schedule is None else schedule.alphas_cumprod.cpu().clone()
     return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}
