@@ -49,6 +49,7 @@ from tag_lightning.guidance import (
     ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
+    EluCD,
     EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
@@ -73,6 +74,7 @@ from tag_lightning.guidance import (
     TimestepGuidance,
     TrustRegion,
 )
+from tag_lightning.guidance.conditions import cross_entropy
 from tag_lightning.pretrained import load_pretrained
 
 _STAND_IN = Conditioning("label", "class_labels", num_classes=10, has_null=True)
@@ -159,7 +161,7 @@ def molecules(batch: int, device: torch.device) -> Bench:
 def methods(
     condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module | None = None
 ) -> dict[str, list[Guidance]]:
-    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor.
+    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor, one a class.
 
     The denoiser is also the second one of the methods that compare two.
     """
@@ -203,6 +205,8 @@ def methods(
         "MoreRedAS": [MoreRedAS(predictor)],
         "MoreRedITP": [MoreRedITP(predictor)],
     }
+    if getattr(condition, "loss", cross_entropy) is cross_entropy:
+        listed["EluCD"] = [EluCD(condition, 0.01)]
     if regressor is not None:
         listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
         listed["Retiming"] = [Retiming(RegressedNoise(regressor))]

@@ -16,6 +16,7 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
 from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
 from tag_lightning.guidance.langevin import LangevinCorrector
@@ -71,6 +72,7 @@ __all__ = [
     "ConstantStrength",
     "Corruption",
     "Drift",
+    "EluCD",
     "EpsilonScaling",
     "Evidence",
     "FixedLengthSteps",
