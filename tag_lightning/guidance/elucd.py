@@ -36,8 +36,8 @@ class EluCD(ConditionedGuidance):
 
     ``mean <- mean + (v_t + bump v_max sin(pi i / S)) scale grad_{x0} (tau_1 f_c(x0) - logsumexp(tau_2 f(x0)))`` at the
     clipped ``x0_hat``, with the posterior variance ``v_t = (1 - a') / (1 - a) (1 - a / a')`` of a step, its largest
-    value ``v_max`` so far, and ``i = S - 1 .. 0`` counting the S steps down. ``v_t`` is that of ancestral sampling, whatever
-    noise the solver adds. Nothing runs backward through the denoiser.
+    value ``v_max`` so far, and ``i = S - 1 .. 0`` counting the S steps down. ``v_t`` is that of ancestral sampling,
+    whatever noise the solver adds. Nothing runs backward through the denoiser.
 
     Args:
         condition: A condition on a class, by cross-entropy; see ``ConditionedGuidance``.

@@ -67,7 +67,7 @@ class DiffusionModule(NetworkModule):
 
     def setup(self, stage: str) -> None:
         """Check the data against the condition and, before training, measure a quantity's mean and spread."""
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         if self.conditioning is not None and hasattr(datamodule, "example"):
             self.conditioning.require_data(getattr(datamodule, "num_classes", {}), datamodule.example.attributes)
             if stage == "fit" and isinstance(self.network, EGNNDenoiser):
