@@ -54,7 +54,8 @@ class GuidedSampling(Callback):
         arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
-        scale: Guidance scale of DPS in the default arms.
+        scale: Guidance scale of plain DPS in the default arms.
+        kappa: Length of the guided steps of the arm ``fixed length``, as a fraction of the noise that they leave.
         strength: Strength of TAG in the default arms: a constant, or a rule.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
@@ -82,6 +83,7 @@ class GuidedSampling(Callback):
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
         scale: float = 1.0,
+        kappa: float = 0.03,
         strength: float | Strength = PolyakStrength(),
         solver: Solver = DDIM(),
         num_steps: int = 100,
@@ -101,6 +103,7 @@ class GuidedSampling(Callback):
         self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
         self.sigma = sigma
         self.scale = scale
+        self.kappa = kappa
         self.strength = strength
         self.solver = solver
         self.num_steps = num_steps
@@ -325,7 +328,8 @@ class GuidedSampling(Callback):
         arms = self.arms
         if arms is None:
             guided = self._common["task"].guided
-            arms = default_arms(self.sigma, self.scale, self.strength, self._common["predictor"] is not None, guided)
+            given = [self._common[network] is not None for network in ("predictor", "noise_level")]
+            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, *given, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 

@@ -1,8 +1,9 @@
-"""Data modules: every source yields the same ``Batch``, independent of diffusion."""
+"""Data modules: every source yields the same ``Batch``."""
 
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.cifar10 import CIFAR10DataModule
 from tag_lightning.datamodules.digits import DigitsDataModule
+from tag_lightning.datamodules.generated import GeneratedDataModule
 from tag_lightning.datamodules.image_folder import ImageFolderDataModule
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.mixture import MixtureDataModule
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "CIFAR10DataModule",
     "DigitsDataModule",
+    "GeneratedDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
     "MixtureDataModule",

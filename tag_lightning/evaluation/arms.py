@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tag_lightning.diffusion import Denoiser, Recurrence
-from tag_lightning.guidance import DPS, Corruption, Guidance, Strength, TemporalAlignment
+from tag_lightning.guidance import DPS, Corruption, FixedLengthSteps, Guidance, Retiming, Strength, TemporalAlignment
 
 
 class SweepPoint(NamedTuple):
@@ -73,24 +73,41 @@ class Arm:
 
 
 def default_arms(
-    sigma: float, scale: float, strength: float | Strength, with_predictor: bool, with_guide: bool
+    sigma: float,
+    scale: float,
+    kappa: float,
+    strength: float | Strength,
+    with_predictor: bool = True,
+    with_noise_level: bool = True,
+    with_guide: bool = True,
 ) -> dict[str, Arm]:
-    """The arms that show what TAG changes, as far as the needed networks are there.
+    """The arms that show what TAG and retiming repair, as far as the needed networks are there.
+
+    A disturbed process, guidance of unbounded strength, and guidance in steps of a fixed length, which is the form to
+    use; each by itself, with TAG and with retiming.
 
     Args:
         sigma: Standard deviation of the corruption.
-        scale: Guidance scale of DPS.
+        scale: Guidance scale of plain DPS.
+        kappa: Length of the guided steps, as a fraction of the noise that they leave.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
+        with_noise_level: There is a regressor of the noise level to retime by.
         with_guide: There is a guide.
     """
-    arms = {"unguided": Arm(), "corruption": Arm([Corruption(sigma)])}
-    if with_predictor:
-        arms["corruption+tag"] = Arm([Corruption(sigma), TemporalAlignment(strength=strength)])
+    processes: dict[str, Guidance] = {"corruption": Corruption(sigma)}
     if with_guide:
-        arms["dps"] = Arm([DPS(scale=scale)])
-    if with_guide and with_predictor:
-        arms["dps+tag"] = Arm([TemporalAlignment(strength=strength), DPS(scale=scale)])
+        processes |= {"dps": DPS(scale=scale), "fixed length": FixedLengthSteps(DPS(), kappa)}
+    tag, retiming = TemporalAlignment(strength=strength), Retiming()
+    arms = {"unguided": Arm()}
+    for name, process in processes.items():
+        arms[name] = Arm([process])
+        # A disturbance comes before what repairs it, guidance after it.
+        first = isinstance(process, Corruption)
+        if with_predictor:
+            arms[f"{name}+tag"] = Arm([process, tag] if first else [tag, process])
+        if with_noise_level:
+            arms[f"{name}+retiming"] = Arm([process, retiming] if first else [retiming, process])
     return arms
 
 

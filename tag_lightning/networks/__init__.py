@@ -13,11 +13,13 @@ from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
 from tag_lightning.networks.noise_level import NoiseLevelCNN
+from tag_lightning.networks.pixel_classifier import CIFARResNet, PixelClassifier
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
 from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
+    "CIFARResNet",
     "EGNNDenoiser",
     "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
@@ -29,6 +31,7 @@ __all__ = [
     "MLPTimePredictor",
     "MixtureDenoiser",
     "NoiseLevelCNN",
+    "PixelClassifier",
     "PropertyPredictor",
     "SimpleCNN",
     "TimePredictor",

@@ -111,16 +111,22 @@ def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> N
     assert task.targets([0, 1, 2, 5]).tolist() == [3, 7, 3, 7]
 
 
-def test_default_arms_are_those_the_run_has_networks_for() -> None:
-    assert list(default_arms(0.2, 1.0, 0.5, False, False)) == ["unguided", "corruption"]
-    assert list(default_arms(0.2, 1.0, 0.5, True, False)) == ["unguided", "corruption", "corruption+tag"]
-    assert list(default_arms(0.2, 1.0, 0.5, False, True)) == ["unguided", "corruption", "dps"]
-    arms = default_arms(0.2, 1.0, 0.5, True, True)
-    assert list(arms)[-2:] == ["dps", "dps+tag"]
-    for name in ("corruption+tag", "dps+tag"):
-        (tag,) = [entry for entry in arms[name].guidance if isinstance(entry, TemporalAlignment)]
-        assert isinstance(tag.strength, ConstantStrength)
-        assert tag.strength.omega == 0.5
+@pytest.mark.parametrize("guide", [True, False])
+@pytest.mark.parametrize("noise_level", [True, False])
+@pytest.mark.parametrize("predictor", [True, False])
+def test_default_arms_are_those_the_run_has_networks_for(predictor: bool, noise_level: bool, guide: bool) -> None:
+    arms = default_arms(0.2, 1.0, 0.03, 0.5, predictor, noise_level, guide)
+    corrections = ["", *["+tag"] * predictor, *["+retiming"] * noise_level]
+    processes = ["corruption", *["dps", "fixed length"] * guide]
+    assert list(arms) == [
+        "unguided",
+        *(f"{process}{correction}" for process in processes for correction in corrections),
+    ]
+    for name, arm in arms.items():
+        for tag in (entry for entry in arm.guidance if isinstance(entry, TemporalAlignment)):
+            assert name.endswith("+tag")
+            assert isinstance(tag.strength, ConstantStrength)
+            assert tag.strength.omega == 0.5
 
 
 def test_without_a_denoiser_nothing_is_sampled(tmp_path: Path) -> None:
