@@ -19,8 +19,8 @@ class AdaptiveGuidance(ConditionContrast):
     condition is spared once no sample of the batch needs it, for which the processor waits for a GPU once a step.
 
     The paper compares predicted noise, in a latent space. Near pure noise that is the sample itself whatever the
-    condition, so that the two would agree at once; here the predicted ``x0`` are compared, which agree more and more
-    on the way.
+    condition, so that the two would agree at once; here the predicted ``x0``, clipped to the range of the space, are
+    compared, which agree more and more on the way.
 
     Args:
         guidance_scale: w of ``ClassifierFreeGuidance``.
@@ -46,7 +46,8 @@ class AdaptiveGuidance(ConditionContrast):
         if not bool(guided.any()):
             return predict(x, step.timestep)
         told, untold = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
-        cosine = torch.cosine_similarity(told.x0.detach().flatten(1), untold.x0.detach().flatten(1))
+        clean = (step.space.clip(one.x0.detach()).flatten(1) for one in (told, untold))
+        cosine = torch.cosine_similarity(*clean)
         step.state["last"] = torch.where(guided & (cosine >= self.agreement), step.index, last)
         return extrapolated(told, untold, 1 + (self.guidance_scale - 1) * guided.to(x), step)
 

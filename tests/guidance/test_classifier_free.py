@@ -223,6 +223,16 @@ def test_guidance_in_a_limited_interval_leaves_the_condition_outside() -> None:
     assert {t for t, null in asked if null} == {69, 59, 49, 39}
 
 
+@pytest.mark.parametrize("name", [*CONTRASTS, "CFGPlusPlus"])
+def test_the_condition_costs_a_second_pass(name: str) -> None:
+    own = denoiser()
+    guidance = CFGPlusPlus() if name == "CFGPlusPlus" else CONTRASTS[name](2.0)
+    if isinstance(guidance, AdaptiveGuidance):
+        guidance = AdaptiveGuidance(agreement=1.0)
+    Sampler(own, DDIM(0.0), 5, [guidance]).sample(space(), 0)
+    assert own.network.told == [LABELS.tolist(), [2] * COUNT] * 5
+
+
 @pytest.mark.parametrize("kind", [AutoGuidance, RLGuidance])
 def test_a_second_denoiser_is_an_end_of_the_scale(kind: Any) -> None:
     other = Denoiser(ExactDenoiser(GaussianMixture([1], [[0.0, 3.0]], [1.0]), SCHEDULE), SCHEDULE)
