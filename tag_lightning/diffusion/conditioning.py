@@ -88,8 +88,16 @@ class Conditioning:
                 f"apart; set its num_class_embeds to {classes + 1}, one more for the null label"
             )
 
+    def of_data(self, attributes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The keyword argument of the network for a batch of training data; a quantity may be NaN, which is unknown.
+
+        Args:
+            attributes: Attributes by name, ``[B]`` each.
+        """
+        return {self.argument: attributes[self.attribute]}
+
     def inputs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The keyword argument of the network for samples with these attributes.
+        """The keyword argument of the network for samples that are asked to have these attributes.
 
         Args:
             values: Attributes by name, ``[B]`` each.
@@ -104,8 +112,12 @@ class Conditioning:
             )
         chosen = values[self.attribute]
         if self.num_classes is None:
-            if not bool(chosen.isfinite().all()):
-                raise ValueError(f"the condition {self.attribute!r} must be finite, got {float(chosen.sum())}")
+            lost = int((~chosen.isfinite()).sum())
+            if lost:
+                raise ValueError(
+                    f"the denoiser is told {self.attribute!r}, but {lost} of {len(chosen)} values asked for are not "
+                    "finite; ask for others"
+                )
         elif len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.num_classes:
             raise ValueError(
                 f"the denoiser knows the classes 0 .. {self.num_classes - 1} of {self.attribute!r}, but "

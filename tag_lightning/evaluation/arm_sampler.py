@@ -138,7 +138,8 @@ class ArmSampler:
                 raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
-                self.space(arm, range(self.task.num_samples))
+                if arm.tells_condition(self.denoiser):
+                    self.space(arm, range(self.task.num_samples))
                 aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
                 for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
                     if isinstance(predictor, ConditionedTimePredictor):

@@ -94,7 +94,7 @@ class AutoGuidance(FurtherDenoiser):
 
 
 class RLGuidance(FurtherDenoiser):
-    """Reinforcement-learning guidance, RLG (arXiv 2508.21016): a mix of a base denoiser and a tuned version of it.
+    """Reinforcement-learning guidance, RLG (Jin et al. 2025, arXiv 2508.21016): a base denoiser mixed with a tuned one.
 
     ``epsilon^ = (1 - w) epsilon + w epsilon_tuned``: 0 is the denoiser of the run, 1 the tuned one, and more goes
     further in the direction of the tuning.

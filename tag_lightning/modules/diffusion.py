@@ -112,4 +112,4 @@ class DiffusionModule(NetworkModule):
 
     def _condition(self, attributes: dict[str, Tensor]) -> dict[str, Tensor]:
         """The network's argument for the condition; nothing for an unconditional one."""
-        return {} if self.conditioning is None else self.conditioning.inputs(attributes)
+        return {} if self.conditioning is None else self.conditioning.of_data(attributes)

@@ -300,6 +300,13 @@ def test_a_label_that_the_denoiser_does_not_know_is_refused(label: int) -> None:
         LABEL.inputs({"label": torch.tensor([0, label])})
 
 
+def test_a_property_that_is_not_finite_is_refused() -> None:
+    told = Conditioning("alpha", "context", None, has_null=True)
+    assert told.inputs({"alpha": torch.ones(2)})["context"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"is told 'alpha', but 1 of 2 values asked for are not finite"):
+        told.inputs({"alpha": torch.tensor([1.0, math.nan])})
+
+
 @pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
 def test_an_impossible_scale_is_refused(scale: float) -> None:
     for kind in (ClassifierFreeGuidance, AdaptiveProjectedGuidance, lambda w: AutoGuidance("x", w)):
