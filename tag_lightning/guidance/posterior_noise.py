@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Predict, Run, Step, per_sample
 from tag_lightning.guidance.noise_level import NoiseLevel, half_log_snr, retimed
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance
 
 
 class PosteriorNoise(NoiseLevel):
@@ -31,29 +32,20 @@ class PosteriorNoise(NoiseLevel):
     def __init__(self, predictor: nn.Module | None = None, rounds: int = 4, damping: float = 0.5) -> None:
         if rounds < 1 or not 0 < damping <= 1:
             raise ValueError(f"rounds must be at least 1 and damping in (0, 1], got {rounds} and {damping}")
-        self.predictor, self.rounds, self.damping = predictor, rounds, damping
+        self.posterior, self.rounds, self.damping = TimePredictorGuidance(predictor), rounds, damping
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)
-        ready.predictor = run.predictor if self.predictor is None else self.predictor
-        if ready.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        ready.posterior = self.posterior.for_run(run)
         return ready
 
     def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        if self.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
         grid, here = (half_log_snr(power, x) for power in (step.alphas_cumprod, step.alpha_bar))
         found = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.rounds):
             _, scale = retimed(found, step)
             with torch.no_grad():
-                logits = self.predictor(per_sample(scale, x) * x, **step.space.inputs)
-            if logits.shape[1] != len(grid):
-                raise ValueError(
-                    f"the time predictor knows {logits.shape[1]} timesteps but the denoiser has {len(grid)}; it must "
-                    "be trained with the schedule of the denoiser"
-                )
-            sought = here - logits.double().softmax(1) @ grid
+                log_posterior = self.posterior.log_posterior(per_sample(scale, x) * x, step)
+            sought = here - log_posterior.double().exp() @ grid
             found = found + self.damping * (sought.to(x) - found)
         return found
