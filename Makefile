@@ -39,7 +39,7 @@ tour: $(VENV)/.ready
 weights: weights-digits weights-molecules
 
 # The experiments correct with these.
-WEIGHTS_digits := time_predictor noise_level
+WEIGHTS_digits := time_predictor noise_level conditional_denoiser small_conditional_denoiser
 WEIGHTS_molecules := noise_level
 
 weights-%: $(VENV)/.ready
