@@ -175,7 +175,7 @@ def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[
     """Train and sample, or sample only, with every seed of the run set to ``seed``.
 
     Raises:
-        RuntimeError: If the run fails.
+        RuntimeError: If the run fails, unless it is only that ``validate`` found arms which failed.
     """
     command = [
         *(sys.executable, "-m", "tag_lightning", verb, f"--config={config}"),
@@ -184,12 +184,19 @@ def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[
     ]
     print("python", *command[1:], file=sys.stderr, flush=True)
     # Its output is progress; standard output is for the tables.
-    if code := subprocess.run(command, check=False, stdout=sys.stderr).returncode:
+    code = subprocess.run(command, check=False, stdout=sys.stderr).returncode
+    # `validate` writes all figures before it ends in an error that tells of a failed arm.
+    if code and not (verb == "validate" and failed_arms(folder / "results.json")):
         raise RuntimeError(f"the run with seed {seed} failed with exit code {code}; its output is above")
 
 
+def failed_arms(path: Path) -> list[str]:
+    """Names of the arms that failed in a run; none if it left no results."""
+    return list(json.loads(path.read_text(encoding="utf-8")).get("failed", {})) if path.is_file() else []
+
+
 def read_arms(path: Path, seed: int) -> Arms:
-    """The figures of one run, those of held-out real data first where it has them.
+    """The figures of one run, those of held-out real data first where it has them; a failed arm has none.
 
     Raises:
         FileNotFoundError: If the run left none.
@@ -201,7 +208,7 @@ def read_arms(path: Path, seed: int) -> Arms:
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        arms, made_with = results["arms"], results["seed"]
+        arms, made_with = results["arms"] | {arm: {} for arm in results.get("failed", {})}, results["seed"]
         if results.get("reference"):
             arms = {REAL_DATA: results["reference"]} | arms
     except (ValueError, KeyError, TypeError) as error:
@@ -281,8 +288,8 @@ def main(args: Sequence[str] | None = None) -> None:
         Console(width=100).print(drawn)
 
 
-def _mean_and_spread(found: Sequence[float]) -> str:
-    series = pd.Series(found, dtype=float)
+def _mean_and_spread(found: Sequence[float | None]) -> str:
+    series = pd.Series(found, dtype=float).dropna()
     if series.empty:
         return ABSENT
     return f"{series.mean():.3g}" if len(series) == 1 else f"{series.mean():.3g} ± {series.std():.2g}"

@@ -17,7 +17,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tag_lightning.diffusion import DDIM, Solver
-from tag_lightning.evaluation import Arm, ArmResult, ArmSampler, Results, SamplingTask, compare, default_arms, expanded
+from tag_lightning.evaluation import (
+    Arm,
+    ArmResult,
+    ArmSampler,
+    FailedArmError,
+    Results,
+    SamplingTask,
+    compare,
+    default_arms,
+    expanded,
+)
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import show_pictures, write_pictures
 from tag_lightning.files import require_writable
@@ -37,7 +47,8 @@ class GuidedSampling(Callback):
     Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Logs
     ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps), ``<arm>/seconds`` (per sample) and
     whatever else the task's metrics measure; writes ``results.json``, pictures and Time-Gap curves to the run's
-    folder and TensorBoard.
+    folder and TensorBoard. An arm that becomes NaN or infinite is marked there and told in a warning; the others are
+    not affected.
 
     With ``trainer.fast_dev_run`` a few samples per arm are drawn, compared with a few batches of real data and shown
     as a table; nothing is written, so that a finished run in the same folder keeps its results.
@@ -176,7 +187,7 @@ class GuidedSampling(Callback):
             try:
                 self._evaluate(trainer, pl_module, "val")
             except Exception as error:
-                if trainer.world_size > 1:
+                if trainer.world_size > 1 and not isinstance(error, FailedArmError):
                     raise  # the other processes wait for this one, and only its end frees them
                 self._failure = error
             self._sampled_at = trainer.global_step
@@ -227,6 +238,15 @@ class GuidedSampling(Callback):
         pictures.pop("arms", None)
         write_pictures(folder, pictures)
         print(f"The samples are in {', '.join(map(str, paths))}, pictures in {folder}")
+
+    def require_all_drawn(self, trainer: Trainer) -> None:
+        """Check that no arm failed in the latest evaluation; its files are written by then.
+
+        Raises:
+            FailedArmError: Names each failed arm and its error.
+        """
+        if isinstance(self.results, Results):
+            self.results.require_all_drawn(None if self._trial else Path(trainer.default_root_dir) / "results.json")
 
     def _raise_failure(self) -> None:
         """Raise what failed in sampling now that the epoch's checkpoint is written, so that no training is lost."""

@@ -28,6 +28,7 @@ from tag_lightning.cli_errors import (
     wants_traceback,
 )
 from tag_lightning.config_files import LayeredConfig, config_file, require_distinct_keys
+from tag_lightning.evaluation.arm_result import FailedArmError
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.interruption import Interrupted, interruption
@@ -104,6 +105,12 @@ class TagCLI(LightningCLI):
         self._require_last("give a checkpoint file")
 
     before_test = before_predict = before_validate
+
+    def after_validate(self) -> None:
+        """End with an error if an arm failed, now that the others are written; a training is worth more than an arm."""
+        self.config_init[self.subcommand]["sampling"].require_all_drawn(self.trainer)
+
+    after_test = after_validate
 
     def _take_network(self) -> None:
         """Begin with the weights of the saved network that ``--ckpt_path`` names, or with random ones as it says."""
@@ -184,7 +191,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 raise
             text = f"{one_line(str(expected))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
             # Every process finds the other errors, which lie in settings, files and data, by itself.
-            print_error(text, only_here=isinstance(error, FloatingPointError))
+            alone = isinstance(error, FloatingPointError) and not isinstance(error, FailedArmError)
+            print_error(text, only_here=alone)
             sys.exit(1)
         sys.exit(128 + (interruption.signum or 0))
 

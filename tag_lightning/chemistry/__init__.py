@@ -3,7 +3,7 @@
 from tag_lightning.chemistry.bonds import bond_orders, stable_atoms
 from tag_lightning.chemistry.encoding import MoleculeEncoding
 from tag_lightning.chemistry.labels import rdkit_label, rdkit_labels
-from tag_lightning.chemistry.perception import canonical_smiles, molecule, perceived
+from tag_lightning.chemistry.perception import canonical_smiles, is_connected, molecule, perceived
 from tag_lightning.chemistry.sdf import read_sdf, write_sdf
 from tag_lightning.chemistry.units import PROPERTIES, Property, property_of
 from tag_lightning.chemistry.xtb import XTB_PROPERTIES, XTBError, is_available, relaxation_energy, xtb_properties
@@ -18,6 +18,7 @@ __all__ = [
     "bond_orders",
     "canonical_smiles",
     "is_available",
+    "is_connected",
     "molecule",
     "perceived",
     "property_of",

@@ -40,27 +40,29 @@ def molecule(numbers: Tensor, positions: Tensor) -> Chem.Mol:
 
 
 def canonical_smiles(mol: Chem.Mol) -> str | None:
-    """SMILES of the largest fragment, as papers count valid and unique molecules.
+    """SMILES of the whole molecule, all of its fragments included, if RDKit sanitises it.
 
-    Valid means that RDKit sanitises the whole molecule. This is weaker than stability: RDKit silently adds hydrogens
-    to an atom with too few bonds.
+    This is weaker than stability: RDKit silently adds hydrogens to an atom with too few bonds.
 
     Args:
         mol: A molecule; not modified.
 
     Returns:
-        Canonical SMILES with the explicit hydrogens of ``mol``, independent of the order of atoms; None if the
-        molecule is invalid or empty. Among equally large fragments, the first by SMILES is taken.
+        Canonical SMILES with the explicit hydrogens of ``mol``, independent of the order of atoms; None if RDKit
+        refuses the molecule, or there are no atoms.
     """
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(mol)
-            fragments = Chem.GetMolFrags(mol, asMols=True)
         except (ValueError, RuntimeError):
             return None
-        most = max((fragment.GetNumAtoms() for fragment in fragments), default=0)
-        return min((Chem.MolToSmiles(part) for part in fragments if part.GetNumAtoms() == most), default=None)
+        return Chem.MolToSmiles(mol) or None
+
+
+def is_connected(mol: Chem.Mol) -> bool:
+    """True if the bonds hold all atoms of ``mol`` together in one fragment; False without atoms."""
+    return len(Chem.GetMolFrags(mol)) == 1
 
 
 def perceived(numbers: Tensor, positions: Tensor) -> Chem.Mol | None:

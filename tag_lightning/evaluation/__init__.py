@@ -1,6 +1,6 @@
 """The comparison of several ways of sampling, without Lightning."""
 
-from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
 from tag_lightning.evaluation.comparison import compare
@@ -19,6 +19,8 @@ __all__ = [
     "ArmResult",
     "ArmSampler",
     "ClassTarget",
+    "FailedArm",
+    "FailedArmError",
     "Frontier",
     "ImageTarget",
     "ImageTask",

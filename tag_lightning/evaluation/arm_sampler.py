@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import all_gather_object, get_world_size, is_available, is_initialized
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Space, Step
-from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
@@ -22,6 +23,7 @@ from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex
+from tag_lightning.metrics.totals import Totals
 from tag_lightning.networks import TimePredictor
 from tag_lightning.networks.time_predictor import ConditionedTimePredictor
 from tag_lightning.progress import Progress, tracked
@@ -47,6 +49,7 @@ class ArmSampler:
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they
             are repeatable to the last bit for a fixed one.
         num_kept: Number of samples that are kept, by global index; the others are measured only.
+        keep_streamed: Keep the rows of columns that metrics add up as they come, such as features, for resampling.
         device: Device to sample on; None takes the denoiser's.
         rank: Index of this process.
         world_size: Number of processes.
@@ -62,6 +65,7 @@ class ArmSampler:
     num_steps: int = 100
     chunk_size: int = 64
     num_kept: int = 64
+    keep_streamed: bool = False
     device: torch.device | str | None = None
     rank: int = 0
     world_size: int = 1
@@ -168,31 +172,43 @@ class ArmSampler:
             position: The arm's place among others, for the progress.
 
         Raises:
-            NonFiniteError: Names the arm and, if a network is to blame, the timestep.
+            FailedArmError: On every process if a chunk became NaN or infinite on one of them; names the arm and, if a
+                network is to blame, the timestep. Of several chunks it tells the first, whichever process had it.
         """
         timesteps = self.sampler(arm).timesteps
-        columns = self.task.columns | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
-        rows = RowsByIndex(columns, device=self._device)
+        own = self.task.columns
+        streamed = set() if self.keep_streamed else self.task.streamed
+        columns = own | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})
+        rows = RowsByIndex({c: width for c, width in columns.items() if c not in streamed}, device=self._device)
+        nothing = {column: torch.empty(0, width, device=self._device) for column, width in own.items()}
+        totals = Totals(self.task.totals(nothing, []))
         samples = RowsByIndex({"samples": math.prod(self.task.sample_shape)}, torch.float32, self._device)
         share = sum(len(kept) for kept, _ in self._chunks())
         progress = Progress(f"sampling {name} (arm {position})", share, "sample", self.progress)
-        for kept, padded in self._chunks():
+        failure: tuple[int, str] | None = None
+        for chunk, (kept, padded) in enumerate(self._chunks()):
             try:
                 with evaluating(*self._networks):
                     x, measured = self._chunk(
                         arm, padded, partial(progress.advance, len(kept) / len(timesteps) / arm.best_of)
                     )
             except NonFiniteError as error:
-                raise NonFiniteError(f"arm {name}: {error}") from error
+                failure = chunk * self.world_size + self.rank, f"arm {name}: {error}"
+                break
             index = torch.tensor(kept)
-            rows.update(index, **{column: values[: len(kept)] for column, values in measured.items()})
+            measured = {column: values[: len(kept)] for column, values in measured.items()}
+            totals.update(self.task.totals(measured, kept))
+            rows.update(index, **{column: values for column, values in measured.items() if column not in streamed})
             shown = index < self.num_kept
             samples.update(index[shown], samples=x[: len(kept)][shown].flatten(1))
         progress.close()
+        if (message := _first_failure(failure)) is not None:
+            raise FailedArmError(message)
         # A process without chunks computes as well: the gathering inside waits for all of them.
         gathered = {column: values.cpu() for column, values in rows.compute().items()}
         images = samples.compute()["samples"].reshape(-1, *self.task.sample_shape).cpu()
-        figures, gaps = self.task.summary(gathered), None
+        sums = {total: values.cpu() for total, values in totals.compute().items()}
+        figures, gaps = self.task.summary(gathered | sums), None
         if self._measuring:
             gaps = gathered["gaps"].nanmean(0)
             figures["time_gap"] = float(gaps.nanmean())
@@ -254,6 +270,16 @@ class ArmSampler:
         if isinstance(predictor, TimePredictor) and predictor.conditions:
             return ConditionedTimePredictor(predictor, self.task.attributes(indices, self._device))
         return predictor
+
+
+def _first_failure(own: tuple[int, str] | None) -> str | None:
+    """The message of the failed chunk of the lowest number on any process; None if all of them drew theirs."""
+    failures = [own]
+    if is_available() and is_initialized():
+        # The gathering of rows would wait forever for a process that gave up alone.
+        failures = [None] * get_world_size()
+        all_gather_object(failures, own)
+    return min((failure for failure in failures if failure is not None), default=(0, None))[1]
 
 
 class _StepObserver:

@@ -45,6 +45,9 @@ class Arm:
         conditional: Tell a conditional denoiser what the task asks of each sample. None tells it only if a guidance of
             the arm needs the condition, or if the denoiser cannot do without, so that ``unguided`` and ``dps`` mean the
             same with every denoiser.
+
+    Raises:
+        ValueError: If an attribute is of another type.
     """
 
     guidance: list[Guidance] = field(default_factory=list)
@@ -55,6 +58,22 @@ class Arm:
     predictor: str | None = None
     conditional: bool | None = None
     point: SweepPoint | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        entries = self.guidance if isinstance(self.guidance, list | tuple) else [None]
+        if not all(isinstance(entry, Guidance) for entry in entries):
+            raise ValueError(f"guidance must be a list of Guidance, as in [DPS()], got {self.guidance!r}")
+        for name, kinds, expected in (
+            ("num_steps", int | None, "a whole number or None"),
+            ("recurrence", int | Recurrence | None, "a whole number, a Recurrence or None"),
+            ("best_of", int, "a whole number"),
+            ("predictor", str | None, "the name, folder or checkpoint of a time predictor, or None"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
+        if self.conditional is not None and not isinstance(self.conditional, bool):
+            raise ValueError(f"conditional must be true, false or None, got {self.conditional!r}")
 
     def tells_condition(self, denoiser: Denoiser) -> bool:
         """True if this denoiser is told the condition in this arm.

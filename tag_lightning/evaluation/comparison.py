@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torchmetrics.utilities import rank_zero_warn
 
 from tag_lightning.diffusion import Denoiser
+from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor
@@ -50,7 +52,8 @@ def compare(
 
     Raises:
         ValueError: If a setting is impossible; raised before anything is drawn.
-        NonFiniteError: If samples became NaN or infinite in a task that does not count them.
+        NonFiniteError: If every arm became NaN or infinite in a task that does not count such samples. Where only some
+            did, ``Results.failed`` has them, and a warning tells each at once.
     """
     for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
         if value < least:
@@ -62,12 +65,28 @@ def compare(
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)
     time_gap_predictor = load_time_predictor(time_gap_predictor, "time_gap_predictor", denoiser, example)
     noise_level = load_noise_level(noise_level, denoiser, example)
+    # A frontier resamples all arms beside a sweep.
+    settings = {"keep_streamed": any(arm.point is not None for arm in arms.values())} | settings
     sampler = ArmSampler(denoiser, task, predictor, time_gap_predictor, noise_level=noise_level, **settings)
     sampler.require_possible(arms)
     sampler.prepare(reference)
-    drawn = {
-        name: sampler.draw(name, arm, f"{position} of {len(arms)}")
-        for position, (name, arm) in enumerate(arms.items(), 1)
-    }
+    drawn, failed = _drawn(sampler, arms)
     measured_by = "the predictor that corrects" if time_gap_predictor is None else "second predictor"
-    return Results(drawn, task, predictor, measured_by)
+    return Results(drawn, task, predictor, measured_by, failed)
+
+
+def _drawn(sampler: ArmSampler, arms: Mapping[str, Arm]) -> tuple[dict[str, ArmResult], dict[str, FailedArm]]:
+    """Draw all arms, those after a failed one included, unless every one fails."""
+    drawn: dict[str, ArmResult] = {}
+    failed: dict[str, FailedArm] = {}
+    for position, (name, arm) in enumerate(arms.items(), 1):
+        try:
+            drawn[name] = sampler.draw(name, arm, f"{position} of {len(arms)}")
+        except FailedArmError as error:
+            failed[name] = FailedArm(str(error), arm.point)
+            rank_zero_warn(f"{error}. It has no figures; the comparison goes on without it.")
+    if not drawn:
+        (_, first), *others = failed.items()
+        names = ", ".join(name for name, _ in others)
+        raise FailedArmError(first.error + (f"; all other arms failed as well: {names}" if names else ""))
+    return drawn, failed

@@ -64,15 +64,15 @@ class Choice:
         curve: The curve.
         arm: The chosen arm; None if no point of the curve reaches the alignment on the seed of the choice.
         value: Its value of the swept parameter; None outside of sweeps.
-        alignment: Alignment on each of the other seeds, in the metric's unit.
-        quality: Quality on each of them.
+        alignment: Alignment on each of the other seeds, in the metric's unit; None where the arm failed.
+        quality: Quality on each of them, likewise.
     """
 
     curve: str
     arm: str | None
     value: float | None
-    alignment: list[float]
-    quality: list[float]
+    alignment: list[float | None]
+    quality: list[float | None]
 
 
 class Frontier:
@@ -199,7 +199,7 @@ class Frontier:
         for curve in self.swept:
             arm = self.chosen(curve, alignment, seed)
             figures = [run.figures[arm] for run in self._runs if run.seed != seed] if arm is not None else []
-            pairs = [[one[name] for one in figures] for name in self.measures]
+            pairs = [[one.get(name) for one in figures] for name in self.measures]
             choices.append(Choice(curve, arm, None if arm is None else self._runs[0].points[arm].value, *pairs))
         return choices
 
@@ -288,8 +288,7 @@ class Frontier:
                     continue
                 values = np.array([points[arm].value for arm in arms if arm in points])
                 figures = {
-                    name: np.array([[run.figures[arm].get(name, np.nan) for run in self._runs] for arm in arms])
-                    for name in metrics
+                    name: np.array([[run.figure(arm, name) for run in self._runs] for arm in arms]) for name in metrics
                 }
                 lines[curve] = SweepLine(values, figures)
             pictures[parameter] = figure_pixels(sweep_figure(lines, parameter, metrics))
@@ -306,7 +305,8 @@ class Frontier:
 
     def _interval(self, first: str, second: str, over: Over) -> tuple[float | None, float | None]:
         arms = [*self.curves[first], *self.curves[second]]
-        if not all(arm in resampled for resampled in self._resamples for arm in arms):
+        runs = list(zip(self._runs, self._resamples, strict=True))
+        if not all(arm in resampled for run, resampled in runs for arm in arms if run.figures[arm]):
             return None, None
         ratios = np.full((len(self._runs), _RESAMPLES), np.nan)
         for s, r in np.ndindex(ratios.shape):
@@ -323,10 +323,11 @@ class Frontier:
         return float(low), float(high)
 
     def _resampled_curve(self, s: int, r: int, name: str, over: Over) -> Curve:
-        resampled = [self._resamples[s][arm] for arm in self.curves[name]]
+        arms = [arm for arm in self.curves[name] if self._runs[s].figures[arm]]
+        resampled = [self._resamples[s][arm] for arm in arms]
         if over == "alignment":
             return Curve(np.array([x[r] for x, _ in resampled]), np.array([cost[r] for _, cost in resampled]))
-        x = np.array([self._runs[s].point(arm, self.measures, over)[0] for arm in self.curves[name]])
+        x = np.array([self._runs[s].point(arm, self.measures, over)[0] for arm in arms])
         return Curve(x, np.array([cost[r] for _, cost in resampled]))
 
 

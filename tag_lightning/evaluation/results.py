@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +17,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 import tag_lightning
-from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arms import SweepPoint
 from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.report import write_pictures, write_results, write_time_gaps
@@ -27,6 +27,7 @@ from tag_lightning.evaluation.task import SamplingTask
 
 ABSENT = "\N{EN DASH}"
 REAL_DATA = "(real data)"
+FAILED = "(failed)"
 LEADING = ("fid", "accuracy", "time_gap")
 TRAILING = ("seconds", "num_samples")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "diffusers")
@@ -34,19 +35,21 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "diffusers")
 
 @dataclass(eq=False, repr=False)
 class Results(Mapping[str, ArmResult]):
-    """Results by arm, in the order of drawing; ``print`` shows the table.
+    """Results by arm, in the order of drawing; ``print`` shows the table. Arms that failed are not among them.
 
     Attributes:
         arms: Result by arm.
         task: The task, with its seed and the figures of real data.
         predictor: The time predictor that corrects; None without one.
         time_gap_by: The time predictor that measured the Time-Gap, in words.
+        failed: Arms that became NaN or infinite, by name.
     """
 
     arms: dict[str, ArmResult]
     task: SamplingTask
     predictor: nn.Module | None
     time_gap_by: str
+    failed: dict[str, FailedArm] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ArmResult:
         return self.arms[name]
@@ -65,9 +68,12 @@ class Results(Mapping[str, ArmResult]):
     __repr__ = __str__
 
     def print(self, title: str | None = None, file: TextIO | None = None) -> None:
-        """Print the table, headed by the figures of real data, to ``file``, by default the terminal."""
+        """Print the table to ``file``, by default the terminal: real data first, failed arms and their errors last."""
         reference = {REAL_DATA: self.task.reference} if self.task.reference else {}
-        print_results(reference | self.figures, title, file)
+        failed: dict[str, dict[str, float]] = {f"{name} {FAILED}": {} for name in self.failed}
+        print_results(reference | self.figures | failed, title, file)
+        for one in self.failed.values():
+            print(f"{FAILED} {one.error}", file=file)
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
@@ -76,8 +82,24 @@ class Results(Mapping[str, ArmResult]):
 
     @property
     def points(self) -> dict[str, SweepPoint]:
-        """Places of the arms on the curves of sweeps, by arm; arms outside of sweeps are missing."""
-        return {name: result.point for name, result in self.items() if result.point is not None}
+        """Places of the arms on the curves of sweeps, failed ones included, by arm; others are missing."""
+        drawn = {name: result.point for name, result in self.items()}
+        points = drawn | {name: one.point for name, one in self.failed.items()}
+        return {name: point for name, point in points.items() if point is not None}
+
+    def require_all_drawn(self, place: str | Path | None = None) -> None:
+        """Check that no arm failed.
+
+        Args:
+            place: Where the figures of the others are, for the error.
+
+        Raises:
+            FailedArmError: Names each failed arm and its error.
+        """
+        if self.failed:
+            kept = "" if place is None else f", the others are in {place}"
+            errors = "; ".join(one.error for one in self.failed.values())
+            raise FailedArmError(f"{len(self.failed)} of {len(self) + len(self.failed)} arms failed{kept}: {errors}")
 
     def payload(self, config: Any = None, **context: Any) -> dict[str, Any]:
         """The content of ``results.json``.
@@ -87,6 +109,8 @@ class Results(Mapping[str, ArmResult]):
             **context: Further entries, such as the ``global_step`` of the weights.
         """
         payload = {"arms": self.figures, "seed": self.task.seed, "config": config, "versions": versions()} | context
+        if self.failed:
+            payload["failed"] = {name: one.error for name, one in self.failed.items()}
         if self.points:
             payload["sweep"] = {arm: point._asdict() for arm, point in self.points.items()}
         return payload | {

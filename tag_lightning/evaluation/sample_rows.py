@@ -44,7 +44,8 @@ class SampleRows:
             terms[arm] = {figure: torch.stack(pair).double() for figure, pair in pairs}
         if distance is None:
             return cls(terms, {}, None)
-        features = {arm: result.rows[distance.column].float() for arm, result in results.items()}
+        column = distance.column
+        features = {arm: result.rows[column].float() for arm, result in results.items() if column in result.rows}
         return cls(terms, features, distance.real_moments)
 
     @classmethod

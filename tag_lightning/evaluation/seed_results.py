@@ -58,7 +58,7 @@ class SeedResults:
 
     Attributes:
         seed: The seed.
-        figures: Value by metric, by arm; None for one that was not finite.
+        figures: Value by metric, by arm; None for one that was not finite. A failed arm has none.
         points: Places of arms on the curves of sweeps.
         rows: Measurements of every sample; None if there is no file of them.
     """
@@ -78,7 +78,7 @@ class SeedResults:
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
             points = {arm: SweepPoint(**point) for arm, point in results.get("sweep", {}).items()}
-            found = cls(results["seed"], results["arms"], points)
+            found = cls(results["seed"], results["arms"] | {arm: {} for arm in results.get("failed", {})}, points)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no results of a run; run it again") from error
         rows_path = path.with_name(ROWS_FILE)
@@ -89,10 +89,14 @@ class SeedResults:
 
     def point(self, arm: str, measures: Measures, over: Over = "alignment") -> tuple[float, float]:
         """Coordinate, of which more is better, and log cost of an arm; NaN where a figure is missing."""
-        figures = {name: np.nan if value is None else value for name, value in self.figures[arm].items()}
-        x = figures.get(measures.alignment if over == "alignment" else "seconds", np.nan)
-        cost = measures.log_cost(figures.get(measures.quality, np.nan), self.figures[arm]["num_samples"])
+        x = self.figure(arm, measures.alignment if over == "alignment" else "seconds")
+        cost = measures.log_cost(self.figure(arm, measures.quality), self.figures[arm].get("num_samples", 1))
         return float(measures.signed(x, over)), float(cost)
+
+    def figure(self, arm: str, name: str) -> float:
+        """A figure of an arm; NaN where it is missing or was not finite."""
+        value = self.figures[arm].get(name)
+        return np.nan if value is None else value
 
     def curve(self, arms: Sequence[str], measures: Measures, over: Over = "alignment") -> Curve:
         """The points of arms that have both figures."""
@@ -112,7 +116,7 @@ class SeedResults:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if self.rows is None:
             return found
-        total = max(figures["num_samples"] for figures in self.figures.values())
+        total = max(figures.get("num_samples", 0) for figures in self.figures.values())
         drawn = np.random.default_rng(self.seed).multinomial(total, np.full(total, 1 / total), num_resamples)
         for arm, figures in self.figures.items():
             x, quality = (self.rows.resampled(arm, name, torch.from_numpy(drawn)) for name in measures)

@@ -122,6 +122,11 @@ class SamplingTask(ABC):
         return {name: width for metric in self.metrics for name, width in metric.columns.items()}
 
     @property
+    def streamed(self) -> set[str]:
+        """Columns that need not be gathered, see ``SampleMetric.streamed``."""
+        return {name for metric in self.metrics for name in metric.streamed}
+
+    @property
     def reference(self) -> dict[str, float]:
         """Figures of held-out real data, measured as samples are: a bound that no sampler can be asked to beat."""
         return {name: value for metric in self.metrics for name, value in metric.reference.items()}
@@ -163,8 +168,12 @@ class SamplingTask(ABC):
         """The rows of every metric for padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""
         return {name: row for metric in self.metrics for name, row in metric.rows(x, indices).items()}
 
+    def totals(self, rows: Mapping[str, Tensor], indices: Sequence[int]) -> dict[str, Tensor]:
+        """The sums of every metric over samples of these indices, with their ``rows``."""
+        return {name: total for metric in self.metrics for name, total in metric.totals(rows, indices).items()}
+
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        """The figures of all samples' rows, ``[N, width]`` each."""
+        """The figures of all samples' rows, ``[N, width]`` each, and totals."""
         return {name: value for metric in self.metrics for name, value in metric.summary(rows).items()}
 
     def pictures(self, results: Mapping[str, ArmResult], predictor: nn.Module | None) -> dict[str, Tensor]:

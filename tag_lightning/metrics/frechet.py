@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,28 @@ from tag_lightning.metrics.features import FeatureChoice
 
 # Weighted copies of the features that are held at once, in numbers.
 _MOST_ENTRIES = 2**23
+
+
+class FeatureSums(NamedTuple):
+    """Sums over feature rows, from which mean and covariance follow. Those of two sets of rows add up to those of both.
+
+    Attributes:
+        counts: Number of rows, and how many of them are left out as NaN or infinite, ``[2]``.
+        total: Sum of the rows, float64 ``[D]``.
+        outer: Sum of their outer products, float64 ``[D, D]``.
+    """
+
+    counts: Tensor
+    total: Tensor
+    outer: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Self:
+        """The sums over rows ``[n, D]``, of which n may be 0."""
+        features = features.detach().double()
+        finite = features.isfinite().all(1)
+        kept = features[finite]
+        return cls(torch.tensor([len(features), len(features) - len(kept)]).to(features), kept.sum(0), kept.T @ kept)
 
 
 class FID(FeatureMetric):
@@ -73,13 +95,32 @@ class FID(FeatureMetric):
         if len(features):
             self._distance.update(features, real=True)
 
+    @property
+    def streamed(self) -> list[str]:  # type: ignore[override]
+        return [self.column]
+
+    def totals(self, rows: Mapping[str, Tensor], indices: Sequence[int]) -> dict[str, Tensor]:
+        """The ``FeatureSums`` of these samples, as far as they are among the ``first``."""
+        features = rows[self.column]
+        if self.first is not None:
+            features = features[[place for place, index in enumerate(indices) if index < self.first]]
+        sums = self._distance.sums(features, real=False)
+        return {f"{self.column}/{name}": value for name, value in sums._asdict().items()}
+
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        """``fid``, or the distance of another name; nothing without real data, as under ``predict``."""
-        features = rows[self.column][: self.first]
-        if not self._distance.counts["real"] or len(features) < (self.first or 0):
+        """``fid``, or the distance of another name; nothing without real data, as under ``predict``.
+
+        Args:
+            rows: The ``totals`` of all samples; their rows do as well.
+        """
+        names = [f"{self.column}/{name}" for name in FeatureSums._fields]
+        if names[0] not in rows:
+            rows = self.totals(rows, range(len(rows[self.column])))
+        sums = FeatureSums(*(rows[name] for name in names))
+        if not self._distance.counts["real"] or int(sums.counts[0]) < (self.first or 0):
             return {}
         self._distance.reset(keep_real=True)
-        self._distance.update(features, real=False)
+        self._distance.update_sums(sums, real=False)
         return {self.name: float(self._distance.compute())}
 
 
@@ -99,7 +140,7 @@ class FrechetDistance:
     by ``n - 1``. Computed in float64 by torchmetrics. The value is biased upwards for few samples: compare
     only values of the same features and the same number of samples.
 
-    Nothing is synchronised: under DDP give every process all rows, as ``RowsByIndex`` returns them.
+    Nothing is synchronised: under DDP give every process all rows, or the sums over all of them.
 
     Args:
         num_features: D.
@@ -133,19 +174,38 @@ class FrechetDistance:
         Raises:
             ValueError: If the shape is another, or a value is NaN or infinite.
         """
-        kind = "real" if real else "generated"
+        self.update_sums(self.sums(features, real), real)
+
+    def sums(self, features: Tensor, real: bool) -> FeatureSums:
+        """The sums over feature rows ``[n, D]``, of which n may be 0; they are not added.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(
-                f"features of {kind} samples must have shape [n, {self.num_features}], got {list(features.shape)}"
+                f"features of {'real' if real else 'generated'} samples must have shape [n, {self.num_features}], got "
+                f"{list(features.shape)}"
             )
-        features = features.detach().double()
-        bad = int((~torch.isfinite(features).all(dim=1)).sum())
+        return FeatureSums.of(features)
+
+    def update_sums(self, sums: FeatureSums, real: bool) -> None:
+        """Add the sums over feature rows of real or of generated samples.
+
+        Raises:
+            ValueError: If a row was NaN or infinite.
+        """
+        count, bad = (int(number) for number in sums.counts)
         if bad:
             raise ValueError(
-                f"features of {bad} of {len(features)} {kind} samples are NaN or infinite; "
+                f"features of {bad} of {count} {'real' if real else 'generated'} samples are NaN or infinite; "
                 "check that the samples are finite and in the range the feature extractor expects"
             )
-        self._engine.to(features.device).update(features, real=real)
+        # No rows: torchmetrics takes note of dtype and device.
+        self._engine.to(sums.total.device).update(sums.total.new_zeros(0, self.num_features), real=real)
+        for name, value in {"sum": sums.total, "cov_sum": sums.outer, "num_samples": count}.items():
+            state = f"{'real' if real else 'fake'}_features_{name}"
+            setattr(self._engine, state, getattr(self._engine, state) + value)
 
     def compute(self) -> Tensor:
         """The distance of all rows given so far, a float64 scalar.

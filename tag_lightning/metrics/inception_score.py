@@ -52,8 +52,25 @@ class InceptionScore(SampleMetric):
         assert self._network is not None  # a metric without columns is left out
         return {f"logits_{self.classifier}": self._network(x)}
 
+    @property
+    def streamed(self) -> list[str]:  # type: ignore[override]
+        return list(self.columns)
+
+    def totals(self, rows: Mapping[str, Tensor], indices: Sequence[int]) -> dict[str, Tensor]:
+        """Probabilities of the classes, summed over samples, and the sum of ``p log p`` over samples and classes."""
+        (column,) = self.columns
+        p = rows[column].double().softmax(1)
+        return {f"{column}/p": p.sum(0), f"{column}/p_log_p": torch.special.xlogy(p, p).sum()}
+
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        log_p = rows[f"logits_{self.classifier}"].log_softmax(1)
-        p = log_p.exp()
-        divergence = torch.special.xlogy(p, p).sum(1) - torch.special.xlogy(p, p.mean(0)).sum(1)
-        return {f"inception_score_{self.classifier}": float(divergence.mean().exp())}
+        """``inception_score_<classifier>``.
+
+        Args:
+            rows: The ``totals`` of all samples; their rows do as well.
+        """
+        (column,) = self.columns
+        if f"{column}/p" not in rows:
+            rows = self.totals(rows, range(len(rows[column])))
+        count, p = rows[f"{column}/p"].sum(), rows[f"{column}/p"] / rows[f"{column}/p"].sum()
+        divergence = rows[f"{column}/p_log_p"] / count - torch.special.xlogy(p, p).sum()
+        return {f"inception_score_{self.classifier}": float(divergence.exp())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -15,16 +15,20 @@ class SampleMetric(ABC):
     """Measures generated samples: a row of numbers per sample first, then figures of all rows together.
 
     The rows are gathered from all processes in the order of the samples' global indices before ``summary`` sees
-    them, so the figures do not depend on the number of processes.
+    them, so the figures do not depend on the number of processes. A metric of wide rows that needs no more than sums of
+    them names its columns in ``streamed`` and adds them up in ``totals``: memory then does not grow with the samples.
 
     Attributes:
         task: The ``SamplingTask`` that the metric is bound to, None before ``for_task``.
         needs_real: Iterate over the real training data before sampling and hand each batch to ``add_real``.
+        streamed: Columns that ``summary`` does not need once ``totals`` has added them up; they are gathered only where
+            a sweep resamples them.
         reference: Figures of held-out real data by the names of ``summary``; known after ``prepare``.
     """
 
     task: Any = None
     needs_real: bool = False
+    streamed: Collection[str] = ()
     reference: Mapping[str, float] = {}
 
     def for_task(self, task: Any) -> Self:
@@ -59,6 +63,15 @@ class SampleMetric(ABC):
             Every column, ``[B, width]`` each.
         """
 
+    def totals(self, rows: Mapping[str, Tensor], indices: Sequence[int]) -> dict[str, Tensor]:
+        """Sums over samples by names that no column has, zeros of the same shape for no samples.
+
+        Args:
+            rows: This metric's columns, ``[B, width]`` each; B may be 0.
+            indices: Global indices of the samples, B of them.
+        """
+        return {}
+
     def add_real(self, batch: Any, device: torch.device) -> None:
         """Add one batch of the real training data; called for each batch once if ``needs_real``."""
         return
@@ -72,7 +85,8 @@ class SampleMetric(ABC):
         """Figures of all samples by name.
 
         Args:
-            rows: The columns of all metrics, ``[N, width]`` float64 on the CPU, row ``i`` of sample ``i``.
+            rows: The columns of all metrics except streamed ones, ``[N, width]`` float64 on the CPU, row ``i`` of
+                sample ``i``, and the ``totals`` of all samples.
         """
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -172,3 +172,23 @@ def test_a_sweep_ends_in_a_frontier_of_all_seeds(tmp_path: Path, capsys: pytest.
     merit = json.loads((tmp_path / "frontier.json").read_text())["merits"][0]
     assert merit["log_ratio"] == pytest.approx(-0.6931, abs=1e-4)
     assert (tmp_path / "frontier.png").is_file()
+
+
+def test_a_seed_in_which_an_arm_failed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        folder = Path(next(one for one in command if one.startswith("--trainer.default_root_dir=")).partition("=")[2])
+        seed = int(folder.name)
+        arms, failed = (RUNS[seed], {}) if seed == 0 else ({"dps": RUNS[1]["dps"]}, {"failed": {"dps+tag": "lost"}})
+        _write(tmp_path, seed, {"arms": arms} | failed)
+        return SimpleNamespace(returncode=int(bool(failed)))
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    seeds.main(["--verb", "validate", "--seeds", "0", "1", "--out", str(tmp_path)])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["arms"]["dps"]["fid"][0] == 15.0
+    assert "fid" not in summary["arms"]["dps+tag"]
+    assert "fid" not in summary["tag_by_seed"]["dps"]
+    for verb in ("fit", "validate"):
+        monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+        with pytest.raises(SystemExit):
+            seeds.main(["--verb", verb, "--seeds", "0", "1", "--out", str(tmp_path)])

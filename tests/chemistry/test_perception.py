@@ -7,7 +7,7 @@ import torch
 from geometries import ARCHIVE, GEOMETRIES, archive_molecules, geometry
 from rdkit import Chem
 
-from tag_lightning.chemistry import canonical_smiles, molecule, perceived
+from tag_lightning.chemistry import canonical_smiles, is_connected, molecule, perceived
 
 
 def spelled_out(smiles: str) -> str:
@@ -50,12 +50,18 @@ def test_smiles_do_not_depend_on_the_order_of_atoms_nor_change_the_molecule() ->
     assert mol.ToBinary() == before
 
 
-def test_the_largest_fragment_counts_and_ties_do_not_depend_on_the_order() -> None:
+def test_all_fragments_count_and_their_order_does_not() -> None:
     numbers, positions = zip(geometry("methane"), geometry("water"), geometry("hydrogen cyanide"), strict=True)
     apart = [p + 20.0 * k for k, p in enumerate(positions)]
-    assert canonical_smiles(molecule(torch.cat(numbers), torch.cat(apart))) == spelled_out("C")
-    tied = [molecule(torch.cat([numbers[i], numbers[j]]), torch.cat([apart[i], apart[j]])) for i, j in ((1, 2), (2, 1))]
-    assert canonical_smiles(tied[0]) == canonical_smiles(tied[1])
+    mols = [
+        molecule(torch.cat([numbers[i] for i in order]), torch.cat([apart[i] for i in order]))
+        for order in ((0, 1, 2), (2, 0, 1))
+    ]
+    expected = ".".join(sorted((spelled_out("C"), spelled_out("O"), spelled_out("C#N")), key=len))
+    assert canonical_smiles(mols[0]) == canonical_smiles(mols[1])
+    assert set(str(canonical_smiles(mols[0])).split(".")) == set(expected.split("."))
+    assert not is_connected(mols[0])
+    assert is_connected(molecule(numbers[0], positions[0]))
 
 
 def test_too_many_bonds_are_invalid_and_too_few_are_not() -> None:
@@ -68,6 +74,7 @@ def test_too_many_bonds_are_invalid_and_too_few_are_not() -> None:
 def test_no_atoms_and_no_numbers_are_no_molecule() -> None:
     nothing = torch.zeros(4, dtype=torch.long), torch.zeros(4, 3)
     assert canonical_smiles(molecule(*nothing)) is None
+    assert not is_connected(molecule(*nothing))
     assert perceived(*nothing) is None
     numbers, positions = geometry("water")
     positions[0, 0] = math.nan

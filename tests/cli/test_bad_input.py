@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import save_pretrained
 
 Failing = Callable[..., str]
+WILD = "wild: {guidance: [{class_path: Corruption, init_args: {sigma: 1.0e+38}}]}"
 
 
 @pytest.fixture
@@ -276,15 +278,39 @@ def test_networks_in_each_others_place(error_of: Failing, tiny: TinyNetworks, tm
     assert "sampling.predictor" in error_of(predictor_arguments("fit", tmp_path, tiny, denoiser))
 
 
-def test_nan_from_a_predictor_names_arm_and_timestep(error_of: Failing, tiny: TinyNetworks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_nan_from_a_predictor_costs_its_arm_alone(
+    verb: str, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
+) -> None:
     broken = seeded(lambda: SimpleCNN(8, num_timesteps=20, widths=(8, 8)), 0)
     broken.typical_nll.fill_(1.0)
     torch.nn.init.constant_(broken.head.bias, torch.inf)
     save_pretrained(tmp_path / "broken", broken, LinearSchedule(num_timesteps=20))
-    arguments = predictor_arguments("validate", tmp_path / "run", tiny, f"--sampling.predictor={tmp_path / 'broken'}")
-    message = error_of(arguments)
-    assert "arm corruption+tag: the time predictor returned NaN or infinity at timestep 19" in message
-    assert not (tmp_path / "run" / "results.json").exists()
+    predictor = f"--sampling.predictor={tmp_path / 'broken'}"
+    with pytest.warns(UserWarning, match=r"^arm corruption\+tag: the time predictor returned NaN"):
+        message = error_of(predictor_arguments(verb, tmp_path / "run", tiny, predictor))
+    written = tmp_path / "run" / "results.json"
+    assert f"3 of 7 arms failed, the others are in {written}: " in message
+    told = "arm corruption+tag: the time predictor returned NaN or infinity at timestep 19 for 4 of 4 samples; check"
+    assert told in message
+    results = json.loads(written.read_text())
+    assert list(results["arms"]) == ["unguided", "corruption", "dps", "fixed length"]
+    assert list(results["failed"]) == ["corruption+tag", "dps+tag", "fixed length+tag"]
+    assert results["failed"]["corruption+tag"].startswith(told)
+    assert (tmp_path / "run" / "samples" / "dps.png").is_file()
+    assert not (tmp_path / "run" / "samples" / "dps+tag.png").exists()
+
+
+def test_a_failed_arm_does_not_fail_the_training(
+    tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(UserWarning, match=r"^arm wild: .* NaN or infinity at timestep 19 .* It has no figures"):
+        main(predictor_arguments("fit", tmp_path, tiny, f"--sampling.arms={{unguided: {{}}, {WILD}}}"))
+    shown = capsys.readouterr().out
+    assert "wild (failed)" in shown
+    assert "(failed) arm wild: " in shown
+    assert list(json.loads((tmp_path / "results.json").read_text())["failed"]) == ["wild"]
+    assert (tmp_path / "pretrained" / "config.json").is_file()
 
 
 def test_a_failed_evaluation_leaves_the_results_of_the_one_before(
@@ -292,9 +318,10 @@ def test_a_failed_evaluation_leaves_the_results_of_the_one_before(
 ) -> None:
     main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={unguided: {}}"))
     before = (tmp_path / "results.json").read_bytes()
-    wild = "--sampling.arms={unguided: {}, wild: {guidance: [{class_path: Corruption, init_args: {sigma: 1.0e+38}}]}}"
-    message = error_of(predictor_arguments("validate", tmp_path, tiny, wild))
-    assert "arm wild" in message
+    more_wild = WILD.replace("wild", "wilder")
+    message = error_of(predictor_arguments("validate", tmp_path, tiny, f"--sampling.arms={{{WILD}, {more_wild}}}"))
+    assert "arm wild: " in message
+    assert "; all other arms failed as well: wilder" in message
     assert (tmp_path / "results.json").read_bytes() == before
 
 
@@ -302,8 +329,9 @@ def test_a_failed_evaluation_leaves_the_results_of_the_one_before(
 def test_a_failure_in_sampling_costs_no_training(
     epochs: int, error_of: Failing, tiny: TinyNetworks, tmp_path: Path
 ) -> None:
-    wild = "--sampling.arms={wild: {guidance: [{class_path: Corruption, init_args: {sigma: 1.0e+38}}]}}"
-    arguments = predictor_arguments("fit", tmp_path, tiny, wild, f"--trainer.max_epochs={epochs}")
+    arguments = predictor_arguments(
+        "fit", tmp_path, tiny, f"--sampling.arms={{{WILD}}}", f"--trainer.max_epochs={epochs}"
+    )
     assert "arm wild" in error_of(arguments)
     (checkpoint,) = tmp_path.rglob("last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2  # of the first epoch, which was sampled

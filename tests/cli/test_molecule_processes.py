@@ -62,7 +62,8 @@ def test_validation_gives_the_same_figures(
     assert list(one["arms"]) == list(two["arms"]) == ["unguided", "dps", ARM, "both+tag", "broken"]
     for arm, figures in one["arms"].items():
         assert figures["num_samples"] == num_samples
-        for name in ("mae_alpha", "mae_mu", "time_gap", "atom_stability", "validity", "uniqueness", "novelty", "nan"):
+        shares = ("atom_stability", "validity", "connected", "uniqueness", "novelty", "nan")
+        for name in ("mae_alpha", "mae_mu", "time_gap", *shares):
             if figures[name] is None:  # no molecule of that arm could be judged
                 assert arm == "broken"
                 assert two["arms"][arm][name] is None

@@ -94,7 +94,7 @@ def test_fit_writes_what_the_contract_says(trained: Path) -> None:
     assert list(results["arms"]) == ["unguided", "dps", "dps+tag", "both+tag", "broken"]
     for figures in results["arms"].values():
         assert figures["num_samples"] == 6
-        for name in ("atom_stability", "molecule_stability", "validity", "uniqueness", "novelty", "nan"):
+        for name in ("atom_stability", "molecule_stability", "validity", "connected", "uniqueness", "novelty", "nan"):
             assert 0 <= figures[name] <= 1
     for name in ("mae_alpha", "mae_mu", "time_gap"):
         assert results["arms"]["dps+tag"][name] >= 0

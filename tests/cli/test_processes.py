@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ TWO = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 def _run_two(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tag_lightning", *arguments, *TWO],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -65,7 +66,8 @@ def test_validation_gives_the_same_figures(
 
 
 def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
-    settings = ["--sampling.num_samples=9", f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"]
+    settings = ["--sampling.num_samples=9", "--sampling.predict_arm=dps+tag"]
+    settings.append(f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}")
     main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
     _on_two_processes(predictor_arguments("predict", tmp_path / "two", tiny, *settings))
     one, two = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "two"))
@@ -81,6 +83,14 @@ def test_a_mistake_that_both_processes_find_is_told_once(tiny: TinyNetworks, tmp
     assert finished.stderr.count("sampling.task.init_args.labels must be") == 1
     assert "Traceback" not in finished.stderr
     assert not list((tmp_path / "run").rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_other_with_it(tiny: TinyNetworks, tmp_path: Path) -> None:
+    finished = _run_two(predictor_arguments("validate", tmp_path, tiny, "--trainer.callbacks=tiny_runs.DyingRank"))
+    assert time.time() - (tmp_path / "died").stat().st_mtime < 60
+    assert finished.returncode != 0
+    assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.slow

@@ -204,6 +204,24 @@ def test_arms_of_another_kind_are_refused(arms: Any, tiny: TinyNetworks) -> None
         compare(arms, tiny.root / "denoiser", tiny_task(tiny).for_data(tiny_data()), num_samples=4, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"guidance": GUIDED}, r"guidance must be a list of Guidance, as in \[DPS\(\)\], got <tag_lightning"),
+        ({"guidance": [3]}, r"guidance must be a list of Guidance, as in \[DPS\(\)\], got \[3\]"),
+        ({"guidance": [DPS]}, "guidance must be a list of Guidance"),
+        ({"num_steps": "5"}, "num_steps must be a whole number or None, got '5'"),
+        ({"num_steps": 5.0}, "num_steps must be a whole number or None, got 5.0"),
+        ({"recurrence": True}, "recurrence must be a whole number, a Recurrence or None, got True"),
+        ({"best_of": None}, "best_of must be a whole number, got None"),
+        ({"predictor": 3}, "predictor must be the name, folder or checkpoint of a time predictor, or None, got 3"),
+    ],
+)
+def test_an_arm_of_other_types_is_refused_when_it_is_made(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}"):
+        Arm(**settings)
+
+
 def test_an_arm_may_have_a_time_predictor_of_its_own(tiny: TinyNetworks) -> None:
     source = str(tiny.root / "predictor")
     arms = {

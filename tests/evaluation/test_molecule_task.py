@@ -275,10 +275,21 @@ def test_figures_leave_out_what_is_not_finite_and_count_it(data: Any, task: Mole
 def test_new_molecules_are_novel(data: Any, task: MoleculeTask) -> None:
     task.prepare([], CPU)
     x, _ = real(data, task, 3)
-    x[1, :, :3] += 50 * torch.arange(x.shape[1])[:, None]  # atoms far from each other, which no data have
+    hydrogen, fluorine = (3 + task.encoding.elements.index(number) for number in (1, 9))
+    x[1, int(x[1, :, hydrogen].argmax()), 3:] = torch.nn.functional.one_hot(torch.tensor(fluorine - 3), x.shape[2] - 3)
     figures = task.summary({"molecules": x.flatten(1), "judged": torch.zeros(3, 2)})
     distinct = len({row for i, row in enumerate(rows_of(data, task, 3)) if i != 1}) + 1
+    assert figures["validity"] == 1
     assert figures["novelty"] == pytest.approx(1 / distinct)
+
+
+def test_torn_molecules_are_neither_valid_nor_novel(data: Any, task: MoleculeTask) -> None:
+    task.prepare([], CPU)
+    x, _ = real(data, task, 3)
+    x[1, :, :3] += 50 * torch.arange(x.shape[1])[:, None]
+    figures = task.summary({"molecules": x.flatten(1), "judged": torch.zeros(3, 2)})
+    assert figures["validity"] == figures["connected"] == pytest.approx(2 / 3)
+    assert figures["novelty"] == 0
 
 
 def result(data: Any, task: MoleculeTask, count: int) -> ArmResult:

@@ -7,7 +7,7 @@ import scipy.linalg
 import torch
 
 from tag_lightning.metrics import FID, FrechetDistance
-from tag_lightning.metrics.frechet import resampled_distances
+from tag_lightning.metrics.frechet import FeatureSums, resampled_distances
 
 
 def distance(real, generated, batch=1000):
@@ -108,6 +108,16 @@ def test_other_widths_are_refused():
         FrechetDistance(0)
 
 
+def test_sums_of_parts_are_those_of_all_rows(generator):
+    real, generated = correlated(60, 5, generator), correlated(50, 5, generator)
+    parts = [FeatureSums.of(part) for part in (generated[:0], *generated.split(7))]
+    metric = FrechetDistance(5)
+    metric.update(real, real=True)
+    metric.update_sums(FeatureSums(*(sum(each) for each in zip(*parts, strict=True))), real=False)
+    assert metric.counts == {"real": 60, "generated": 50}
+    assert metric.compute().item() == pytest.approx(distance(real, generated).item(), rel=1e-12)
+
+
 def test_the_real_side_can_be_kept_for_the_next_samples(generator):
     real, first, second = (torch.randn(40, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     kept = FrechetDistance(3)
@@ -182,6 +192,11 @@ def test_a_distance_of_the_first_samples_ignores_the_others() -> None:
         return metric.summary(metric.rows(x, range(len(x))))
 
     assert distance(generated, 20) == distance(generated[:20], None)
+    metric = FID("pixels", "fid_few", first=20).for_task(task)
+    metric.add_real(SimpleNamespace(x=real), torch.device("cpu"))
+    totals = [metric.totals(metric.rows(generated[part], part), part) for part in torch.arange(30).split(8)]
+    summed = {name: sum(total[name] for total in totals) for name in totals[0]}
+    assert metric.summary(summed) == pytest.approx(distance(generated, 20), rel=1e-9)
     assert distance(generated, 20) != distance(generated, None)
     assert distance(generated, 31) == {}
     with pytest.raises(ValueError, match="fid_few needs at least 2 samples, got first 1"):

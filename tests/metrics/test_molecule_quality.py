@@ -32,6 +32,7 @@ def test_good_molecules_are_good() -> None:
         "atom_stability": 1.0,
         "molecule_stability": 1.0,
         "validity": 1.0,
+        "connected": 1.0,
         "uniqueness": 0.75,
         "novelty": pytest.approx(2 / 3),
         "nan": 0.0,
@@ -44,7 +45,26 @@ def test_a_lost_hydrogen_costs_two_atoms_and_one_molecule() -> None:
     figures = molecule_quality(numbers, positions)
     assert figures["atom_stability"] == pytest.approx(8 / 10)
     assert figures["molecule_stability"] == 0.5
+    assert figures["validity"] == figures["connected"] == 0.5
     assert "novelty" not in figures
+
+
+def test_a_molecule_of_single_atoms_is_neither_connected_nor_valid() -> None:
+    """RDKit sanitises it: it takes every atom for one whose hydrogens go without saying."""
+    numbers, positions = geometries("CCO", "C")
+    positions[0] += 20 * torch.arange(len(positions[0]))[:, None]
+    assert canonical_smiles(molecule(numbers[0], positions[0])) is not None
+    figures = molecule_quality(numbers, positions, set())
+    assert figures["atom_stability"] == pytest.approx(5 / 14)
+    assert figures["connected"] == figures["validity"] == 0.5
+    assert figures["uniqueness"] == figures["novelty"] == 1
+
+
+def test_a_connected_molecule_may_be_invalid() -> None:
+    numbers, positions = geometries("C", "C")
+    numbers[1, 5], positions[1, 5] = 1, positions[1, 0] + torch.tensor([1.0, 0.0, 0.0])
+    figures = molecule_quality(numbers, positions)
+    assert (figures["connected"], figures["validity"]) == (1.0, 0.5)
 
 
 def test_molecules_that_are_not_finite_count_against_all() -> None:
@@ -55,7 +75,7 @@ def test_molecules_that_are_not_finite_count_against_all() -> None:
     assert figures["nan"] == 0.5
     assert figures["atom_stability"] == pytest.approx((5 + 3) / 16)
     assert figures["molecule_stability"] == 0.5
-    assert figures["validity"] == 0.5
+    assert figures["validity"] == figures["connected"] == 0.5
     assert figures["uniqueness"] == 1
 
 

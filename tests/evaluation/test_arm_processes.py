@@ -1,0 +1,117 @@
+"""Two processes draw an arm as one does, and fail together."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Step
+from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
+from tag_lightning.metrics import FID, SampleMetric
+
+SHAPE = (1, 2, 2)
+
+
+class HalfNetwork(nn.Module):
+    """Predicts half of what it sees."""
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+class BareTask(SamplingTask):
+    """Images, measured by their distance to others in their pixels."""
+
+    sample_shape = SHAPE
+
+    def default_metrics(self) -> list[SampleMetric]:
+        return [FID("pixels"), FID("pixels", "fid_first", first=3)]
+
+    def space(self, indices: Any, device: torch.device) -> ImageSpace:
+        return ImageSpace(SHAPE, indices, device)
+
+
+class Poison(Guidance):
+    """Makes single samples NaN, each from a timestep on.
+
+    Args:
+        timesteps: By global index.
+    """
+
+    def __init__(self, timesteps: dict[int, int]) -> None:
+        super().__init__()
+        self.timesteps = timesteps
+
+    def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        lost = [self.timesteps.get(index, -1) >= step.timestep for index in step.space.indices]
+        return x.masked_fill(torch.tensor(lost).reshape(-1, 1, 1, 1), torch.nan)
+
+
+# Six samples in chunks of two: the second chunk is that of the second process.
+ARMS = {
+    "sound": Arm(),
+    "one process": Arm([Poison({3: 14})]),
+    "both processes": Arm([Poison({2: 9, 4: 19, 5: 19})]),
+    "last": Arm([Poison({})]),
+}
+
+
+def outcomes(rank: int, world_size: int) -> dict[str, Any]:
+    """The error of each arm, or its samples and distances; without a chunk for the second process as the last one."""
+    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    real = [SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))]
+    shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
+    sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, progress=False, **shared)
+    sampler.prepare(real)
+    found: dict[str, Any] = {}
+    for name, arm in ARMS.items():
+        try:
+            result = sampler.draw(name, arm)
+            found[name] = result.samples
+            found[f"{name}, distances"] = torch.tensor([result.figures["fid"], result.figures["fid_first"]])
+        except FailedArmError as error:
+            found[name] = str(error)
+    idle = ArmSampler(sampler.denoiser, task.for_samples(2), progress=False, **shared)
+    idle.prepare(real)
+    figures = idle.draw("short", Arm()).figures
+    assert "fid_first" not in figures
+    return found | {"short, distances": torch.tensor([figures["fid"]])}
+
+
+def run_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    torch.save(outcomes(rank, 2), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
+    # A fork spares the imports; nothing here differentiates, and tests run on one thread.
+    mp.start_processes(run_rank, args=(str(folder),), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_one(
+    two_processes: list[dict[str, Any]],
+) -> None:
+    alone = outcomes(0, 1)
+    for name, timestep in {"one process": 14, "both processes": 9}.items():
+        assert alone[name].startswith(f"arm {name}: the denoiser returned NaN or infinity at timestep {timestep} for 1")
+    for found in two_processes:
+        for name, outcome in alone.items():
+            if name.endswith("distances"):
+                torch.testing.assert_close(found[name], outcome, rtol=1e-6, atol=0)
+            else:
+                same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
+                assert same, name
