@@ -46,8 +46,8 @@ class AdaptiveGuidance(ConditionContrast):
         if not bool(guided.any()):
             return predict(x, step.timestep)
         told, untold = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
-        clean = (step.space.clip(one.x0.detach()).flatten(1) for one in (told, untold))
-        cosine = torch.cosine_similarity(*clean)
+        first, second = (step.space.clip(one.x0.detach()).flatten(1) for one in (told, untold))
+        cosine = torch.cosine_similarity(first, second)
         step.state["last"] = torch.where(guided & (cosine >= self.agreement), step.index, last)
         return extrapolated(told, untold, 1 + (self.guidance_scale - 1) * guided.to(x), step)
 
