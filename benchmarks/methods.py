@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from benchmarks.timing import interleaved, over, seconds_of
 from tag_lightning.diffusion import (
+    CONDITION_KEY,
     DDIM,
     NULL_TIMESTEP_KEY,
+    Conditioning,
     Denoiser,
     Guidance,
     ImageSpace,
@@ -35,11 +38,18 @@ from tag_lightning.guidance import (
     MPGD,
     TFG,
     UGD,
+    AdaptiveGuidance,
     AdaptiveMoments,
+    AdaptiveProjectedGuidance,
     AlignedMoves,
+    AutoGuidance,
+    CFGPlusPlus,
+    CFGZeroStar,
+    ClassifierFreeGuidance,
     ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
+    EluCD,
     EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
@@ -52,6 +62,7 @@ from tag_lightning.guidance import (
     RegressedNoise,
     ResidualDPS,
     Retiming,
+    RLGuidance,
     SelfGuidance,
     SquaredError,
     TangentialGuidance,
@@ -63,7 +74,10 @@ from tag_lightning.guidance import (
     TimestepGuidance,
     TrustRegion,
 )
+from tag_lightning.guidance.conditions import cross_entropy
 from tag_lightning.pretrained import load_pretrained
+
+_STAND_IN = Conditioning("label", "class_labels", num_classes=10, has_null=True)
 
 
 class Counted(nn.Module):
@@ -79,12 +93,14 @@ class Counted(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.told_timesteps = told_timesteps
         self.typical_nll = getattr(network, "typical_nll", None)
-        # The denoiser stands in for one that was trained with its timestep dropped: a pass costs the same.
-        self.config = {NULL_TIMESTEP_KEY: True}
+        # The denoiser stands in for one trained with its timestep dropped, or told a class: a pass costs the same.
+        self.config = {NULL_TIMESTEP_KEY: True, CONDITION_KEY: asdict(_STAND_IN)}
         self.passes = [0, 0]
 
-    def forward(self, x: Tensor, timesteps: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """The network's own output."""
+    def forward(
+        self, x: Tensor, timesteps: Tensor | None = None, class_labels: Tensor | None = None, **inputs: Tensor
+    ) -> Tensor:
+        """The network's own output, whatever the class."""
         self.passes[0] += 1
         output = self.network(x, timesteps, **inputs) if self.told_timesteps else self.network(x, **inputs)
         output = output if isinstance(output, Tensor) else output.sample
@@ -125,14 +141,17 @@ class Row(NamedTuple):
 def digits(batch: int, device: torch.device) -> Bench:
     """The shipped networks of the digits."""
     networks, schedule = _shipped("digits", device, regressor="noise_level")
-    condition = Condition(networks["guide"], torch.arange(batch, device=device) % 10)
-    return Bench("digits", networks, schedule, condition, ImageSpace((3, 16, 16), range(batch), device))
+    labels = torch.arange(batch, device=device) % 10
+    space = ImageSpace((3, 16, 16), range(batch), device)
+    space.denoiser_inputs = {"class_labels": labels}
+    return Bench("digits", networks, schedule, Condition(networks["guide"], labels), space)
 
 
 def molecules(batch: int, device: torch.device) -> Bench:
     """The shipped networks of the small molecules, for molecules of 12 atoms."""
     networks, schedule = _shipped("molecules", device)
     space = PointCloudSpace([12] * batch, 5, range(batch), device)
+    space.denoiser_inputs = {"class_labels": torch.zeros(batch, dtype=torch.long, device=device)}
     with torch.no_grad():
         outputs = networks["guide"](torch.zeros(batch, 12, 8, device=device), **space.inputs)
     condition = Condition(networks["guide"], torch.zeros_like(outputs), SquaredError(1e3))
@@ -140,9 +159,12 @@ def molecules(batch: int, device: torch.device) -> Bench:
 
 
 def methods(
-    condition: Condition, predictor: nn.Module, regressor: nn.Module | None = None
+    condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module | None = None
 ) -> dict[str, list[Guidance]]:
-    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor."""
+    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor, one a class.
+
+    The denoiser is also the second one of the methods that compare two.
+    """
     tag = partial(TemporalAlignment, predictor, 0.01)
     listed: dict[str, list[Guidance]] = {
         "plain": [],
@@ -173,9 +195,18 @@ def methods(
         "TimePredictorLevelCorrection": [TimePredictorLevelCorrection(predictor)],
         "NoiseAwarenessGuidance": [NoiseAwarenessGuidance(predictor, 0.01)],
         "ClassifierFreeNoiseAwareness": [ClassifierFreeNoiseAwareness()],
+        "ClassifierFreeGuidance": [ClassifierFreeGuidance()],
+        "CFGPlusPlus": [CFGPlusPlus()],
+        "AdaptiveProjectedGuidance": [AdaptiveProjectedGuidance()],
+        "AdaptiveGuidance": [AdaptiveGuidance()],
+        "CFGZeroStar": [CFGZeroStar()],
+        "AutoGuidance": [AutoGuidance(denoiser)],
+        "RLGuidance": [RLGuidance(denoiser)],
         "MoreRedAS": [MoreRedAS(predictor)],
         "MoreRedITP": [MoreRedITP(predictor)],
     }
+    if getattr(condition, "loss", cross_entropy) is cross_entropy:
+        listed["EluCD"] = [EluCD(condition, 0.01)]
     if regressor is not None:
         listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
         listed["Retiming"] = [Retiming(RegressedNoise(regressor))]
@@ -189,7 +220,7 @@ def measured(
     denoiser = Denoiser(bench.networks["denoiser"], bench.schedule).to(device)
     jobs: dict[str, Callable[[], object]] = {}
     passes = {}
-    listed = methods(bench.condition, bench.networks["predictor"], bench.networks.get("regressor"))
+    listed = methods(bench.condition, bench.networks["predictor"], denoiser, bench.networks.get("regressor"))
     for name, guidance in listed.items():
         if only is not None and name not in ("plain", *only):
             continue
@@ -267,7 +298,7 @@ def _processor_seconds_of(job: Callable[[], object], device: torch.device) -> Ca
 def _names() -> list[str]:
     """The rows beside the plain step."""
     nothing = nn.Identity()
-    return [name for name in methods(None, nothing, nothing) if name != "plain"]  # type: ignore[arg-type]
+    return [name for name in methods(None, nothing, nothing, nothing) if name != "plain"]  # type: ignore[arg-type]
 
 
 def _shipped(kind: str, device: torch.device, regressor: str | None = None) -> tuple[dict[str, Counted], NoiseSchedule]:

@@ -1,5 +1,6 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
+from tag_lightning.diffusion.conditioning import CONDITION_KEY, Conditioning
 from tag_lightning.diffusion.denoiser import NULL_TIMESTEP_KEY, Denoiser, Prediction, PredictionType
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.reverse_process import (
@@ -16,9 +17,11 @@ from tag_lightning.diffusion.solvers import DDIM, DPMSolverPlusPlus, DPMSolverPl
 from tag_lightning.diffusion.spaces import BoxSpace, ImageSpace, PointCloudSpace, SampleNoise, Space, centred
 
 __all__ = [
+    "CONDITION_KEY",
     "DDIM",
     "NULL_TIMESTEP_KEY",
     "BoxSpace",
+    "Conditioning",
     "CosineSchedule",
     "DPMSolverPlusPlus",
     "DPMSolverPlusPlusSDE",

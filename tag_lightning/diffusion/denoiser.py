@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.diffusion.conditioning import Conditioning
 from tag_lightning.diffusion.schedules import NoiseSchedule
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
@@ -38,6 +39,8 @@ class Prediction(NamedTuple):
 class Denoiser(nn.Module):
     """Turns a network into predictions of noise and clean sample.
 
+    A conditional network is told the condition among ``inputs``, and the null condition if it is missing there.
+
     Args:
         network: Called as ``network(x_t, timesteps, **inputs)`` with ``timesteps [B]``; returns a tensor of the shape
             of ``x_t``, or a diffusers output with one as ``.sample``.
@@ -46,6 +49,9 @@ class Denoiser(nn.Module):
             ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0`` (Salimans and Ho 2022, App. D).
         clip_range: Largest absolute value of the predicted clean sample that a solver is given (``clip_sample_range``
             of diffusers); infinity does not clip, None clips to the range of the space.
+
+    Attributes:
+        conditioning: How the network is told a condition; None for an unconditional one.
 
     Raises:
         ValueError: If ``prediction_type`` is another, or ``clip_range`` is not above 0.
@@ -69,13 +75,26 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.clip_range = clip_range
+        self.conditioning = Conditioning.of(network)
 
     @property
     def has_null_timestep(self) -> bool:
         """True if the network was trained with its timestep dropped at random."""
         return bool(getattr(self.network, "config", {}).get(NULL_TIMESTEP_KEY, False))
 
-    def forward(self, x: Tensor, timestep: Tensor | int, null_timestep: bool = False, **inputs: Tensor) -> Prediction:
+    @property
+    def has_null_condition(self) -> bool:
+        """True if the network was trained with a condition that was dropped at random."""
+        return self.conditioning is not None and self.conditioning.has_null
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor | int,
+        null_timestep: bool = False,
+        null_condition: bool = False,
+        **inputs: Tensor,
+    ) -> Prediction:
         """Predict for noisy samples ``x [B, ...]`` at ``timestep``, one integer or ``[B]`` of them.
 
         Args:
@@ -83,12 +102,13 @@ class Denoiser(nn.Module):
             timestep: Their training timestep.
             null_timestep: Tell the network the null timestep instead; noise and clean sample are still those of
                 ``timestep``. For networks trained with it.
+            null_condition: Tell the network the null condition, whatever ``inputs`` say.
             **inputs: Further keyword arguments of the network.
 
         Raises:
             IndexError: If ``timestep`` is a number outside 0 .. T-1.
             ValueError: If the network returns another shape than that of ``x``, or was not trained with the null
-                timestep that is asked for.
+                timestep or the null condition that is asked for.
         """
         if null_timestep and not self.has_null_timestep:
             raise ValueError(
@@ -101,7 +121,7 @@ class Denoiser(nn.Module):
             timestep = torch.full((len(x),), timestep, device=x.device)
         timestep = timestep.to(x.device).expand(len(x))
         told = torch.full_like(timestep, self.schedule.null_timestep) if null_timestep else timestep
-        output = self.network(x, told, **inputs)
+        output = self.network(x, told, **self._with_condition(inputs, x, null_condition))
         output = output if isinstance(output, Tensor) else output.sample
         if output.shape != x.shape:
             raise ValueError(
@@ -114,3 +134,14 @@ class Denoiser(nn.Module):
             return Prediction(self.schedule.epsilon_from_x0(x, output, timestep), output)
         signal, noise = self.schedule.signal_and_noise(x, timestep)
         return Prediction(noise * x + signal * output, signal * x - noise * output)
+
+    def _with_condition(self, inputs: dict[str, Tensor], x: Tensor, null_condition: bool) -> dict[str, Tensor]:
+        if self.conditioning is None:
+            if null_condition:
+                raise ValueError(
+                    "this denoiser is unconditional and has no null condition; train one with model.init_args.condition"
+                )
+            return inputs
+        if null_condition or self.conditioning.argument not in inputs:
+            return inputs | self.conditioning.null(len(x), x.device)
+        return inputs

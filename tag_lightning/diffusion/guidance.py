@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor, nn
 
 from tag_lightning.diffusion.arguments import Rebuildable
-from tag_lightning.diffusion.denoiser import Prediction
+from tag_lightning.diffusion.denoiser import Denoiser, Prediction
 from tag_lightning.diffusion.reverse_process import Proposal, Recurrence, Step, require_interval
 
 
@@ -19,7 +19,8 @@ class Predict(Protocol):
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
         """Predict for ``x [B, ...]`` at one timestep or ``[B]`` of them; ``inputs`` override those of the space.
 
-        ``null_timestep=True`` keeps the timestep from the network, see ``Denoiser``.
+        ``null_timestep=True`` keeps the timestep from the network, ``null_condition=True`` the condition, see
+        ``Denoiser``.
         """
         ...
 
@@ -32,11 +33,13 @@ class Run:
         predictor: Time predictor of noisy samples.
         conditions: Conditions of this batch by name (``tag_lightning.guidance.Condition``).
         noise_level: Regressor of the noise level (``tag_lightning.networks.NoiseLevelCNN``, ``EGNNNoiseLevel``).
+        load_denoiser: Loads a further denoiser by its name or path; None cannot.
     """
 
     predictor: nn.Module | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     noise_level: nn.Module | None = None
+    load_denoiser: Callable[[str], Denoiser] | None = None
 
 
 class Guidance(Rebuildable):
@@ -54,6 +57,9 @@ class Guidance(Rebuildable):
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
+        needs_null_condition: Asks a conditional denoiser for its answers with and without the condition.
+        needs_predicted_noise: ``denoise`` returns noise and clean sample that do not make up ``x``, for solvers that
+            read both.
         needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
             predicts at other timesteps or without a graph; False spares that call.
         keeps_graph: ``denoise`` returns a prediction whose graph leads back to ``x``, if it was asked under grad.
@@ -71,6 +77,8 @@ class Guidance(Rebuildable):
     needs_grad: bool = False
     needs_noise: bool = False
     needs_null_timestep: bool = False
+    needs_null_condition: bool = False
+    needs_predicted_noise: bool = False
     needs_prediction: bool = True
     keeps_graph: bool = True
     replaces_timestep: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from collections import Counter
@@ -101,7 +102,14 @@ class Sampler:
         Raises:
             NonFiniteError: If the denoiser, or the network of a guidance, returns NaN or infinity; names the
                 timestep. Not with ``keep_nonfinite``.
+            ValueError: If a guidance contrasts a condition that ``space`` does not have.
         """
+        for entry in self.guidance:
+            if entry.needs_null_condition and not space.denoiser_inputs:
+                raise ValueError(
+                    f"{type(entry).__name__} strengthens the condition of each sample, but the space has none; set its "
+                    "denoiser_inputs to denoiser.conditioning.inputs({...})"
+                )
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.denoiser):
             return self._run(space, seed, observers)
 
@@ -118,6 +126,16 @@ class Sampler:
                 raise ValueError(
                     f"{type(entry).__name__} needs a denoiser that was trained with its timestep dropped at random, "
                     "which this one was not; train one with model.init_args.timestep_dropout 0.1"
+                )
+            if entry.needs_null_condition and not self.denoiser.has_null_condition:
+                raise ValueError(
+                    f"{type(entry).__name__} needs a denoiser that was trained with a condition dropped at random, "
+                    "which this one was not; train one with model.init_args.condition, or take a conditional one"
+                )
+            if entry.needs_predicted_noise and not self.solver.reads_noise:
+                raise ValueError(
+                    f"{type(entry).__name__} changes the noise that a step puts back, but "
+                    f"{type(self.solver).__name__} does not read it; use DDIM"
                 )
             if entry.single_pass and times & repeated:
                 raise ValueError(
@@ -195,6 +213,8 @@ class Sampler:
             step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
         elif timestep != step.timestep:
             step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
+        if inputs.get("null_condition"):
+            step = replace(step, space=_untold(step.space))
         return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
 
     @cached_property
@@ -240,7 +260,7 @@ class _OwnPrediction:
     answer: Prediction | None = None
 
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Any) -> Prediction:
-        prediction = self.denoiser(x, timestep, **{**self.step.space.inputs, **inputs})
+        prediction = self.denoiser(x, timestep, **{**self._inputs, **inputs})
         if isinstance(timestep, Tensor):
             return prediction._replace(alpha_bar=_at(self.denoiser, timestep))
         if timestep != self.step.timestep:
@@ -254,7 +274,11 @@ class _OwnPrediction:
         """A new prediction for the samples of the step: none was asked for, or none that leads back to them."""
         assert self.x is not None
         with torch.set_grad_enabled(self.x.requires_grad):
-            return self.denoiser(self.x, self.step.timestep, **self.step.space.inputs)
+            return self.denoiser(self.x, self.step.timestep, **self._inputs)
+
+    @property
+    def _inputs(self) -> dict[str, Tensor]:
+        return {**self.step.space.inputs, **self.step.space.denoiser_inputs}
 
 
 def _clipped(prediction: Prediction, step: Step, limit: float | None = None) -> Prediction:
@@ -277,3 +301,10 @@ def _clipped(prediction: Prediction, step: Step, limit: float | None = None) -> 
 
 def _at(denoiser: Denoiser, timesteps: Tensor) -> Tensor:
     return denoiser.schedule.alphas_cumprod[timesteps.to(denoiser.schedule.alphas_cumprod.device)]
+
+
+def _untold(space: Space) -> Space:
+    """The same space without the condition of its samples."""
+    untold = copy.copy(space)
+    untold.denoiser_inputs = {}
+    return untold

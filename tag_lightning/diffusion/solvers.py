@@ -18,9 +18,11 @@ class Solver(ABC):
 
     Attributes:
         is_stochastic: The proposals have noise, except that of the step that ends at the data.
+        reads_noise: The proposals depend on the prediction's ``epsilon`` beside its ``x0``.
     """
 
     is_stochastic: bool = False
+    reads_noise: bool = False
 
     @abstractmethod
     def propose(self, x: Tensor, prediction: Prediction, step: Step, predict: Predict) -> Proposal:
@@ -43,6 +45,8 @@ class DDIM(Solver):
     Raises:
         ValueError: If ``eta`` is outside [0, 1].
     """
+
+    reads_noise = True
 
     def __init__(self, eta: float = 1.0) -> None:
         if not 0 <= eta <= 1:

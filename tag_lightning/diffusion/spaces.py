@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -51,11 +52,14 @@ class Space(ABC):
     Attributes:
         indices: Global index of each sample, which seeds its noise.
         inputs: Keyword arguments of networks beside the sample and its timestep.
+        denoiser_inputs: Further keyword arguments of the denoiser alone: the condition of each sample, as
+            ``Conditioning.inputs`` makes them. Empty tells a conditional denoiser nothing.
         degrees_of_freedom: Number of independent coordinates of each sample, ``[B]``.
     """
 
     indices: Sequence[int]
     inputs: Mapping[str, Tensor]
+    denoiser_inputs: Mapping[str, Tensor] = MappingProxyType({})
     degrees_of_freedom: Tensor
 
     @abstractmethod

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -14,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import all_gather_object, get_world_size, is_available, is_initialized
 
-from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Step
+from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Space
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.chunk_keys import ChunkKeys
 from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.fingerprint import IndescribableError
-from tag_lightning.evaluation.networks import load_time_predictor
+from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
+from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
@@ -91,6 +90,7 @@ class ArmSampler:
         candidates = (self.denoiser, self.predictor, self._measuring, self.noise_level, *self.task.networks)
         self._networks = [network for network in candidates if network is not None]
         self._predictors: dict[str, nn.Module] = {}
+        self._denoisers: dict[str, Denoiser] = {}
         for network in self._networks:
             network.to(self._device)
 
@@ -103,10 +103,23 @@ class ArmSampler:
         guidance: list[Guidance] = []
         if indices:
             conditions = self.task.conditions(indices, self._device)
-            run = Run(self._conditioned(self._correcting(arm), indices), conditions, self.noise_level)
+            predictor = self._conditioned(self._correcting(arm), indices)
+            run = Run(predictor, conditions, self.noise_level, self._further_denoiser)
             guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
+
+    def space(self, arm: Arm, indices: Sequence[int]) -> Space:
+        """The space of one chunk, with the condition that the denoiser is told in this arm.
+
+        Raises:
+            ValueError: If the denoiser cannot be told what the task asks for.
+        """
+        space = self.task.space(indices, self._device)
+        if arm.tells_condition(self.denoiser) and self.denoiser.conditioning is not None:
+            attributes = self.task.attributes(indices, self._device)
+            space.denoiser_inputs = self.denoiser.conditioning.inputs(attributes)
+        return space
 
     def prepare(self, reference: Iterable[Any] | None = None) -> None:
         """Measure the real data that samples are compared with, once.
@@ -137,6 +150,8 @@ class ArmSampler:
                 raise ValueError(f"arm {name} is a sweep; draw the arms that expanded(arms) returns")
             try:
                 sampler = self.sampler(arm, [0])
+                if arm.tells_condition(self.denoiser):
+                    self.space(arm, range(self.task.num_samples))
                 aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
                 for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
                     if isinstance(predictor, ConditionedTimePredictor):
@@ -257,11 +272,11 @@ class ArmSampler:
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
         sampler = self.sampler(arm, indices)
         measuring = self._conditioned(self._measuring, indices)
-        space = self.task.space(indices, self._device)
+        space = self.space(arm, indices)
         likeliest = Likeliest(self.task.conditions(indices, self._device), space) if arm.best_of > 1 else None
-        stopwatch, seconds = _Stopwatch(self._device), 0.0
+        stopwatch, seconds = Stopwatch(self._device), 0.0
         for candidate in range(arm.best_of):
-            observer = _StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
+            observer = StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
             with stopwatch.running():
                 drawn = {"x": sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])}
             seconds -= observer.seconds
@@ -287,6 +302,15 @@ class ArmSampler:
             self._networks.append(predictor)
         return self._predictors[arm.predictor]
 
+    def _further_denoiser(self, source: str) -> Denoiser:
+        """A denoiser beside that of the comparison, loaded once."""
+        if source not in self._denoisers:
+            further = load_denoiser(source, self.task.data.example).to(self._device)
+            require_schedule(further.schedule, self.denoiser, source)
+            self._denoisers[source] = further
+            self._networks.append(further)
+        return self._denoisers[source]
+
     def _conditioned(self, predictor: nn.Module | None, indices: Sequence[int]) -> nn.Module | None:
         """A predictor of the conditional kind with the targets of these samples."""
         if isinstance(predictor, TimePredictor) and predictor.conditions:
@@ -310,83 +334,3 @@ def _first_failure(own: tuple[int, str] | None) -> str | None:
         failures = [None] * get_world_size()
         all_gather_object(failures, own)
     return min((failure for failure in failures if failure is not None), default=(0, None))[1]
-
-
-class _StepObserver:
-    """Measures the Time-Gap of the denoiser's inputs and the time that takes, and reports progress."""
-
-    def __init__(
-        self,
-        predictor: nn.Module | None,
-        timesteps: list[int],
-        count: int,
-        device: torch.device,
-        advance: Callable[[], None],
-    ) -> None:
-        self._predictor, self._timesteps, self._device, self._advance = predictor, timesteps, device, advance
-        self._stopwatch = _Stopwatch(device)
-        self._sums = torch.zeros(len(timesteps), count, dtype=torch.float64, device=device)
-        self._visits = torch.zeros(len(timesteps), 1, dtype=torch.float64)
-
-    @property
-    def seconds(self) -> float:
-        """Time taken by the measurement."""
-        return self._stopwatch.seconds
-
-    def observe(self, x: Tensor, step: Step) -> None:
-        """See the samples ``x [B, ...]`` that the denoiser is about to see."""
-        if not self._visits[step.index]:
-            self._advance()
-        self._visits[step.index] += 1
-        if self._predictor is None:
-            return
-        with self._stopwatch.running(), torch.no_grad():
-            logits = self._predictor(x, **step.space.inputs)
-            lost = ~logits.isfinite().all(1)
-            gaps = (logits.argmax(1) - step.timestep).abs().double()
-            self._sums[step.index] += torch.where(lost, torch.nan, gaps)
-
-    def gaps(self, keep_nonfinite: bool) -> Tensor:
-        """Mean over the visits of each step, ``[B, S]``; NaN for a sample that was lost by then.
-
-        Raises:
-            NonFiniteError: If the predictor returned NaN or infinity, unless such samples are kept.
-        """
-        lost = self._sums.isnan()
-        if not keep_nonfinite and bool(lost.any()):
-            first = int(lost.any(1).nonzero()[0])
-            raise NonFiniteError(
-                f"the time_gap_predictor returned NaN or infinity at timestep {self._timesteps[first]} for "
-                f"{int(lost[first].sum())} of {lost.shape[1]} samples; check its weights and the samples"
-            )
-        return (self._sums / self._visits.to(self._device)).T
-
-
-class _Stopwatch:
-    """Adds up seconds without making the host wait for a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._spans: list[tuple[Any, Any]] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Measure what happens inside."""
-        started = self._now()
-        yield
-        self._spans.append((started, self._now()))
-
-    @property
-    def seconds(self) -> float:
-        """Seconds measured so far."""
-        if self._on_gpu:
-            torch.cuda.synchronize()
-            return sum(start.elapsed_time(end) for start, end in self._spans) / 1000
-        return sum(end - start for start, end in self._spans)
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tag_lightning.diffusion import Recurrence
+from tag_lightning.diffusion import Denoiser, Recurrence
 from tag_lightning.guidance import DPS, Corruption, FixedLengthSteps, Guidance, Retiming, Strength, TemporalAlignment
 
 
@@ -42,6 +42,9 @@ class Arm:
         best_of: Candidates drawn for each sample, at least 1; the guide keeps the likeliest under the conditions of the
             task. Without guidance this is rejection sampling from the unguided distribution at ``best_of`` times its
             cost, the baseline that any guidance should beat at equal cost.
+        conditional: Tell a conditional denoiser what the task asks of each sample. None tells it only if a guidance of
+            the arm needs the condition, or if the denoiser cannot do without, so that ``unguided`` and ``dps`` mean the
+            same with every denoiser.
 
     Raises:
         ValueError: If an attribute is of another type.
@@ -53,6 +56,7 @@ class Arm:
     sweep: dict[str, list[int | float]] | None = None
     best_of: int = 1
     predictor: str | None = None
+    conditional: bool | None = None
     point: SweepPoint | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +72,23 @@ class Arm:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
+        if self.conditional is not None and not isinstance(self.conditional, bool):
+            raise ValueError(f"conditional must be true, false or None, got {self.conditional!r}")
+
+    def tells_condition(self, denoiser: Denoiser) -> bool:
+        """True if this denoiser is told the condition in this arm.
+
+        Raises:
+            ValueError: If ``conditional`` contradicts the guidance or the denoiser.
+        """
+        needing = [type(entry).__name__ for entry in self.guidance if entry.needs_null_condition]
+        if self.conditional is None:
+            return bool(needing) or (denoiser.conditioning is not None and not denoiser.has_null_condition)
+        if self.conditional and denoiser.conditioning is None:
+            raise ValueError("conditional is true, but the denoiser is unconditional; take digits/conditional_denoiser")
+        if needing and not self.conditional:
+            raise ValueError(f"conditional is false, but {needing[0]} strengthens the condition; leave conditional out")
+        return self.conditional
 
 
 def default_arms(

@@ -33,9 +33,12 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
             f"denoiser {source} has no noise schedule: it is not a denoiser of this package; for a diffusers "
             "model, give the folder of its pipeline, or put scheduler_config.json beside it"
         )
-    first = torch.zeros(1, dtype=torch.long)
-    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs)
-    return Denoiser(network, schedule, prediction_type, clip_range)
+    denoiser = Denoiser(network, schedule, prediction_type, clip_range)
+    first, told = torch.zeros(1, dtype=torch.long), {}
+    if denoiser.conditioning is not None:
+        told = denoiser.conditioning.trial(example.attributes)
+    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **told)
+    return denoiser
 
 
 def load_time_predictor(

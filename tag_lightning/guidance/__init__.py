@@ -1,9 +1,13 @@
 """Guidance of the reverse process, one idea per file, without data sets or Lightning."""
 
 from tag_lightning.diffusion import Guidance
+from tag_lightning.guidance.adaptive_guidance import AdaptiveGuidance
 from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
 from tag_lightning.guidance.calibrated_noise import CalibratedNoise
+from tag_lightning.guidance.cfg_plus_plus import CFGPlusPlus
+from tag_lightning.guidance.cfg_zero_star import CFGZeroStar
 from tag_lightning.guidance.classifier import ClassifierGuidance
+from tag_lightning.guidance.classifier_free import ClassifierFreeGuidance
 from tag_lightning.guidance.conditions import (
     Condition,
     ConditionedGuidance,
@@ -12,7 +16,9 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
+from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
 from tag_lightning.guidance.langevin import LangevinCorrector
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
@@ -21,6 +27,7 @@ from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, 
 from tag_lightning.guidance.posterior_noise import PosteriorNoise
 from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
 from tag_lightning.guidance.predicted_noise import PredictedNoise
+from tag_lightning.guidance.projected_guidance import AdaptiveProjectedGuidance
 from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.spherical import DSG
@@ -49,9 +56,15 @@ __all__ = [
     "MPGD",
     "TFG",
     "UGD",
+    "AdaptiveGuidance",
     "AdaptiveMoments",
+    "AdaptiveProjectedGuidance",
     "AlignedMoves",
+    "AutoGuidance",
+    "CFGPlusPlus",
+    "CFGZeroStar",
     "CalibratedNoise",
+    "ClassifierFreeGuidance",
     "ClassifierFreeNoiseAwareness",
     "ClassifierGuidance",
     "Condition",
@@ -59,6 +72,7 @@ __all__ = [
     "ConstantStrength",
     "Corruption",
     "Drift",
+    "EluCD",
     "EpsilonScaling",
     "Evidence",
     "FixedLengthSteps",
@@ -79,6 +93,7 @@ __all__ = [
     "PosteriorNoise",
     "PredictedNoise",
     "ProximalAlignment",
+    "RLGuidance",
     "Range",
     "RegressedNoise",
     "ResidualDPS",

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import NULL_TIMESTEP_KEY, Denoiser, LinearSchedule, NoiseSchedule
+from tag_lightning.diffusion import NULL_TIMESTEP_KEY, Conditioning, Denoiser, LinearSchedule, NoiseSchedule
 from tag_lightning.modules.base import NetworkModule, noised
+from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.networks.trial_run import require_accepts
 
 
@@ -28,9 +29,15 @@ class DiffusionModule(NetworkModule):
         seed: Seed of timesteps and noise.
         timestep_dropout: Probability, in [0, 1), with which the network is told the null timestep in place of a
             sample's own, as ``ClassifierFreeNoiseAwareness`` needs; 0.1 is published. The saved network remembers it.
+        condition: Attribute of the data that the network is told, a class for a UNet with ``num_class_embeds`` or a
+            quantity for an ``EGNNDenoiser(conditional=True)``; None trains an unconditional network. The saved network
+            remembers it. Validation tells the network every sample's own condition.
+        condition_dropout: Probability, in [0, 1), with which the network is told the null condition in its place, as
+            ``ClassifierFreeGuidance`` needs (Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 are
+            published).
 
     Raises:
-        ValueError: If ``timestep_dropout`` is outside [0, 1).
+        ValueError: If a dropout is outside [0, 1), or ``network`` takes no condition and ``condition`` names one.
     """
 
     schedule: NoiseSchedule
@@ -43,21 +50,38 @@ class DiffusionModule(NetworkModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
         timestep_dropout: float = 0.0,
+        condition: str | None = None,
+        condition_dropout: float = 0.1,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
-        if not 0 <= timestep_dropout < 1:
-            raise ValueError(f"timestep_dropout must lie in [0, 1), got {timestep_dropout}")
+        for name, value in (("timestep_dropout", timestep_dropout), ("condition_dropout", condition_dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
         self.timestep_dropout = timestep_dropout
+        self.condition_dropout = condition_dropout
+        self.conditioning = (
+            None if condition is None else Conditioning.for_training(network, condition, condition_dropout)
+        )
         if timestep_dropout > 0 and hasattr(network, "register_to_config"):  # others cannot be saved anyway
             network.register_to_config(**{NULL_TIMESTEP_KEY: True})  # type: ignore[operator]
 
+    def setup(self, stage: str) -> None:
+        """Check the data against the condition and, before training, measure a quantity's mean and spread."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self.conditioning is not None and hasattr(datamodule, "example"):
+            self.conditioning.require_data(getattr(datamodule, "num_classes", {}), datamodule.example.attributes)
+            if stage == "fit" and isinstance(self.network, EGNNDenoiser):
+                self.network.measure_context(datamodule.table("train").attributes[self.conditioning.attribute])
+        super().setup(stage)
+
     def try_network(self, example: Any) -> None:
+        inputs = example.inputs | self._condition(example.attributes)
         for timestep in (0, self.schedule.null_timestep) if self.timestep_dropout > 0 else (0,):
             told = torch.full((1,), timestep)
-            require_accepts(self.network, example.x.shape[1:], "model.network", told, **example.inputs)
+            require_accepts(self.network, example.x.shape[1:], "model.network", told, **inputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._loss(batch, self.batches_trained, self.timestep_dropout)
+        loss = self._loss(batch, self.batches_trained, self.timestep_dropout, self.condition_dropout)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -68,14 +92,24 @@ class DiffusionModule(NetworkModule):
         """The denoiser, for guided sampling."""
         return {"denoiser": Denoiser(self.network, self.schedule)}
 
-    def _loss(self, batch: Any, index: int, dropout: float = 0.0) -> Tensor:
+    def _loss(self, batch: Any, index: int, dropout: float = 0.0, condition_dropout: float = 0.0) -> Tensor:
         mask, generator = batch.inputs.get("mask"), self.generator(index)
         x_t, epsilon, timesteps = noised(batch.x, self.schedule, generator, mask)
         if dropout > 0:
             dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < dropout
             timesteps = timesteps.masked_fill(dropped, self.schedule.null_timestep)
-        output = self.network(x_t, timesteps, **batch.inputs)
+        told = self._condition(batch.attributes)
+        if told and condition_dropout > 0:
+            assert self.conditioning is not None
+            dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < condition_dropout
+            null = self.conditioning.null(len(timesteps), timesteps.device)
+            told = {name: torch.where(dropped, null[name], values) for name, values in told.items()}
+        output = self.network(x_t, timesteps, **batch.inputs, **told)
         predicted = output if isinstance(output, Tensor) else output.sample
         if mask is not None:  # padding has no error and would dilute the mean
             predicted, epsilon = predicted[mask], epsilon[mask]
         return F.mse_loss(predicted, epsilon)
+
+    def _condition(self, attributes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The network's argument for the condition; nothing for an unconditional one."""
+        return {} if self.conditioning is None else self.conditioning.of_data(attributes)

@@ -111,7 +111,16 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         time_offset: The network is told ``(timestep + time_offset) / num_timesteps``; 0 for a schedule that begins with
             EDM's z_0, see ``PolynomialSchedule``.
         num_context: K, number of properties that the network is conditioned on, normalised as in its training.
+        conditional: Tell every atom a property of its molecule, in units of its spread, as a further input beside its
+            features (Hoogeboom et al. 2022, Section 3.3), and whether it is known.
+
+    Attributes:
+        context_mean: Mean of the property over the training data, 0-dimensional; so is
+        context_spread: its mean absolute deviation.
     """
+
+    context_mean: Tensor
+    context_spread: Tensor
 
     @register_to_config
     def __init__(
@@ -125,6 +134,7 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         shared_messages: bool = False,
         time_offset: int = 1,
         num_context: int = 0,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"num_features": num_features, "num_timesteps": num_timesteps, "width": width, "num_blocks": num_blocks}
@@ -132,16 +142,28 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.num_timesteps = num_timesteps
+        if conditional and num_context:
+            raise ValueError("a network is conditional, or has num_context properties as EDM's have; choose one")
         self.time_offset = time_offset
         self.num_context = num_context
+        self.conditional = conditional
+        if conditional:
+            self.register_buffer("context_mean", torch.zeros(()))
+            self.register_buffer("context_spread", torch.ones(()))
         self.num_bases = num_bases
         edges = 2 + 2 * num_bases
-        self.embedding = nn.Linear(num_features + 1 + num_context, width)
+        self.embedding = nn.Linear(num_features + 1 + num_context + 2 * conditional, width)
         self.invariant = nn.ModuleList(InvariantLayer(width, edges) for _ in range(num_blocks))
         self.equivariant = nn.ModuleList(
             EquivariantLayer(width, longest, None if shared_messages else edges) for _ in range(num_blocks)
         )
         self.readout = nn.Linear(width, num_features)
+
+    def measure_context(self, values: Tensor) -> None:
+        """Take mean and spread of the property from those of its training ``values [N]`` that are finite."""
+        values = values[values.isfinite()].double()
+        self.context_mean.copy_(values.mean())
+        self.context_spread.copy_((values - values.mean()).abs().mean().clamp(min=1e-6))
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.
@@ -150,22 +172,16 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
-            context: Properties to condition on, ``[B, K]``; None for K = 0.
+            context: Properties to condition on: ``[B, K]``, normalised, for ``num_context`` of K; for a conditional
+                network ``[B]`` in its unit, NaN for an unknown one. None for other networks.
 
         Raises:
-            ValueError: If ``context`` does not have K columns.
+            ValueError: If ``context`` is not what the network is conditioned on.
         """
-        given = 0 if context is None else context.shape[-1]
-        if given != self.num_context:
-            raise ValueError(
-                f"this denoiser is conditioned on {self.num_context} properties, got a context of {given}; pass "
-                "context [B, K], normalised as in its training"
-            )
         real = mask[..., None].to(x)
         start, features = x[..., :3] * real, x[..., 3:] * real
         told = ((timesteps + self.time_offset) / self.num_timesteps).to(x)[:, None]
-        if context is not None:
-            told = torch.cat((told, context.to(x)), -1)
+        told = torch.cat((told, *self._told(context)), -1).to(x)
         h = self.embedding(torch.cat((features, told[:, None].expand(*mask.shape, -1)), -1))
         position, pairs = start, pair_mask(mask, x)
         squared = initial = squared_distances(start)
@@ -178,6 +194,22 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         velocity = (position - start) * real
         velocity = velocity - velocity.sum(1, keepdim=True) / real.sum(1, keepdim=True) * real
         return torch.cat((velocity, self.readout(h) * real), -1)
+
+    def _told(self, context: Tensor | None) -> list[Tensor]:
+        """The condition as columns, ``[B, K]`` or ``[B, 2]``; none for an unconditional network."""
+        if self.conditional:
+            if context is None:
+                raise ValueError("this denoiser is conditional; pass context [B], NaN for unknown properties")
+            known = context.isfinite()
+            standardised = (context - self.context_mean) / self.context_spread
+            return [torch.stack((torch.where(known, standardised, 0.0), known.to(standardised)), -1)]
+        given = 0 if context is None else context.shape[-1]
+        if given != self.num_context:
+            raise ValueError(
+                f"this denoiser is conditioned on {self.num_context} properties, got a context of {given}; pass "
+                "context [B, K], normalised as in its training"
+            )
+        return [] if context is None else [context]
 
 
 class InvariantEncoder(nn.Module):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import NULL_TIMESTEP_KEY, NoiseSchedule
+from tag_lightning.diffusion import CONDITION_KEY, NULL_TIMESTEP_KEY, NoiseSchedule
 from tag_lightning.files import replacing
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
 from tag_lightning.pretrained.edm import edm_files, load_edm
@@ -33,6 +33,7 @@ from tag_lightning.pretrained.tensor_file import load_values, load_weights
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
+_KEPT = (CONDITION_KEY, NULL_TIMESTEP_KEY)
 _DIFFUSERS = logging.getLogger("diffusers.models.modeling_utils")
 
 
@@ -48,7 +49,7 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
             f"{type(network).__name__} has no configuration to save; derive it from diffusers' ModelMixin and "
             "ConfigMixin and decorate its constructor with register_to_config"
         )
-    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k == NULL_TIMESTEP_KEY}
+    public = {k: v for k, v in dict(config).items() if not k.startswith("_") or k in _KEPT}
     values = json.loads(json.dumps(public))
     powers = None if schedule is None else schedule.alphas_cumprod.cpu().clone()
     return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}

@@ -16,7 +16,7 @@ IDENTITY = torch.nn.Identity()
 
 
 def test_every_shipped_method_has_a_row() -> None:
-    listed = methods.methods(condition=None, predictor=IDENTITY, regressor=IDENTITY)  # type: ignore[arg-type]
+    listed = methods.methods(condition=None, predictor=IDENTITY, denoiser=IDENTITY, regressor=IDENTITY)  # type: ignore[arg-type]
     kinds = {type(entry) for entries in listed.values() for entry in entries}
     exported = (getattr(guidance, name) for name in guidance.__all__)
     shipped = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Guidance)}
@@ -36,7 +36,7 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     lines = (tmp_path / f"{kind}.md").read_text().splitlines()[2:]
     table = {name: (ratio, passes) for name, ratio, _, *passes in (line[2:-2].split(" | ") for line in lines)}
     regressor = kind == "digits"  # none is shipped for molecules
-    assert len(table) == (32 if regressor else 30)
+    assert len(table) == (40 if regressor else 37)
     assert all(float(ratio) > 0 for ratio, _ in table.values())
     assert table["plain"][0] == "1.00"
     passes = {name: row[:3] for name, (_, row) in table.items()}
@@ -45,6 +45,7 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     assert passes["TemporalAlignment, DPS"] == ["1 / 1", "1 / 1", "1 / 1"]
     assert passes["MoreRedAS"] == ["1 / 0", "0 / 0", "1 / 0"]
     assert passes["ClassifierFreeNoiseAwareness"] == ["2 / 0", "0 / 0", "0 / 0"]
+    assert passes["ClassifierFreeGuidance"] == passes["AutoGuidance"] == ["2 / 0", "0 / 0", "0 / 0"]
     if regressor:
         assert table["Retiming"][1] == ["1 / 0", "0 / 0", "0 / 0", "1 / 0"]
 

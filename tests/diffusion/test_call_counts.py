@@ -32,6 +32,7 @@ from tag_lightning.guidance import (
     Condition,
     Corruption,
     Drift,
+    EluCD,
     EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
@@ -164,8 +165,9 @@ def test_two_guidances_differentiate_one_forward_pass(networks: Networks) -> Non
         (lambda c: UGD(c, mu=0.1, num_iterations=2), (2, 2), (6, 6)),
         (lambda c: FixedLengthSteps(DPS(c)), ((1, 5 / 6)), (5 / 6, 5 / 6)),
         (lambda c: AdaptiveMoments(DPS(c)), (1, 1), (1, 1)),
+        (lambda c: EluCD(c), (1, 0), (1, 1)),
     ],
-    ids=["ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "FixedLengthSteps", "AdaptiveMoments"],
+    ids=["ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "FixedLengthSteps", "AdaptiveMoments", "EluCD"],
 )
 def test_methods_cost_what_the_documents_say(
     build: Callable[[Condition], Guidance],

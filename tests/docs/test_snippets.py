@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from problems import UNEVEN, exact_denoiser, toy_schedule, vector_space
 from tiny_runs import TinyNetworks, predictor_arguments
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from tag_lightning.cli import main
 from tag_lightning.diffusion import DDIM, Prediction, Proposal, Sampler, Step
 from tag_lightning.guidance import DPS, Condition, Guidance, residual_norm
+from tag_lightning.networks import SimpleCNN
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(python|yaml)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -191,3 +193,36 @@ def test_the_readme_compares_in_python(folder: Path) -> None:
     assert all(figures["num_samples"] == 12 for figures in written["arms"].values())
     gaps = [figures["time_gap"] for figures in written["arms"].values()]
     assert len(set(gaps)) == 3
+
+
+def test_the_loop_of_diffusers_draws_digits() -> None:
+    """The script of docs/diffusers.md, and that TAG does something in it."""
+    _, script = blocks("docs/diffusers.md")
+    samples = []
+    for text in (script.text, script.text.replace("x = tag.moved(scheduler, index, x)", "pass")):
+        names: dict[str, Any] = {}
+        exec(text, names)
+        samples.append(names["x"])
+    assert samples[0].shape == (4, 3, 16, 16)
+    assert samples[0].abs().max() <= 1 + 1e-5
+    assert not torch.allclose(*samples)
+
+
+def test_the_two_lines_for_a_pipeline_run() -> None:
+    """In a stand-in that calls the callback as diffusers does; the pipeline itself has a test of its own."""
+    scheduler = DDIMScheduler(100)
+    scheduler.set_timesteps(3)
+
+    def pipeline(prompt: str, callback_on_step_end: Any) -> SimpleNamespace:
+        latents = torch.ones(1, 4, 8, 8)
+        for index, timestep in enumerate(scheduler.timesteps):
+            tensors = {"latents": latents}
+            latents = callback_on_step_end(SimpleNamespace(scheduler=scheduler), index, timestep, tensors)["latents"]
+        return SimpleNamespace(images=latents)
+
+    lines, _ = blocks("docs/diffusers.md")
+    predictor = SimpleCNN(8, 4, 100, widths=(8,))
+    predictor.typical_nll.fill_(1.0)
+    names = {"predictor": predictor.requires_grad_(False), "prompt": "a digit", "pipeline": pipeline}
+    exec(lines.text, names)
+    assert not torch.equal(names["image"], torch.ones(4, 8, 8))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import tag_lightning.guidance
 from tag_lightning.diffusion import (
+    CONDITION_KEY,
     DDIM,
     NULL_TIMESTEP_KEY,
     Denoiser,
@@ -28,14 +29,21 @@ from tag_lightning.guidance import (
     MPGD,
     TFG,
     UGD,
+    AdaptiveGuidance,
     AdaptiveMoments,
+    AdaptiveProjectedGuidance,
     AlignedMoves,
+    AutoGuidance,
+    CFGPlusPlus,
+    CFGZeroStar,
+    ClassifierFreeGuidance,
     ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
     ConditionedGuidance,
     Corruption,
     Drift,
+    EluCD,
     EpsilonScaling,
     FixedLengthSteps,
     FreeDoM,
@@ -49,6 +57,7 @@ from tag_lightning.guidance import (
     RegressedNoise,
     ResidualDPS,
     Retiming,
+    RLGuidance,
     SelfGuidance,
     TangentialGuidance,
     TemporalAlignment,
@@ -77,13 +86,24 @@ class Flat(nn.Module):
 
 
 class SameShape(Flat):
-    """A denoising network that is told its timestep, the null one included."""
+    """A denoising network that is told its timestep and one of three classes, the null ones included."""
 
-    config: ClassVar = {NULL_TIMESTEP_KEY: True}
+    config: ClassVar = {
+        NULL_TIMESTEP_KEY: True,
+        CONDITION_KEY: {"attribute": "label", "argument": "class_labels", "num_classes": 3, "has_null": True},
+    }
 
-    def forward(self, x: Tensor, timesteps: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor | None = None,
+        mask: Tensor | None = None,
+        class_labels: Tensor | None = None,
+    ) -> Tensor:
         assert timesteps is not None
-        output = (super().forward(x, mask=mask) * (1 + timesteps[:, None] / TOTAL)).view_as(x)
+        assert class_labels is not None
+        factor = (1 + timesteps / TOTAL) * (1 + class_labels / 10)
+        output = (super().forward(x, mask=mask) * factor[:, None]).view_as(x)
         return output if mask is None else output * mask[..., None]
 
 
@@ -109,14 +129,21 @@ class World:
     """One kind of samples with its small random networks, and every shipped guidance on them."""
 
     def __init__(self, size: int, space: Callable[[], Space]) -> None:
-        self.space = space
+        self._space = space
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.denoiser = Denoiser(SameShape(size, size), SCHEDULE).requires_grad_(False)
             self.predictor = FlatTimePredictor(size).requires_grad_(False)
             self.regressor = LevelRegressor(size).requires_grad_(False)
             guide = Flat(size, 3).requires_grad_(False)
+            self.worse = Denoiser(SameShape(size, size), SCHEDULE).requires_grad_(False)
         self.condition = Condition(guide, torch.tensor([0, 2]))
+
+    def space(self) -> Space:
+        """Two samples, of the classes 0 and 2."""
+        space = self._space()
+        space.denoiser_inputs = {"class_labels": torch.tensor([0, 2])}
+        return space
 
     @cached_property
     def shipped(self) -> dict[str, Guidance]:
@@ -131,6 +158,7 @@ class World:
             "UGD": UGD(c, mu=0.1),
             "DSG": DSG(c),
             "ClassifierGuidance": ClassifierGuidance(c),
+            "EluCD": EluCD(c),
             "AdaptiveMoments": AdaptiveMoments(DPS(c, 0.1)),
             "GuidanceWrapper": GuidanceWrapper(DPS(c)),
             "TrustRegion": TrustRegion(TFG(c, num_draws=2, num_iterations=2)),
@@ -155,6 +183,13 @@ class World:
             "NoiseAwarenessGuidance": NoiseAwarenessGuidance(p, 0.1),
             "ClassifierFreeNoiseAwareness": ClassifierFreeNoiseAwareness(0.1),
             "Retiming": Retiming(RegressedNoise(self.regressor)),
+            "ClassifierFreeGuidance": ClassifierFreeGuidance(1.5),
+            "CFGPlusPlus": CFGPlusPlus(0.7),
+            "AdaptiveProjectedGuidance": AdaptiveProjectedGuidance(1.7),
+            "AdaptiveGuidance": AdaptiveGuidance(1.6, agreement=1.0),
+            "CFGZeroStar": CFGZeroStar(1.4),
+            "AutoGuidance": AutoGuidance(self.worse, 1.3),
+            "RLGuidance": RLGuidance(self.worse, 0.4),
             "MoreRedAS": MoreRedAS(p),
             "MoreRedITP": MoreRedITP(p),
         }
@@ -177,9 +212,19 @@ MORE_RED = {"MoreRedAS", "MoreRedITP"}
 REPEATED = {"FreeDoM", "UGD"}
 RETIMED = {"TimeCorrection", "TimeShift"}
 CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
+SECOND_DENOISERS = {"AutoGuidance", "RLGuidance"}
+CONDITIONAL = {
+    "AdaptiveGuidance",
+    "AdaptiveProjectedGuidance",
+    "CFGPlusPlus",
+    "CFGZeroStar",
+    "ClassifierFreeGuidance",
+}
 PREDICTING = {
     *RETIMED,
     *CONTRASTS,
+    *CONDITIONAL,
+    *SECOND_DENOISERS,
     "ClassifierGuidance",
     "ClassifierFreeNoiseAwareness",
     "EpsilonScaling",
@@ -208,8 +253,12 @@ def refusal(first: str, second: str) -> str | None:
         return f"cannot look ahead through {first}"
     if {first, second} <= RETIMED:
         return f"{first} and {second} both choose the timestep of the denoiser"
+    if {first, second} <= CONDITIONAL:
+        return f"{first} and {second} both contrast the condition; keep one"
     if first in RETIMED and second in CONTRASTS:
         return f"compares answers at two timesteps, and {first} before it replaces both; put {second} before"
+    if first in RETIMED and second in SECOND_DENOISERS:
+        return f"{first} before it replaces that of the first; put {second} before"
     if first == second == "UGD":
         return "UGD cannot differentiate through UGD, which predicts without a graph"
     if first == second == "DSG":

@@ -1,0 +1,99 @@
+"""Classifier-free guidance (Ho and Salimans 2022), and the base of its relatives."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sample
+from tag_lightning.guidance.time_posterior import noise_level, with_noise
+
+
+class ConditionContrast(Guidance, ABC):
+    """Guidance by the denoiser's answers with and without the condition of each sample.
+
+    Costs a second forward pass of the denoiser. Both answers are those that the guidance earlier in the list makes of
+    the denoiser. Outside ``start`` .. ``stop`` the denoiser is told the condition alone: the limited interval of
+    Kynkaanniemi et al. 2024 (arXiv 2404.07724), for every method of this kind.
+
+    Args:
+        guidance_scale: w, at least 0.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If ``guidance_scale`` is negative or not finite; with a denoiser that was trained without dropout of
+            its condition, or beside another method of this kind, when the sampler is made; with a space without
+            conditions, before sampling.
+    """
+
+    needs_null_condition = True
+
+    def __init__(self, guidance_scale: float = 2.0, **interval: Any) -> None:
+        super().__init__(**interval)
+        self.guidance_scale = require_scale(guidance_scale)
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        for name in (type(other).__name__ for other in before if isinstance(other, ConditionContrast)):
+            raise ValueError(
+                f"{name} and {type(self).__name__} both contrast the condition; keep one, or give them intervals "
+                "(start, stop) that do not overlap"
+            )
+
+    @abstractmethod
+    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
+        """The prediction to step with, of those with and without the condition; both have the same noise level."""
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        told = predict(x, step.timestep)
+        return self.mixed(told, predict(x, step.timestep, null_condition=True), step)
+
+
+class ClassifierFreeGuidance(ConditionContrast):
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6).
+
+    ``epsilon^ = epsilon(x) + w (epsilon(x, c) - epsilon(x))`` with ``x0`` along with it: 0 samples without the
+    condition, 1 with it, and more strengthens it. The scale is that of diffusers; the paper writes ``1 + w`` for it.
+
+    Args:
+        guidance_scale: w, at least 0.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+    """
+
+    cost = "denoiser 2 / 0"
+
+    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
+        return extrapolated(told, untold, self.guidance_scale, step)
+
+
+def extrapolated(told: Prediction, untold: Prediction, scale: float | Tensor, step: Step) -> Prediction:
+    """``told`` with the noise ``untold + scale (told - untold)`` and ``x0`` along with it; one scale, or ``[B]``."""
+    weight = per_sample(scale, told.epsilon)
+    return with_noise(told, untold.epsilon + weight * (told.epsilon - untold.epsilon), step)
+
+
+def with_clean(prediction: Prediction, x0: Tensor, step: Step) -> Prediction:
+    """``prediction`` with the clean samples ``x0 [B, ...]``, and the noise such that both still make up the sample."""
+    a = noise_level(prediction, step)
+    ratio = per_sample((a / (1 - a)) ** 0.5, x0)
+    return prediction._replace(x0=x0, epsilon=prediction.epsilon + ratio * (prediction.x0 - x0))
+
+
+def inner_product(first: Tensor, second: Tensor) -> Tensor:
+    """Inner product of the samples of two batches ``[B, ...]``, shaped to multiply them: ``[B, 1, ...]``."""
+    values = (first * second).flatten(1).sum(1)
+    return values.reshape(-1, *(1,) * (first.ndim - 1))
+
+
+def require_scale(guidance_scale: float) -> float:
+    """The scale itself.
+
+    Raises:
+        ValueError: If it is negative or not finite.
+    """
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale}")
+    return guidance_scale
