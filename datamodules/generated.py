@@ -117,10 +117,10 @@ class GeneratedDataModule(ImageDataModule):
         network, schedule, prediction_type, clip_range = load_pretrained(self.denoiser)
         if schedule is None:
             raise ValueError(f"denoiser {self.denoiser} has no noise schedule: it is not a denoiser of this package")
-        config = getattr(network, "config", {})
-        channels, size = config.get("in_channels"), config.get("sample_size")
+        config: Any = getattr(network, "config", {})
+        size = config.get("sample_size")
         sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        shape = self.shape or (channels, *sides)
+        shape: tuple[int, ...] = self.shape or (config.get("in_channels"), *sides)
         if len(shape) != 3 or not all(shape):
             raise ValueError(
                 f"the shape of the images of {self.denoiser} is not known; set data.init_args.shape to [C, H, W]"
