@@ -83,7 +83,7 @@ class Fingerprints:
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
             yield _code_digest(value)
             return
-        yield _code_digest(type(value))
+        yield _code_digest(type(value))  # type: ignore[arg-type]  # mypy takes a metaclass to be unhashable
         if isinstance(value, Tensor | np.ndarray | np.generic):
             yield from _array_parts(value)
         elif isinstance(value, Path | torch.dtype | torch.device | enum.Enum):
