@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
@@ -72,6 +73,9 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
             time_offset=0,
             num_context=context,
         )
+        if context:  # EDM standardises outside of the network, and does not tell it which properties are known
+            converted["embedding.weight"] = F.pad(converted["embedding.weight"], (0, context))
+            converted |= {"context_mean": torch.zeros(context), "context_spread": torch.ones(context)}
         network.load_state_dict(converted)
         schedule = NoiseSchedule(powers)
     except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
