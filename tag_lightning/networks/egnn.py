@@ -110,7 +110,7 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             et al. 2021, Eq. 4), for half the cost of a block; False has messages of their own, as published.
         time_offset: The network is told ``(timestep + time_offset) / num_timesteps``; 0 for a schedule that begins with
             EDM's z_0, see ``PolynomialSchedule``.
-        num_context: K, number of properties that the network is conditioned on. Every atom is told the properties of its
+        num_context: K, number of properties that the network is conditioned on. Every atom is told those of its
             molecule in units of their spread, as further inputs beside its features (Hoogeboom et al. 2022, Section
             3.3), and which of them are known.
 
@@ -168,8 +168,8 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
-            context: Properties to condition on, in their own units, NaN for unknown ones: ``[B, K]``, or ``[B]`` if K is
-                1. None if ``num_context`` is 0.
+            context: Properties to condition on, in their own units, NaN for unknown ones: ``[B, K]``, or ``[B]`` if K
+                is 1. None if ``num_context`` is 0.
 
         Raises:
             ValueError: If ``context`` is not what the network is conditioned on.

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.networks import EGNNDenoiser
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
-from tag_lightning.pretrained.tensor_file import load_weights
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.tensor_file import load_weights, reason
 
 _ARGUMENTS = "args.pickle"
 _RANGE = 15.0  # of EDM's coordinates, which its command line does not set

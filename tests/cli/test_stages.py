@@ -251,6 +251,16 @@ def test_mistakes_are_one_line_before_anything_runs(
     assert ran == []
 
 
+def test_a_base_that_leads_back_to_itself_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine", "guide.yaml").write_text("base: mine/judge.yaml")
+    Path("mine", "judge.yaml").write_text("base: mine/guide.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(["--config=mine"])
+    assert end.value.code == 2
+    assert "leads back to itself; name another configuration\n" in capsys.readouterr().err
+
+
 def test_the_exit_code_of_the_failing_stage_is_passed_on(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

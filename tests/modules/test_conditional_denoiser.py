@@ -140,7 +140,7 @@ def test_the_null_property_takes_its_column_away() -> None:
     """An unknown property has the same effect whatever the others of the batch are, and another than a known one."""
     network = molecule_network().double()
     denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
-    with pytest.raises(ValueError, match="this denoiser is conditioned on 1 properties, got a context of 0; pass context"):
+    with pytest.raises(ValueError, match="conditioned on 1 properties, got a context of 0; pass context"):
         network(torch.zeros(1, 4, 8), torch.zeros(1), torch.ones(1, 4, dtype=torch.bool))
     Conditioning.for_training(network, "alpha", 0.1)
     denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
