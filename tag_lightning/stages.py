@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,7 +54,7 @@ class Experiment:
         only: Names of the stages; None is all, ``noise_level`` if another stage names its network.
 
     Raises:
-        ValueError: If there is no such folder or stage, or an option cannot apply to several stages.
+        ValueError: If there is no such folder, stage or base, or an option cannot apply to several stages.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class Experiment:
     ) -> None:
         folder = _folder(source)
         self.files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        self._settings = {name: merged_with_bases(path) for name, path in self.files.items()}
         self.out = out or Path("runs") / folder.name
         known = [name for name in _ORDER if name in self.files]
         chosen = [name for name in known if name not in _OPTIONAL or self._is_named(name)] if only is None else only
@@ -106,10 +106,6 @@ class Experiment:
             *(word for option in self.options for word in self._words(option, stage)),
             f"--trainer.default_root_dir={self.run_folder(stage)}",
         ]
-
-    @cached_property
-    def _settings(self) -> dict[str, dict[str, Any]]:
-        return {name: merged_with_bases(path) for name, path in self.files.items()}
 
     def _names(self, stage: str, role: str) -> bool:
         """Return whether the configuration of ``stage`` names a network in the place of ``role``."""
