@@ -159,7 +159,9 @@ def _array_parts(value: Any) -> Iterator[bytes]:
         if value.layout is not torch.strided or value.is_meta:
             raise IndescribableError("a tensor that is sparse or has no data")
         yield f"{value.dtype} {tuple(value.shape)}".encode()
-        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        # A clone, since a tensor of one element counts as contiguous whatever its stride.
+        flat = value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+        value = flat.view(torch.uint8).numpy()
     value = np.ascontiguousarray(value)
     if value.dtype.hasobject:
         raise IndescribableError("an array of objects")
