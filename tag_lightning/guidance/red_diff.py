@@ -31,19 +31,23 @@ class REDDiff(OwnStep, ConditionedGuidance):
 
         ``-log p(c | mu) + lambda_t (sg[epsilon_theta(x_t, t) - epsilon])^T mu``
 
-    with ``x_t = sqrt(a) mu + sqrt(1 - a) epsilon``, ``a = alphas_cumprod[t]`` and fresh noise in every step. The weight is
-    the inverse signal-to-noise ratio ``lambda_t = regularization * sqrt((1 - a) / a)``, so that the gradient of the
-    second term is ``regularization * (mu - x0_hat(x_t))``. The last step returns ``mu``. The proposal of the solver is
-    discarded, so arms with different solvers are the same. Nothing runs backward through the denoiser.
+    with ``x_t = sqrt(a) mu + sqrt(1 - a) epsilon``, ``a = alphas_cumprod[t]`` and fresh noise in every step. The weight
+    is the inverse signal-to-noise ratio ``lambda_t = regularization * sqrt((1 - a) / a)``, so that the gradient of the
+    second term is ``regularization * (mu - x0_hat(x_t))``. The last step returns ``mu``. Nothing runs backward through
+    the denoiser. The proposal of the solver is discarded, so arms that differ in their solver alone are the same.
 
-    Readings and differences. A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term with
-    ``sigma_v = 1``: Adam ignores the scale of the sum, so ``regularization`` alone balances the two. Any other condition
-    enters as its negative log-likelihood. The published code starts at the pseudo-inverse ``A^+ y`` of a linear
-    operator; a condition does not know it, so ``mu`` starts at 0, for which the noise that the run starts from is
-    ``x_t``. ``x0_hat`` is clipped to the range of the space, as every solver here clips it: near pure noise the plain
-    estimate leaves the range by far, and Adam's second moment would remember it for the rest of the run; in a space
-    without a range the algorithm is as published. Where a guidance earlier in the list moves ``x_t``, as TAG does, ``epsilon`` is what is then left of it
-    beside ``sqrt(a) mu``.
+    Readings:
+
+    - A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term at ``sigma_v = 1``. Adam ignores the
+      scale of the sum, so ``regularization`` alone balances the terms. Any other condition enters as its negative
+      log-likelihood.
+    - ``mu`` starts at 0, for which the noise that the run starts from is ``x_t``. The published code (NVlabs/RED-diff)
+      starts at the pseudo-inverse ``A^+ y``, which a condition does not know.
+    - ``x0_hat`` is clipped to the range of the space, as for every solver here. Near pure noise the plain estimate
+      leaves the range by far, and Adam's second moment remembers that for the rest of a short run. In a space without a
+      range the algorithm is as published.
+    - Where a guidance earlier in the list moves ``x_t``, as TAG does, ``epsilon`` is the noise left in it beside
+      ``sqrt(a) mu``.
 
     Args:
         condition: See ``ConditionedGuidance``.

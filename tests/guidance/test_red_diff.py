@@ -107,9 +107,9 @@ def test_at_one_noise_level_it_converges_to_regularised_least_squares(timestep: 
     """
     mean, variance, a = random_vectors(2, seed=7), 0.3, float(SCHEDULE.alphas_cumprod[timestep])
     denoiser = exact_denoiser(GaussianMixture([1], [mean.tolist()], [variance]), SCHEDULE)
-    guidance, step = REDDiff(MEASURED, WEIGHT, 0.05), step_at(SCHEDULE, vector_space(range(3)), timestep, None)
+    guidance, step = REDDiff(MEASURED, WEIGHT, 0.2), step_at(SCHEDULE, vector_space(range(3)), timestep, None)
     mu = torch.zeros(3, 2, dtype=torch.float64)
-    for _ in range(400):
+    for _ in range(200):
         mu = guidance.updated(denoiser(math.sqrt(a) * mu, timestep).x0, step)
     weight = WEIGHT * (1 - a) / (a * variance + 1 - a)
     normal = MATRIX.T @ MATRIX + weight * torch.eye(2, dtype=torch.float64)
@@ -126,8 +126,8 @@ def test_the_estimate_is_drawn_to_the_clipped_clean_sample() -> None:
     space = ImageSpace((2,), range(3), dtype=torch.float64, clip_range=(-0.5, 0.5))
     step = step_at(SCHEDULE, space, 90, 80)
     answer = Prediction(torch.zeros(3, 2), 100 * torch.ones(3, 2, dtype=torch.float64))
-    guidance = REDDiff(Condition(nn.Identity(), torch.zeros(3, 2), half_square), 1.0, 0.1)
-    for _ in range(400):
+    guidance = REDDiff(Condition(nn.Identity(), torch.zeros(3, 2), half_square), 1.0, 0.2)
+    for _ in range(200):
         guidance.denoise(torch.zeros(3, 2), step, lambda x, timestep: answer)
         mu = guidance.updated(step.state["x0"], step)
     torch.testing.assert_close(mu, torch.full((3, 2), 0.25, dtype=torch.float64), rtol=0, atol=1e-4)
