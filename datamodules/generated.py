@@ -10,15 +10,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.images import ImageDataModule
-from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, content_key
 from tag_lightning.datamodules.tables import ImageTable, select
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, Sampler
 from tag_lightning.files import replacing
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.progress import tracked
 
+_REMEDY = "choose another folder with data.init_args.cache"
 _BOUNDS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
@@ -95,7 +96,8 @@ class GeneratedDataModule(ImageDataModule):
         denoiser, shape = self._sampled_network()
         classifier = None if self.classifier is None else load_pretrained(self.classifier).network
         self._num_labels = int(getattr(classifier, "num_classes", 0))
-        settings = f"{self.num_steps} {self.solver.eta} {self.sampling_seed} {shape}"
+        read_as = f"{denoiser.prediction_type} {denoiser.clip_range}"
+        settings = f"{self.num_steps} {self.solver.eta} {self.sampling_seed} {shape} {read_as}"
         key = content_key(settings, *_weights(denoiser), *([] if classifier is None else _weights(classifier)))
         sampler = Sampler(denoiser.to(self.device), self.solver, self.num_steps)
         starts = range(0, self.num_images, self.chunk_size)
@@ -108,7 +110,7 @@ class GeneratedDataModule(ImageDataModule):
             if classifier is not None:
                 with torch.no_grad():
                     chunk["labels"] = classifier.eval()(chunk["images"] / 127.5 - 1).argmax(1)
-            with replacing(self._path(start, key), CACHE_REMEDY) as temporary:
+            with replacing(self._path(start, key), _REMEDY) as temporary:
                 save_file(chunk, temporary)
             found[start] = chunk
         return [chunk for chunk in found.values() if chunk is not None]

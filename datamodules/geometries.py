@@ -17,7 +17,8 @@ from rdkit import Chem
 from tag_lightning.chemistry import embedding, labels, rdkit_labels, xtb_many
 from tag_lightning.chemistry.embedding import EmbeddingError, embed, in_parallel, parse_smiles
 from tag_lightning.chemistry.xtb import check_request
-from tag_lightning.datamodules.molecule_store import OTHER_ELEMENT, Molecules, content_key, too_many_atoms
+from tag_lightning.content_digest import content_key
+from tag_lightning.datamodules.molecule_store import OTHER_ELEMENT, Molecules, too_many_atoms
 
 PHYSICS_PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap")
 

@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules import tables
-from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, content_key
+from tag_lightning.datamodules.molecule_store import CACHE_REMEDY
 from tag_lightning.datamodules.tables import ImageFiles
 from tag_lightning.files import replacing
 

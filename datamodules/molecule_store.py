@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -165,15 +164,6 @@ OTHER_ELEMENT = "an element outside the configured set"
 def too_many_atoms(max_atoms: int | None) -> str:
     """The reason in ``skipped`` of molecules with more than ``max_atoms`` atoms."""
     return f"more than {max_atoms} atoms"
-
-
-def content_key(*parts: str | bytes) -> str:
-    """A digest of everything that prepared data depend on."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()
 
 
 def cached(folder: Path | None, name: str, key: str, build: Callable[[], Molecules]) -> Molecules:

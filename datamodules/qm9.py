@@ -17,9 +17,10 @@ from torch import Tensor
 from torchvision.datasets.utils import download_url
 
 from tag_lightning.chemistry import units
+from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules import qm9_files
 from tag_lightning.datamodules.base import Split
-from tag_lightning.datamodules.molecule_store import Molecules, cached, content_key
+from tag_lightning.datamodules.molecule_store import Molecules, cached
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 from tag_lightning.datamodules.qm9_files import ARCHIVE, MOLECULES, UNCHARACTERIZED, UNCHARACTERIZED_FILE
 from tag_lightning.files import replacing

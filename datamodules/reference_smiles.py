@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tag_lightning.chemistry import bonds, canonical_smiles, molecule, perception
 from tag_lightning.chemistry.embedding import in_parallel
-from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules, content_key
+from tag_lightning.content_digest import content_key
+from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules
 from tag_lightning.files import replacing
 
 

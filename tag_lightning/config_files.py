@@ -53,6 +53,41 @@ def config_file(value: Any) -> Any:
     )
 
 
+def config_content(source: str | Path) -> dict[str, Any]:
+    """The keys of a YAML file, or of YAML text.
+
+    Raises:
+        ValueError: If it is not a mapping.
+    """
+    text = Path(source).read_text(encoding="utf-8") if os.path.isfile(source) else str(source)
+    content = yaml.safe_load(text) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} is not a configuration; expected keys such as data, model, trainer, sampling")
+    return content
+
+
+def merged_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A configuration laid over its ``base``, and that over its own, as far as files say and without defaults.
+
+    Args:
+        path: The configuration.
+        above: Configurations that are laid over it.
+
+    Raises:
+        ConfigFileError: If there is no such base, or it leads back to itself.
+    """
+    if path in above:
+        raise ConfigFileError(f"{above[-1]}: base {path} leads back to itself; name another configuration")
+    content = config_content(path)
+    base = content.pop("base", None)
+    return content if base is None else _merged(merged_with_bases(Path(config_file(base)), (*above, path)), content)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
+    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
+
+
 class LayeredConfig(ActionConfigFile):
     """``--config``, with one more key in the file: ``base``, the configuration that the file is laid over.
 

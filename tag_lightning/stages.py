@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from tag_lightning.config_files import config_file, shipped_configs
+from tag_lightning.config_files import config_content, config_file, merged_with_bases, shipped_configs
 from tag_lightning.files import replacing
 
 _ORDER = ("guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor")
@@ -56,7 +54,7 @@ class Experiment:
         only: Names of the stages; None is all, ``noise_level`` if another stage names its network.
 
     Raises:
-        ValueError: If there is no such folder or stage, or an option cannot apply to several stages.
+        ValueError: If there is no such folder, stage or base, or an option cannot apply to several stages.
     """
 
     def __init__(
@@ -69,6 +67,7 @@ class Experiment:
     ) -> None:
         folder = _folder(source)
         self.files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        self._settings = {name: merged_with_bases(path) for name, path in self.files.items()}
         self.out = out or Path("runs") / folder.name
         known = [name for name in _ORDER if name in self.files]
         chosen = [name for name in known if name not in _OPTIONAL or self._is_named(name)] if only is None else only
@@ -77,7 +76,7 @@ class Experiment:
         self.stages = sorted(set(chosen), key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
         if not self.stages:
             raise ValueError(f"{folder} has no stages; expected {', '.join(known or _ORDER)} (.yaml)")
-        self.layers = [_content(config_file(layer)) for layer in layers]
+        self.layers = [config_content(config_file(layer)) for layer in layers]
         self.options = options
         self._require_possible()
 
@@ -107,10 +106,6 @@ class Experiment:
             *(word for option in self.options for word in self._words(option, stage)),
             f"--trainer.default_root_dir={self.run_folder(stage)}",
         ]
-
-    @cached_property
-    def _settings(self) -> dict[str, dict[str, Any]]:
-        return {name: _with_bases(path) for name, path in self.files.items()}
 
     def _names(self, stage: str, role: str) -> bool:
         """Return whether the configuration of ``stage`` names a network in the place of ``role``."""
@@ -160,7 +155,7 @@ class Experiment:
         path = self.run_folder(stage) / _RECORD
         if not path.is_file():  # fitted by `fit` itself
             return []
-        before, now = _content(path), self._record(stage)
+        before, now = config_content(path), self._record(stage)
         new = [argument for argument in now["arguments"] if argument not in before["arguments"]]
         return new if before["configuration"] == now["configuration"] else [f"today's {self.files[stage]}", *new]
 
@@ -172,7 +167,7 @@ class Experiment:
         """Draw the samples of a stage whose ``fit`` ended between two validations; the exit code."""
         folder = self.run_folder(stage)
         config = folder / "config.yaml"
-        sampling = _content(config).get("sampling", {}) if config.is_file() else {}
+        sampling = config_content(config).get("sampling", {}) if config.is_file() else {}
         if (folder / "results.json").is_file() or not (sampling.get("denoiser") and sampling.get("task")):
             return 0
         print("Comparison of the arms, which the last step of the training did not make", flush=True)
@@ -282,25 +277,6 @@ def _grouped(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         else:
             raise ValueError(f"{word} belongs to no option; options are written --data.root photos")
     return groups
-
-
-def _with_bases(path: Path) -> dict[str, Any]:
-    content = _content(path)
-    base = content.pop("base", None)
-    return content if base is None else _merged(_with_bases(Path(config_file(base))), content)
-
-
-def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = [key for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)]
-    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
-
-
-def _content(source: str | Path) -> dict[str, Any]:
-    text = Path(source).read_text(encoding="utf-8") if os.path.isfile(source) else str(source)
-    content = yaml.safe_load(text) or {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{source} is not a configuration; expected keys such as data, model, trainer, sampling")
-    return content
 
 
 def _flow(layer: dict[str, Any]) -> str:

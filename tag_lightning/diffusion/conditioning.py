@@ -42,7 +42,7 @@ class Conditioning:
         """The conditioning of a network about to be trained; its configuration will remember it.
 
         Args:
-            network: A UNet of diffusers with ``num_class_embeds`` K + 1, or an ``EGNNDenoiser(conditional=True)``.
+            network: A UNet of diffusers with ``num_class_embeds`` K + 1, or an ``EGNNDenoiser(num_context=1)``.
             attribute: Name of the attribute in the data.
             dropout: Probability with which the condition is dropped.
 
@@ -52,12 +52,12 @@ class Conditioning:
         config = getattr(network, "config", {})
         if config.get("num_class_embeds"):
             found = cls(attribute, "class_labels", config["num_class_embeds"] - 1, dropout > 0)
-        elif config.get("conditional"):
+        elif config.get("num_context") == 1:
             found = cls(attribute, "context", None, dropout > 0)
         else:
             raise ValueError(
                 f"condition is {attribute!r}, but the {type(network).__name__} takes none; set num_class_embeds of a "
-                "UNet to the number of classes + 1, or conditional of an EGNNDenoiser to true"
+                "UNet to the number of classes + 1, or num_context of an EGNNDenoiser to 1"
             )
         network.register_to_config(**{CONDITION_KEY: asdict(found)})  # type: ignore[operator]
         return found

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import tag_lightning
+from tag_lightning.content_digest import content_digest
 
 # Torch's bookkeeping of a module. Its hooks are described by their functions; their keys count up within a process.
 _BOOKKEEPING = frozenset(vars(nn.Module()))
@@ -61,13 +62,13 @@ class Fingerprints:
 
     def _digest(self, value: Any) -> bytes:
         if id(value) in self._open:  # a reference to something around it
-            return _hashed(b"within", str(len(self._open) - self._open.index(id(value))).encode())
+            return content_digest(b"within", str(len(self._open) - self._open.index(id(value))).encode())
         known = self._known.get(id(value))
         if known is not None and known[1] is not None:
             return known[1]
         self._open.append(id(value))
         try:
-            digest = _hashed(*self._parts(value))
+            digest = content_digest(*self._parts(value))
         finally:
             self._open.pop()
         if known is not None:
@@ -178,7 +179,7 @@ def _code_digest(value: type | Callable[..., Any]) -> bytes:
         raise IndescribableError(f"{name} is a method of compiled code")
     bases = value.__mro__ if isinstance(value, type) else (value,)
     sources = [_source_digest(getattr(each, "__module__", None) or "builtins") for each in bases]
-    return _hashed(f"{module}.{name}".encode(), *sources)
+    return content_digest(f"{module}.{name}".encode(), *sources)
 
 
 @functools.cache
@@ -201,11 +202,4 @@ def _package_digest() -> bytes:
     total = hashlib.sha256()
     for path in sorted(Path(tag_lightning.__file__).parent.rglob("*.py")):
         total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.digest()
-
-
-def _hashed(*parts: bytes) -> bytes:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(len(part).to_bytes(8, "little") + part)
     return total.digest()

@@ -30,7 +30,7 @@ class DiffusionModule(NetworkModule):
         timestep_dropout: Probability, in [0, 1), with which the network is told the null timestep in place of a
             sample's own, as ``ClassifierFreeNoiseAwareness`` needs; 0.1 is published. The saved network remembers it.
         condition: Attribute of the data that the network is told, a class for a UNet with ``num_class_embeds`` or a
-            quantity for an ``EGNNDenoiser(conditional=True)``; None trains an unconditional network. The saved network
+            quantity for an ``EGNNDenoiser(num_context=1)``; None trains an unconditional network. The saved network
             remembers it. Validation tells the network every sample's own condition.
         condition_dropout: Probability, in [0, 1), with which the network is told the null condition in its place, as
             ``ClassifierFreeGuidance`` needs (Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 are

@@ -110,13 +110,13 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             et al. 2021, Eq. 4), for half the cost of a block; False has messages of their own, as published.
         time_offset: The network is told ``(timestep + time_offset) / num_timesteps``; 0 for a schedule that begins with
             EDM's z_0, see ``PolynomialSchedule``.
-        num_context: K, number of properties that the network is conditioned on, normalised as in its training.
-        conditional: Tell every atom a property of its molecule, in units of its spread, as a further input beside its
-            features (Hoogeboom et al. 2022, Section 3.3), and whether it is known.
+        num_context: K, number of properties that the network is conditioned on. Every atom is told those of its
+            molecule in units of their spread, as further inputs beside its features (Hoogeboom et al. 2022, Section
+            3.3), and which of them are known.
 
     Attributes:
-        context_mean: Mean of the property over the training data, 0-dimensional; so is
-        context_spread: its mean absolute deviation.
+        context_mean: Mean of each property over the training data, ``[K]``; only with ``num_context``.
+        context_spread: Mean absolute deviation of each property, ``[K]``; likewise.
     """
 
     context_mean: Tensor
@@ -134,7 +134,6 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         shared_messages: bool = False,
         time_offset: int = 1,
         num_context: int = 0,
-        conditional: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"num_features": num_features, "num_timesteps": num_timesteps, "width": width, "num_blocks": num_blocks}
@@ -142,17 +141,14 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.num_timesteps = num_timesteps
-        if conditional and num_context:
-            raise ValueError("a network is conditional, or has num_context properties as EDM's have; choose one")
         self.time_offset = time_offset
         self.num_context = num_context
-        self.conditional = conditional
-        if conditional:
-            self.register_buffer("context_mean", torch.zeros(()))
-            self.register_buffer("context_spread", torch.ones(()))
+        if num_context:
+            self.register_buffer("context_mean", torch.zeros(num_context))
+            self.register_buffer("context_spread", torch.ones(num_context))
         self.num_bases = num_bases
         edges = 2 + 2 * num_bases
-        self.embedding = nn.Linear(num_features + 1 + num_context + 2 * conditional, width)
+        self.embedding = nn.Linear(num_features + 1 + 2 * num_context, width)
         self.invariant = nn.ModuleList(InvariantLayer(width, edges) for _ in range(num_blocks))
         self.equivariant = nn.ModuleList(
             EquivariantLayer(width, longest, None if shared_messages else edges) for _ in range(num_blocks)
@@ -160,7 +156,7 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         self.readout = nn.Linear(width, num_features)
 
     def measure_context(self, values: Tensor) -> None:
-        """Take mean and spread of the property from those of its training ``values [N]`` that are finite."""
+        """Take mean and spread of a single property from its training ``values [N]``, but for those not finite."""
         values = values[values.isfinite()].double()
         self.context_mean.copy_(values.mean())
         self.context_spread.copy_((values - values.mean()).abs().mean().clamp(min=1e-6))
@@ -172,8 +168,8 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
             x: Noisy molecules, zero at padding.
             timesteps: ``[B]`` in 0 .. T-1.
             mask: True at real atoms, ``[B, N]``.
-            context: Properties to condition on: ``[B, K]``, normalised, for ``num_context`` of K; for a conditional
-                network ``[B]`` in its unit, NaN for an unknown one. None for other networks.
+            context: Properties to condition on, in their own units, NaN for unknown ones: ``[B, K]``, or ``[B]`` if K
+                is 1. None if ``num_context`` is 0.
 
         Raises:
             ValueError: If ``context`` is not what the network is conditioned on.
@@ -196,20 +192,18 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         return torch.cat((velocity, self.readout(h) * real), -1)
 
     def _told(self, context: Tensor | None) -> list[Tensor]:
-        """The condition as columns, ``[B, K]`` or ``[B, 2]``; none for an unconditional network."""
-        if self.conditional:
-            if context is None:
-                raise ValueError("this denoiser is conditional; pass context [B], NaN for unknown properties")
-            known = context.isfinite()
-            standardised = (context - self.context_mean) / self.context_spread
-            return [torch.stack((torch.where(known, standardised, 0.0), known.to(standardised)), -1)]
-        given = 0 if context is None else context.shape[-1]
+        """The standardised properties, 0 where unknown, and which are known: ``[B, K]`` each; none for K = 0."""
+        given = 0 if context is None else context.shape[1:].numel()
         if given != self.num_context:
             raise ValueError(
                 f"this denoiser is conditioned on {self.num_context} properties, got a context of {given}; pass "
-                "context [B, K], normalised as in its training"
+                "context [B, K], NaN for unknown properties"
             )
-        return [] if context is None else [context]
+        if context is None or not given:
+            return []
+        standardised = (context.reshape(len(context), -1) - self.context_mean) / self.context_spread
+        known = standardised.isfinite()
+        return [torch.where(known, standardised, 0.0), known.to(standardised)]
 
 
 class InvariantEncoder(nn.Module):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from tag_lightning.tensor_file import load_weights, reason
 
 
 class PixelClassifier(nn.Module):
@@ -49,7 +48,7 @@ class PixelClassifier(nn.Module):
         if not linear:
             raise ValueError(f"{type(network).__name__} has no linear layer, so it is not a classifier with features")
         if weights is not None:
-            load_weights(network, weights)
+            _take_weights(network, Path(weights))
         self.network = network
         self.size = size
         self.num_features, self.num_classes = linear[-1].in_features, linear[-1].out_features
@@ -139,21 +138,13 @@ def _stage(width_in: int, width_out: int, blocks: int) -> nn.Sequential:
     )
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a file of weights, safetensors or ``torch.save``, with or without DataParallel's prefix ``module.``.
-
-    Raises:
-        ValueError: If the file is damaged, holds more than tensors, or the weights are those of another network.
-    """
+def _take_weights(network: nn.Module, path: Path) -> None:
+    """Load a file of weights, whose names may have DataParallel's prefix ``module.``."""
+    if not path.is_file():
+        raise ValueError(f"weights {path} do not exist; give the path of a safetensors or torch file")
+    name = type(network).__name__
     try:
-        if Path(path).suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            tensors = tensors.get("state_dict", tensors)
-        network.load_state_dict({name.removeprefix("module."): value for name, value in tensors.items()})
-    except FileNotFoundError as error:
-        raise ValueError(f"weights {path} do not exist; give the path of a safetensors or torch file") from error
-    except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"weights {path} cannot be loaded into {type(network).__name__}: {reason}") from error
+        weights = load_weights(path, f"file of weights for {name}")
+        network.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"weights {path} cannot be loaded into {name}: {reason(error)}") from error

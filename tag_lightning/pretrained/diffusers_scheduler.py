@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 
 from tag_lightning.diffusion import NoiseSchedule, PredictionType
-from tag_lightning.pretrained.pretrained_network import reason
+from tag_lightning.tensor_file import reason
 
 
 def scheduler_settings(folder: Path) -> tuple[NoiseSchedule, PredictionType, float | None]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.networks import EGNNDenoiser
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
-from tag_lightning.pretrained.tensor_file import load_weights
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.tensor_file import load_weights, reason
 
 _ARGUMENTS = "args.pickle"
 _RANGE = 15.0  # of EDM's coordinates, which its command line does not set
@@ -72,6 +73,9 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
             time_offset=0,
             num_context=context,
         )
+        if context:  # EDM standardises outside of the network, and does not tell it which properties are known
+            converted["embedding.weight"] = F.pad(converted["embedding.weight"], (0, context))
+            converted |= {"context_mean": torch.zeros(context), "context_spread": torch.ones(context)}
         network.load_state_dict(converted)
         schedule = NoiseSchedule(powers)
     except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:

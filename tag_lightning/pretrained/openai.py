@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import CosineSchedule, LinearSchedule, NoiseSchedule, PredictionType
 from tag_lightning.networks import OpenAIUNet
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
-from tag_lightning.pretrained.tensor_file import load_weights
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.tensor_file import load_weights, reason
 
 _GUIDED = {"num_head_channels": 64, "rescale_timesteps": False}
 _IMPROVED = {"diffusion_steps": 4000, "noise_schedule": "cosine", "rescale_timesteps": True}

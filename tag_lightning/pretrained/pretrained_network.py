@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -36,11 +35,6 @@ def frozen(
 ) -> Pretrained:
     """Return the network in evaluation mode, its parameters frozen."""
     return Pretrained(network.eval().requires_grad_(False), schedule, prediction_type, clip_range)
-
-
-def reason(error: Exception) -> str:
-    """Another library's message in one line, shortened; the type of an error without a message."""
-    return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
 
 
 def require_finite_parameters(weights: Mapping[str, Tensor], source: str | Path) -> None:

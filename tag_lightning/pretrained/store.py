@@ -27,9 +27,9 @@ from tag_lightning.files import replacing
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
 from tag_lightning.pretrained.edm import edm_files, load_edm
 from tag_lightning.pretrained.openai import load_openai, without_variance
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, reason, require_finite_parameters
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
 from tag_lightning.pretrained.public import HUB_PREFIX, hub_folder, remedy
-from tag_lightning.pretrained.tensor_file import load_values, load_weights
+from tag_lightning.tensor_file import load_values, load_weights, reason
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent

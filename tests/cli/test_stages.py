@@ -226,7 +226,7 @@ def test_a_network_named_by_the_user_stays(photos: Path) -> None:
     ("arguments", "message"),
     [
         (["--config=mine"], "there is no folder mine and no shipped experiment"),
-        (["--config=experiments"], "one of cifar10, digits, molecules, my_images"),
+        (["--config=experiments"], "molecules, my_images, my_molecules"),
         (["--config=my_images", "--config=lost.yaml"], "there is no file lost.yaml"),
         (["--config=my_images", "--only", "guide", "prior"], "has no stage prior"),
         (["--config=my_images", "--only", "judge", "--guide.model.noise=1"], "guide is not among the stages judge"),
@@ -249,6 +249,16 @@ def test_mistakes_are_one_line_before_anything_runs(
     assert message in written
     assert written.count("\n") == 1
     assert ran == []
+
+
+def test_a_base_that_leads_back_to_itself_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine", "guide.yaml").write_text("base: mine/judge.yaml")
+    Path("mine", "judge.yaml").write_text("base: mine/guide.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(["--config=mine"])
+    assert end.value.code == 2
+    assert "leads back to itself; name another configuration\n" in capsys.readouterr().err
 
 
 def test_the_exit_code_of_the_failing_stage_is_passed_on(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_runs import TinyNetworks
 
-from tag_lightning.datamodules import GeneratedDataModule
+from tag_lightning.datamodules import GeneratedDataModule, generated
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, Sampler
 from tag_lightning.pretrained import load_pretrained
 
@@ -60,6 +60,17 @@ def test_drawing_goes_on_where_it_was_interrupted(
 @pytest.mark.parametrize("change", [{"sampling_seed": 1}, {"num_steps": 3}, {"eta": 0.0}])
 def test_other_settings_draw_other_images(change: dict[str, object], tiny: TinyNetworks, tmp_path: Path) -> None:
     assert not torch.equal(_images(_data(tiny, tmp_path)), _images(_data(tiny, tmp_path, **change)))
+
+
+def test_weights_read_as_another_prediction_draw_other_images(
+    tiny: TinyNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clip range and prediction type come from a file beside the weights."""
+    images = _images(_data(tiny, tmp_path))
+    loaded = load_pretrained(tiny.root / "denoiser")
+    for change in ({"prediction_type": "v_prediction"}, {"clip_range": 0.5}):
+        monkeypatch.setattr(generated, "load_pretrained", lambda _, change=change: loaded._replace(**change))
+        assert not torch.equal(_images(_data(tiny, tmp_path)), images)
 
 
 def test_a_classifier_labels_the_images(tiny: TinyNetworks, tmp_path: Path) -> None:

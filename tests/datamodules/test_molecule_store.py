@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tag_lightning.datamodules.molecule_store import Molecules, cached, content_key
+from tag_lightning.content_digest import content_key
+from tag_lightning.datamodules.molecule_store import Molecules, cached
 
 
 @st.composite

@@ -31,7 +31,7 @@ def unet(**settings: Any) -> UNet2DModel:
 
 
 def molecule_network() -> EGNNDenoiser:
-    return EGNNDenoiser(5, TIMESTEPS, width=8, num_blocks=1, longest=1.0, conditional=True)
+    return EGNNDenoiser(5, TIMESTEPS, width=8, num_blocks=1, longest=1.0, num_context=1)
 
 
 class Listener(nn.Module):
@@ -95,7 +95,7 @@ def test_a_saved_denoiser_remembers_its_condition(kind: str, dropout: float, tmp
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "file.ckpt")
     for source in ("folder", "file.ckpt"):
-        loaded, schedule, prediction_type = load_pretrained(tmp_path / source)
+        loaded, schedule, prediction_type, _ = load_pretrained(tmp_path / source)
         assert schedule is not None
         denoiser = Denoiser(loaded, schedule, prediction_type)
         assert denoiser.conditioning == module.conditioning
@@ -140,7 +140,7 @@ def test_the_null_property_takes_its_column_away() -> None:
     """An unknown property has the same effect whatever the others of the batch are, and another than a known one."""
     network = molecule_network().double()
     denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
-    with pytest.raises(ValueError, match="this denoiser is conditional; pass context"):
+    with pytest.raises(ValueError, match="conditioned on 1 properties, got a context of 0; pass context"):
         network(torch.zeros(1, 4, 8), torch.zeros(1), torch.ones(1, 4, dtype=torch.bool))
     Conditioning.for_training(network, "alpha", 0.1)
     denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
@@ -163,7 +163,7 @@ def test_a_tiny_training_learns_to_use_the_property_and_to_do_without() -> None:
     batch = Batch(x, {"alpha": value}, {"mask": torch.ones(64, 2, dtype=torch.bool)})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = EGNNDenoiser(1, TIMESTEPS, width=16, num_blocks=1, longest=1.0, conditional=True)
+        network = EGNNDenoiser(1, TIMESTEPS, width=16, num_blocks=1, longest=1.0, num_context=1)
     module = DiffusionModule(network, LinearSchedule(TIMESTEPS, 1e-3, 0.2), condition="alpha", condition_dropout=0.3)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for index in range(150):
@@ -178,7 +178,7 @@ def test_a_tiny_training_learns_to_use_the_property_and_to_do_without() -> None:
 
 def test_training_measures_the_property_of_molecules(tmp_path: Path) -> None:
     data = SmallMoleculesDataModule(3, batch_size=8)
-    network = EGNNDenoiser(data.sample_shape[1] - 3, TIMESTEPS, width=8, num_blocks=1, longest=1.0, conditional=True)
+    network = EGNNDenoiser(data.sample_shape[1] - 3, TIMESTEPS, width=8, num_blocks=1, longest=1.0, num_context=1)
     module = DiffusionModule(network, LinearSchedule(TIMESTEPS), condition="alpha")
     quiet = {
         "logger": False,

@@ -1,30 +1,44 @@
-"""Files that ``torch.save`` wrote, read without executing anything in them."""
+"""Files of tensors, safetensors or written by ``torch.save``, read without executing anything in them."""
 
 from __future__ import annotations
 
 import pickle
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tag_lightning.pretrained.pretrained_network import reason
-
-_BROKEN = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
+_BROKEN = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    SafetensorError,
+)
 
 
 def load_values(path: Path, kind: str) -> Any:
     """Read tensors and plain values.
 
     Args:
-        path: The file.
+        path: The file; safetensors if it is named so.
         kind: The expected content in errors, as in ``checkpoint``.
 
     Raises:
         ValueError: If it is truncated, something else, or would execute code.
     """
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than weights and plain values, or is not a {kind}; refused") from error
@@ -33,15 +47,22 @@ def load_values(path: Path, kind: str) -> Any:
 
 
 def load_weights(path: Path, kind: str) -> dict[str, Tensor]:
-    """Read a state dict: tensors by name.
+    """Read a state dict, tensors by name, which may be the entry ``state_dict`` of the file.
 
     Raises:
         ValueError: See ``load_values``; also if there is anything else in it.
     """
     weights = load_values(path, kind)
+    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
+        weights = weights["state_dict"]
     if not isinstance(weights, dict) or not weights:
         raise ValueError(f"{path} is not a {kind}: expected tensors by name, got {type(weights).__name__}")
     other = next((name for name, value in weights.items() if not isinstance(value, Tensor)), None)
     if other is not None:
         raise ValueError(f"{path} is not a {kind}: its entry {other!r} must be a tensor")
     return {str(name): value for name, value in weights.items()}
+
+
+def reason(error: Exception) -> str:
+    """Another library's message in one line, shortened; the type of an error without a message."""
+    return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__
