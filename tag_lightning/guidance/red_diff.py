@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from tag_lightning.guidance.conditions import (
 from tag_lightning.guidance.own_step import OwnStep
 
 _BETAS = (0.9, 0.99)
-_Open = TypeVar("_Open", bound=Conditions)
 
 
 class REDDiff(OwnStep, ConditionedGuidance):
@@ -31,10 +30,11 @@ class REDDiff(OwnStep, ConditionedGuidance):
 
         ``-log p(c | mu) + lambda_t (sg[epsilon_theta(x_t, t) - epsilon])^T mu``
 
-    with ``x_t = sqrt(a) mu + sqrt(1 - a) epsilon``, ``a = alphas_cumprod[t]`` and fresh noise in every step. The weight
-    is the inverse signal-to-noise ratio ``lambda_t = regularization * sqrt((1 - a) / a)``, so that the gradient of the
-    second term is ``regularization * (mu - x0_hat(x_t))``. The last step returns ``mu``. Nothing runs backward through
-    the denoiser. The proposal of the solver is discarded, so arms that differ in their solver alone are the same.
+    with ``x_t = sqrt(a) mu + sqrt(1 - a) epsilon``, ``a = alphas_cumprod[t]``, fresh noise in every step and ``sg`` the
+    stop of the gradient: nothing runs backward through the denoiser. The weight is the inverse signal-to-noise ratio
+    ``lambda_t = regularization * sqrt((1 - a) / a)``, so that the gradient of the second term is
+    ``regularization * (mu - x0_hat(x_t))``. The last step returns ``mu``. The proposal of the solver is discarded, so
+    the solver makes no difference.
 
     Readings:
 
@@ -43,7 +43,7 @@ class REDDiff(OwnStep, ConditionedGuidance):
       log-likelihood.
     - ``mu`` starts at 0, for which the noise that the run starts from is ``x_t``. The published code (NVlabs/RED-diff)
       starts at the pseudo-inverse ``A^+ y``, which a condition does not know.
-    - ``x0_hat`` is clipped to the range of the space, as for every solver here. Near pure noise the plain estimate
+    - ``x0_hat`` is clipped to the range of the space. Near pure noise the plain estimate
       leaves the range by far, and Adam's second moment remembers that for the rest of a short run. In a space without a
       range the algorithm is as published.
     - Where a guidance earlier in the list moves ``x_t``, as TAG does, ``epsilon`` is the noise left in it beside
@@ -53,8 +53,8 @@ class REDDiff(OwnStep, ConditionedGuidance):
         condition: See ``ConditionedGuidance``.
         regularization: Weight lambda of the denoiser's term, at least 0.
         learning_rate: Length of Adam's first update in the unit of the samples, above 0.
-        **interval: ``start`` and ``stop``, see ``Guidance``. Below ``stop`` the solver goes on from ``mu`` with the
-            noise of that timestep.
+        **interval: ``start`` and ``stop``, see ``Guidance``. At ``start`` the estimate begins at 0, whatever the solver
+            made before; below ``stop`` the solver goes on from ``mu`` with the noise of that timestep.
 
     Raises:
         ValueError: If a number is out of range; when a sampler is made, see ``OwnStep``.
@@ -105,10 +105,14 @@ class REDDiff(OwnStep, ConditionedGuidance):
             return mu.clone()
 
 
-def _with_squares(condition: _Open) -> _Open | Condition | JointCondition:
+def _with_squares(condition: Conditions) -> Conditions:
     """The same condition, with half the squared residual in place of the residual's norm."""
     if isinstance(condition, JointCondition):
-        return JointCondition([_with_squares(each) for each in condition.conditions])
-    if isinstance(condition, Condition) and condition.loss is residual_norm:
-        return Condition(condition.predictor, condition.target, half_squared_residual)
-    return condition
+        return JointCondition([_with_square(each) for each in condition.conditions])
+    return _with_square(condition) if isinstance(condition, Condition) else condition
+
+
+def _with_square(condition: Condition) -> Condition:
+    if condition.loss is not residual_norm:
+        return condition
+    return Condition(condition.predictor, condition.target, half_squared_residual)
