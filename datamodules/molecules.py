@@ -124,7 +124,7 @@ class MoleculeDataModule(TableDataModule):
 
     @property
     def network_arguments(self) -> dict[str, Any]:
-        return {"num_features": len(self.elements), "properties": list(self.properties)}
+        return {"num_features": self.encoding.num_features, "properties": list(self.properties)}
 
     @abstractmethod
     def load(self) -> Molecules:

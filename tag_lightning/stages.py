@@ -129,7 +129,7 @@ class Experiment:
         return linked
 
     def _parts(self, layer: Mapping[str, Any], stage: str) -> list[dict[str, Any]]:
-        """What a layer says to a stage: the part for all stages, then its own."""
+        """The parts of a layer that apply to a stage: the one for all stages, then its own."""
         spared = {"base", *self.files} | (set() if "sampling" in self._settings[stage] else {"sampling"})
         return [{key: value for key, value in layer.items() if key not in spared}, layer.get(stage) or {}]
 
@@ -151,7 +151,7 @@ class Experiment:
         return code
 
     def changes(self, stage: str) -> list[str]:
-        """What a finished stage was not fitted with: arguments, or the present content of its configuration."""
+        """The present arguments, and the configuration if it was edited, that a finished stage was fitted without."""
         path = self.run_folder(stage) / _RECORD
         if not path.is_file():  # fitted by `fit` itself
             return []

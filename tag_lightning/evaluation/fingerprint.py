@@ -198,7 +198,7 @@ def _source_digest(module: str) -> bytes:
 
 @functools.cache
 def _package_digest() -> bytes:
-    """Of all source code of this package, since it may be edited without a new version."""
+    """The digest of this package's source code, which may be edited without a new version."""
     total = hashlib.sha256()
     for path in sorted(Path(tag_lightning.__file__).parent.rglob("*.py")):
         total.update(hashlib.sha256(path.read_bytes()).digest())

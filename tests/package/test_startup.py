@@ -1,4 +1,4 @@
-"""What a command loads before it does anything, since that is most of what a first impression takes."""
+"""Modules that a command loads before it does anything: most of the time until its first output."""
 
 from __future__ import annotations
 

@@ -155,6 +155,7 @@ def test_a_learned_schedule_is_refused(tmp_path: Path) -> None:
 def test_a_comparison_draws_from_it(tmp_path: Path) -> None:
     """With the atomic number as a sixth column, which decoding ignores."""
     data = SmallMoleculesDataModule(max_heavy_atoms=2, cache=None, feature_scale=4.0, charge_scale=10.0)
+    assert data.network_arguments["num_features"] == FEATURES
     task = MoleculeTask().for_data(data)
     results = compare({"unguided": Arm()}, _folder(tmp_path / "edm"), task, num_samples=4, num_steps=3)
     assert results["unguided"].samples.shape[-1] == 3 + FEATURES
