@@ -40,8 +40,8 @@ class REDDiff(OwnStep, ConditionedGuidance):
 
     - A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term at ``sigma_v = 1``. Adam ignores the
       scale of the sum, so ``regularization`` alone balances the terms. Any other condition enters as its negative
-      log-likelihood. The published code takes the mean over its own elements of either term, which is our
-      ``regularization`` times the number of elements of ``y`` over that of ``mu``: 0.25 / 16 for ``SuperResolution(4)``.
+      log-likelihood. The published code averages each term over its own elements, so its weight is lower here by the
+      number of elements of ``y`` over that of ``mu``: its 0.25 is 0.25 / 16 for ``SuperResolution(4)``.
     - ``mu`` starts at 0, for which the noise that the run starts from is ``x_t``. The published code (NVlabs/RED-diff)
       starts at the pseudo-inverse ``A^+ y``, which a condition does not know.
     - ``x0_hat`` is clipped to the range of the space. Near pure noise the plain estimate
