@@ -29,6 +29,7 @@ from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignme
 from tag_lightning.guidance.predicted_noise import PredictedNoise
 from tag_lightning.guidance.projected_guidance import AdaptiveProjectedGuidance
 from tag_lightning.guidance.ranges import Hinge, Range
+from tag_lightning.guidance.red_diff import REDDiff
 from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
@@ -93,6 +94,7 @@ __all__ = [
     "PosteriorNoise",
     "PredictedNoise",
     "ProximalAlignment",
+    "REDDiff",
     "RLGuidance",
     "Range",
     "RegressedNoise",

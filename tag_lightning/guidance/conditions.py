@@ -31,6 +31,11 @@ def residual_norm(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).flatten(1).norm(dim=1)
 
 
+def half_squared_residual(output: Tensor, target: Tensor) -> Tensor:
+    """Half the square of ``residual_norm``, ``[B]``: the loss of a Gaussian likelihood of unit variance."""
+    return residual_norm(output, target).square() / 2
+
+
 class SquaredError:
     """Squared error of quantities in units of their spread, summed: the loss of property guidance (Ye et al. 2024).
 
@@ -179,6 +184,15 @@ class ConditionedGuidance(Guidance):
             log_likelihood = self.smoothed(self.clean_estimate(prediction, step), step)
             # Other guidances of the same step may differentiate this prediction as well.
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x, retain_graph=True)
+        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
+        return step.space.project(gradient)
+
+    def clean_gradient(self, x0: Tensor, step: Step) -> Tensor:
+        """``grad_x0 log p(c | x0)`` for clean samples ``x0 [B, ...]``, projected onto the space."""
+        with torch.enable_grad():
+            x0 = x0.detach().requires_grad_(True)
+            log_likelihood = self.smoothed(x0, step)
+            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x0)
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
         return step.space.project(gradient)
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Prediction, Proposal, Run, Step
@@ -102,12 +101,7 @@ class EluCD(ConditionedGuidance):
 
     def mean_gradient(self, prediction: Prediction, step: Step) -> Tensor:
         """The gradient of the tempered likelihood at the clipped ``x0``, ``[B, ...]``, projected onto the space."""
-        with torch.enable_grad():
-            x0 = step.space.clip(prediction.x0.detach()).requires_grad_(True)
-            log_likelihood = self.log_likelihood(x0, **step.space.inputs)
-            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x0)
-        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
-        return step.space.project(gradient)
+        return self.clean_gradient(step.space.clip(prediction.x0), step)
 
     def weight(self, step: Step) -> float:
         """``v_t + bump v_max sin(pi i / S)``."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step, per_sample
+from tag_lightning.guidance.own_step import OwnStep
 from tag_lightning.guidance.tag import TemporalAlignment
 from tag_lightning.guidance.time_posterior import TimePredictorGuidance
 
 
-class MoreRedAS(TimePredictorGuidance):
+class MoreRedAS(OwnStep, TimePredictorGuidance):
     """The adaptive sampler of MoreRed (Kahouli et al. 2024, arXiv 2404.10935; "AS" in its code).
 
     At every step the time predictor estimates the timestep of each sample, the denoiser predicts there, and the sample
@@ -32,30 +33,15 @@ class MoreRedAS(TimePredictorGuidance):
             schedule, wherever they are.
 
     Raises:
-        ValueError: When a sampler is made, beside a guidance that moves the proposal earlier in the list, changes the
-            prediction later in it, or chooses the noise; and with recurrence.
+        ValueError: When a sampler is made, see ``OwnStep``.
     """
 
     cost = "denoiser 1 / 0, predictor 1 / 0"
 
-    needs_prediction = False
-    single_pass = True
-
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
-        own = type(self).__name__
-        for other in (*before, *after):
-            name = type(other).__name__
-            if isinstance(other, MoreRedAS):
-                raise ValueError(f"{own} and {name} both take the step; keep one, or let their intervals not overlap")
-            if other.needs_noise:
-                raise ValueError(f"{own} draws the noise of its steps, which {name} cannot choose; keep one of them")
-        for name in (type(other).__name__ for other in before if type(other).propose is not Guidance.propose):
-            raise ValueError(f"{own} takes a step of its own and would discard that of {name}; put it before {name}")
-        for name in (type(other).__name__ for other in after if type(other).denoise is not Guidance.denoise):
-            raise ValueError(
-                f"{own} steps from the prediction it sees, without the change by {name}; put it after {name}"
-            )
+        super().require_company(before, after)
         if any(isinstance(other, TemporalAlignment) and other.conditions for other in after):
+            own = type(self).__name__
             raise ValueError(f"TAG cannot look ahead through {own}, which predicts once a step; put TAG before it")
 
     def timesteps(self, x: Tensor, step: Step) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import BoxSpace, Guidance, Predict, Prediction, Proposal, Run, SampleNoise, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.own_step import OwnStep
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
 from tag_lightning.guidance.time_posterior import UNKNOWN, TimePredictorGuidance
 
@@ -32,7 +33,7 @@ class TemporalAlignment(TimePredictorGuidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If a constant strength is negative or not finite.
+        ValueError: If a constant strength is negative or not finite, or a condition takes a step of its own.
     """
 
     cost = "denoiser 1 / 0, predictor 1 / 1"
@@ -47,6 +48,11 @@ class TemporalAlignment(TimePredictorGuidance):
         super().__init__(predictor, **interval)
         self.strength: StrengthRule = as_rule(strength)
         self.conditions = tuple(conditions)
+        for own in (type(each).__name__ for each in self.conditions if isinstance(each, OwnStep)):
+            raise ValueError(
+                f"{type(self).__name__} cannot look ahead with {own}, which takes a step of its own; look ahead with a "
+                "method such as DPS"
+            )
 
     def for_run(self, run: Run) -> Self:
         ready = super().for_run(run)

@@ -128,12 +128,7 @@ class TFG(ConditionedGuidance):
 
     def mean_gradient(self, x0: Tensor, step: Step) -> Tensor:
         """``grad_{x0} L~(x0)`` for clean estimates ``x0 [B, ...]``, projected onto the space."""
-        with torch.enable_grad():
-            x0 = x0.detach().requires_grad_(True)
-            log_likelihood = self.smoothed(x0, step)
-            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x0)
-        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
-        return step.space.project(gradient)
+        return self.clean_gradient(x0, step)
 
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""

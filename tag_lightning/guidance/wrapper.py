@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
+from tag_lightning.guidance.own_step import OwnStep
 
 
 class GuidanceWrapper(ConditionedGuidance):
@@ -20,7 +21,7 @@ class GuidanceWrapper(ConditionedGuidance):
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
-        ValueError: If ``guidance`` does not move the proposal towards a condition.
+        ValueError: If ``guidance`` does not move the solver's proposal towards a condition.
     """
 
     cost = "as the wrapped method"
@@ -33,9 +34,11 @@ class GuidanceWrapper(ConditionedGuidance):
                 "method such as DPS, TFG or MPGD"
             )
         if type(guidance.innermost).denoise is not Guidance.denoise:
+            own = isinstance(guidance.innermost, OwnStep)
+            does = "takes a step of its own" if own else "changes the prediction rather than the proposal"
             raise ValueError(
-                f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which changes the prediction "
-                "rather than the proposal; wrap a method such as DPS, TFG or MPGD"
+                f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which {does}; wrap a method "
+                "such as DPS, TFG or MPGD"
             )
         self.guidance = guidance
         self.needs_grad = guidance.needs_grad

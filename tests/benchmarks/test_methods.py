@@ -36,13 +36,14 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     lines = (tmp_path / f"{kind}.md").read_text().splitlines()[2:]
     table = {name: (ratio, passes) for name, ratio, _, *passes in (line[2:-2].split(" | ") for line in lines)}
     regressor = kind == "digits"  # none is shipped for molecules
-    assert len(table) == (40 if regressor else 37)
+    assert len(table) == (41 if regressor else 38)
     assert all(float(ratio) > 0 for ratio, _ in table.values())
     assert table["plain"][0] == "1.00"
     passes = {name: row[:3] for name, (_, row) in table.items()}
     assert passes["plain"] == ["1 / 0", "0 / 0", "0 / 0"]
     assert passes["TFG"] == ["1 / 1", "5 / 5", "0 / 0"]
     assert passes["TemporalAlignment, DPS"] == ["1 / 1", "1 / 1", "1 / 1"]
+    assert passes["REDDiff"] == ["1 / 0", "1 / 1", "0 / 0"]
     assert passes["MoreRedAS"] == ["1 / 0", "0 / 0", "1 / 0"]
     assert passes["ClassifierFreeNoiseAwareness"] == ["2 / 0", "0 / 0", "0 / 0"]
     assert passes["ClassifierFreeGuidance"] == passes["AutoGuidance"] == ["2 / 0", "0 / 0", "0 / 0"]

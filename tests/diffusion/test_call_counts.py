@@ -43,6 +43,7 @@ from tag_lightning.guidance import (
     NoiseLevelCorrection,
     PredictedNoise,
     ProximalAlignment,
+    REDDiff,
     ResidualDPS,
     Retiming,
     SelfGuidance,
@@ -166,8 +167,12 @@ def test_two_guidances_differentiate_one_forward_pass(networks: Networks) -> Non
         (lambda c: FixedLengthSteps(DPS(c)), ((1, 5 / 6)), (5 / 6, 5 / 6)),
         (lambda c: AdaptiveMoments(DPS(c)), (1, 1), (1, 1)),
         (lambda c: EluCD(c), (1, 0), (1, 1)),
+        (lambda c: REDDiff(c), (1, 0), (1, 1)),
     ],
-    ids=["ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "FixedLengthSteps", "AdaptiveMoments", "EluCD"],
+    ids=[
+        *("ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "FixedLengthSteps", "AdaptiveMoments", "EluCD"),
+        "REDDiff",
+    ],
 )
 def test_methods_cost_what_the_documents_say(
     build: Callable[[Condition], Guidance],
@@ -307,8 +312,9 @@ def stated(guidance: type[Guidance], **symbols: int) -> dict[str, tuple[float, f
         (lambda n: FreeDoM(n.condition, recurrence=3), {"r": 3}),
         (lambda n: MPGD(n.condition, num_iterations=3), {"n": 3}),
         (lambda n: UGD(n.condition, mu=0.1, num_iterations=2, recurrence=3), {"n": 2, "r": 3}),
+        (lambda n: REDDiff(n.condition), {}),
     ],
-    ids=["Corruption", "TemporalAlignment", "DPS", "ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD"],
+    ids=["Corruption", "TemporalAlignment", "DPS", "ResidualDPS", "TFG", "LGD", "FreeDoM", "MPGD", "UGD", "REDDiff"],
 )
 def test_a_class_states_the_cost_that_is_counted(
     build: Callable[[Networks], Guidance], symbols: dict[str, int], networks: Networks

@@ -54,6 +54,7 @@ from tag_lightning.guidance import (
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
     ProximalAlignment,
+    REDDiff,
     RegressedNoise,
     ResidualDPS,
     Retiming,
@@ -157,6 +158,7 @@ class World:
             "MPGD": MPGD(c),
             "UGD": UGD(c, mu=0.1),
             "DSG": DSG(c),
+            "REDDiff": REDDiff(c),
             "ClassifierGuidance": ClassifierGuidance(c),
             "EluCD": EluCD(c),
             "AdaptiveMoments": AdaptiveMoments(DPS(c, 0.1)),
@@ -209,6 +211,7 @@ WORLDS = {
 }
 NAMES = list(WORLDS["images"].shipped)
 MORE_RED = {"MoreRedAS", "MoreRedITP"}
+OWN_STEP = {*MORE_RED, "REDDiff"}
 REPEATED = {"FreeDoM", "UGD"}
 RETIMED = {"TimeCorrection", "TimeShift"}
 CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
@@ -239,15 +242,15 @@ MOVING = set(NAMES) - PREDICTING - MOVED_BEFORE - {"UGD"}
 
 def refusal(first: str, second: str) -> str | None:
     """The reason for which a pair cannot run, as its error states it; None for one that can."""
-    if {first, second} & MORE_RED and {first, second} & REPEATED:
+    if {first, second} & OWN_STEP and {first, second} & REPEATED:
         return "cannot take a step several times"
-    if {first, second} <= MORE_RED:
+    if {first, second} <= OWN_STEP:
         return "both take the step; keep one"
-    if {first, second} & MORE_RED and "DSG" in {first, second}:
+    if {first, second} & OWN_STEP and "DSG" in {first, second}:
         return "draws the noise of its steps, which DSG cannot choose"
-    if second in MORE_RED and first in MOVING:
+    if second in OWN_STEP and first in MOVING:
         return f"takes a step of its own and would discard that of {first}; put it before"
-    if first in MORE_RED and second in PREDICTING:
+    if first in OWN_STEP and second in PREDICTING:
         return f"without the change by {second}; put it after"
     if "looking ahead" in second and first in MORE_RED | {"UGD"}:
         return f"cannot look ahead through {first}"
@@ -320,6 +323,8 @@ def test_every_wrapper_takes_a_guidance_or_refuses_it_in_one_line(outer: type[Gu
     reason = None
     if not isinstance(guidance, ConditionedGuidance):
         reason = f"cannot wrap {type(guidance).__name__}, which follows no condition; wrap a method"
+    elif inner == "REDDiff":
+        reason = "cannot wrap REDDiff, which takes a step of its own"
     elif inner in {"UGD", "ClassifierGuidance"}:
         reason = "changes the prediction rather than the proposal"
     elif changes_moves and inner == "DSG":
