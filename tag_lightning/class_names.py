@@ -29,6 +29,8 @@ PACKAGES = (
 
 
 def public_classes() -> dict[str, type]:
-    """Return the classes that our packages export, by their short names."""
+    """Return the classes that our packages export, errors apart, by their short names."""
     exported = {name: getattr(package, name) for package in PACKAGES for name in getattr(package, "__all__", ())}
-    return {name: value for name, value in exported.items() if inspect.isclass(value)}
+    return {
+        name: value for name, value in exported.items() if inspect.isclass(value) and not issubclass(value, Exception)
+    }

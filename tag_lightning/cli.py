@@ -28,6 +28,7 @@ from tag_lightning.cli_errors import (
     one_line,
     print_error,
     print_line,
+    raised_by,
     wants_traceback,
 )
 from tag_lightning.config_files import LayeredConfig, config_file, require_distinct_keys
@@ -246,4 +247,7 @@ def _expected(error: Exception) -> Exception | None:
         return full_disk(disk, interruption.folder)
     # Lightning has no class of its own for a metric that is not there.
     absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+    # Around the error of a constructor jsonargparse lists all types that it tried.
+    while isinstance(error.__cause__, Exception) and raised_by(error, "jsonargparse"):
+        error = error.__cause__
     return error if absent or isinstance(error, _EXPECTED_ERRORS) else None

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -91,6 +92,12 @@ def readable(message: str, error: BaseException | None = None, options: Iterable
     return textwrap.shorten(message, _LONGEST, placeholder=" ...") + close
 
 
+def raised_by(error: BaseException, package: str) -> bool:
+    """Return whether the code that raised ``error`` belongs to ``package``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").partition(".")[0] == package
+
+
 def _root_cause(error: BaseException | None) -> BaseException | None:
     while error is not None and error.__cause__ is not None:
         error = error.__cause__
@@ -124,5 +131,4 @@ def _option_names(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _parameters() -> set[str]:
     """Return the names of the constructor parameters of our classes, which are options of their ``init_args``."""
-    configurable = [cls for cls in public_classes().values() if not issubclass(cls, Exception)]
-    return {name for cls in configurable for name in inspect.signature(cls).parameters}
+    return {name for cls in public_classes().values() for name in inspect.signature(cls).parameters}

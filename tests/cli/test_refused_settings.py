@@ -59,7 +59,7 @@ def test_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         ("--trainer.devices=-1", "trainer.devices must be the number of processes"),
         ("--trainer.precision=bf16-true", "trainer.precision must be 32-true"),
-        ("--data.init_args.num_workers=-1", "data.init_args.num_workers must be at least 0, got -1; 0 loads"),
+        ("--data.init_args.num_workers=-1", "error: num_workers must be at least 0, got -1; 0 loads"),
         (STOPPING % "val/los", "EarlyStopping(monitor=...) is val/los, which nothing logs (did you mean val/loss?)"),
         (SAVING, "ModelCheckpoint(monitor=...) is val/los, which nothing logs"),
         ("--sampling.arms={few: {}, few: {num_steps: 3}}", "--sampling.arms: few is given twice, and only the last"),
