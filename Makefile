@@ -39,7 +39,7 @@ tour: $(VENV)/.ready
 weights: weights-digits weights-molecules
 
 # The stages whose networks the experiments use.
-WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser
+WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 
 weights-%: $(VENV)/.ready

@@ -34,6 +34,7 @@ from tag_lightning.diffusion import (
 from tag_lightning.guidance import (
     DPS,
     DSG,
+    GFCG,
     LGD,
     MPGD,
     TFG,
@@ -49,6 +50,8 @@ from tag_lightning.guidance import (
     ClassifierFreeNoiseAwareness,
     ClassifierGuidance,
     Condition,
+    ConditionEvaluator,
+    DynamicCFG,
     EluCD,
     EpsilonScaling,
     FixedLengthSteps,
@@ -70,6 +73,7 @@ from tag_lightning.guidance import (
     TemporalAlignment,
     TemporalAlignmentAfterStep,
     TimeCorrection,
+    TimeEvaluator,
     TimePredictorLevelCorrection,
     TimeShift,
     TimestepGuidance,
@@ -94,6 +98,7 @@ class Counted(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.told_timesteps = told_timesteps
         self.typical_nll = getattr(network, "typical_nll", None)
+        self.num_classes = getattr(network, "num_classes", None)
         # The denoiser stands in for one trained with its timestep dropped, or told a class: a pass costs the same.
         self.config = {NULL_TIMESTEP_KEY: True, CONDITION_KEY: asdict(_STAND_IN)}
         self.passes = [0, 0]
@@ -162,7 +167,7 @@ def molecules(batch: int, device: torch.device) -> Bench:
 def methods(
     condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module | None = None
 ) -> dict[str, list[Guidance]]:
-    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor, one a class.
+    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor, two a class.
 
     The denoiser is also the second one of the methods that compare two.
     """
@@ -202,6 +207,8 @@ def methods(
         "AdaptiveProjectedGuidance": [AdaptiveProjectedGuidance()],
         "AdaptiveGuidance": [AdaptiveGuidance()],
         "CFGZeroStar": [CFGZeroStar()],
+        "DynamicCFG": [DynamicCFG(evaluators=[ConditionEvaluator(condition)])],
+        "DynamicCFG by the time predictor": [DynamicCFG(evaluators=[TimeEvaluator(predictor)])],
         "AutoGuidance": [AutoGuidance(denoiser)],
         "RLGuidance": [RLGuidance(denoiser)],
         "MoreRedAS": [MoreRedAS(predictor)],
@@ -209,6 +216,7 @@ def methods(
     }
     if getattr(condition, "loss", cross_entropy) is cross_entropy:
         listed["EluCD"] = [EluCD(condition, 0.01)]
+        listed["GFCG"] = [GFCG(condition)]
     if regressor is not None:
         listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
         listed["Retiming"] = [Retiming(RegressedNoise(regressor))]

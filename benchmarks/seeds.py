@@ -52,6 +52,7 @@ def _share(name: str) -> Shown:
 _FIRST = {
     "fid": Shown("FID", 1, "FID, %", relative=True),
     "accuracy": _share("accuracy"),
+    "reward": Shown("reward", 1, "reward", digits=3),
     "atom_stability": _share("atom stability"),
     "molecule_stability": _share("molecule stability"),
     "validity": _share("validity"),

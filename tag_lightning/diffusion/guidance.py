@@ -57,7 +57,9 @@ class Guidance(Rebuildable):
             in the steps in which such a guidance acts, and only there.
         needs_noise: ``propose`` chooses the noise of the proposal, which a deterministic solver does not have.
         needs_null_timestep: Asks a denoiser that was trained with its timestep dropped at random.
-        needs_null_condition: Asks a conditional denoiser for its answers with and without the condition.
+        needs_condition: Needs a conditional denoiser that is told the condition of each sample.
+        needs_null_condition: Asks a conditional denoiser for its answers with and without the condition; implies
+            ``needs_condition``.
         needs_predicted_noise: ``denoise`` returns noise and clean sample that do not make up ``x``, for solvers that
             read both.
         needs_prediction: ``propose`` reads ``prediction``. The denoiser is called again for it where another guidance
@@ -77,6 +79,7 @@ class Guidance(Rebuildable):
     needs_grad: bool = False
     needs_noise: bool = False
     needs_null_timestep: bool = False
+    needs_condition: bool = False
     needs_null_condition: bool = False
     needs_predicted_noise: bool = False
     needs_prediction: bool = True
@@ -108,6 +111,14 @@ class Guidance(Rebuildable):
             ValueError: If the run lacks something; names it.
         """
         return self
+
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        """Check the denoiser of the run, when a sampler is made.
+
+        Raises:
+            ValueError: If this guidance cannot run with it; names the reason and the way out.
+        """
+        return
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         """Check the guidances that act at some timestep together with this one, when a sampler is made.

@@ -6,7 +6,7 @@ import copy
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ class Sampler:
             ValueError: If a guidance contrasts a condition that ``space`` does not have.
         """
         for entry in self.guidance:
-            if entry.needs_null_condition and not space.denoiser_inputs:
+            if (entry.needs_condition or entry.needs_null_condition) and not space.denoiser_inputs:
                 raise ValueError(
                     f"{type(entry).__name__} strengthens the condition of each sample, but the space has none; set its "
                     "denoiser_inputs to denoiser.conditioning.inputs({...})"
@@ -132,6 +132,12 @@ class Sampler:
                     f"{type(entry).__name__} needs a denoiser that was trained with a condition dropped at random, "
                     "which this one was not; train one with model.init_args.condition, or take a conditional one"
                 )
+            if entry.needs_condition and self.denoiser.conditioning is None:
+                raise ValueError(
+                    f"{type(entry).__name__} needs a conditional denoiser, which this one is not; take "
+                    "digits/conditional_denoiser, or train one with model.init_args.condition"
+                )
+            entry.require_denoiser(self.denoiser)
             if entry.needs_predicted_noise and not self.solver.reads_noise:
                 raise ValueError(
                     f"{type(entry).__name__} changes the noise that a step puts back, but "
@@ -213,8 +219,8 @@ class Sampler:
             step = replace(step, timestep=timestep, alpha_bar=_at(self.denoiser, timestep))  # type: ignore[arg-type]
         elif timestep != step.timestep:
             step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
-        if inputs.get("null_condition"):
-            step = replace(step, space=_untold(step.space))
+        if inputs:
+            step = replace(step, space=_told(step.space, inputs))
         return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
 
     @cached_property
@@ -303,8 +309,8 @@ def _at(denoiser: Denoiser, timesteps: Tensor) -> Tensor:
     return denoiser.schedule.alphas_cumprod[timesteps.to(denoiser.schedule.alphas_cumprod.device)]
 
 
-def _untold(space: Space) -> Space:
-    """The same space without the condition of its samples."""
-    untold = copy.copy(space)
-    untold.denoiser_inputs = {}
-    return untold
+def _told(space: Space, inputs: Mapping[str, Any]) -> Space:
+    """The space with the condition of its samples that a prediction asks for: none, or another one."""
+    told, own = copy.copy(space), space.denoiser_inputs
+    told.denoiser_inputs = {} if inputs.get("null_condition") else {name: inputs.get(name, own[name]) for name in own}
+    return told

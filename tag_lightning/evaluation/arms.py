@@ -81,7 +81,9 @@ class Arm:
         Raises:
             ValueError: If ``conditional`` contradicts the guidance or the denoiser.
         """
-        needing = [type(entry).__name__ for entry in self.guidance if entry.needs_null_condition]
+        needing = [
+            type(entry).__name__ for entry in self.guidance if entry.needs_condition or entry.needs_null_condition
+        ]
         if self.conditional is None:
             return bool(needing) or (denoiser.conditioning is not None and not denoiser.has_null_condition)
         if self.conditional and denoiser.conditioning is None:

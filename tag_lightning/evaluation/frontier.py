@@ -278,9 +278,10 @@ class Frontier:
         return {"frontier": self.picture} | {f"sweep_{name}": one for name, one in self.sweep_pictures().items()}
 
     def sweep_pictures(self) -> dict[str, Tensor]:
-        """Quality, alignment and Time-Gap over each swept parameter, bytes ``[3, H, W]`` by parameter."""
+        """Quality, alignment, reward and Time-Gap over each swept parameter, bytes ``[3, H, W]`` by parameter."""
         points, pictures = self._runs[0].points, {}
-        metrics = [name for name in (self.measures.quality, self.measures.alignment, "time_gap") if self._has(name)]
+        shown = (self.measures.quality, self.measures.alignment, "reward", "time_gap")
+        metrics = [name for name in shown if self._has(name)]
         for parameter in dict.fromkeys(point.parameter for point in points.values()):
             lines = {}
             for curve, arms in self.curves.items():

@@ -16,9 +16,12 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.dynamic_cfg import DynamicCFG
 from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
+from tag_lightning.guidance.evaluators import ConditionEvaluator, DiscriminatorEvaluator, Evaluator, TimeEvaluator
 from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
+from tag_lightning.guidance.gfcg import GFCG
 from tag_lightning.guidance.langevin import LangevinCorrector
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
@@ -53,6 +56,7 @@ from tag_lightning.guidance.wrapper import GuidanceWrapper
 __all__ = [
     "DPS",
     "DSG",
+    "GFCG",
     "LGD",
     "MPGD",
     "TFG",
@@ -69,12 +73,16 @@ __all__ = [
     "ClassifierFreeNoiseAwareness",
     "ClassifierGuidance",
     "Condition",
+    "ConditionEvaluator",
     "ConditionedGuidance",
     "ConstantStrength",
     "Corruption",
+    "DiscriminatorEvaluator",
     "Drift",
+    "DynamicCFG",
     "EluCD",
     "EpsilonScaling",
+    "Evaluator",
     "Evidence",
     "FixedLengthSteps",
     "FreeDoM",
@@ -107,6 +115,7 @@ __all__ = [
     "TemporalAlignment",
     "TemporalAlignmentAfterStep",
     "TimeCorrection",
+    "TimeEvaluator",
     "TimePredictorLevelCorrection",
     "TimeShift",
     "TimestepGuidance",

@@ -50,6 +50,3 @@ class AdaptiveGuidance(ConditionContrast):
         cosine = torch.cosine_similarity(first, second)
         step.state["last"] = torch.where(guided & (cosine >= self.agreement), step.index, last)
         return extrapolated(told, untold, 1 + (self.guidance_scale - 1) * guided.to(x), step)
-
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        return extrapolated(told, untold, self.guidance_scale, step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sam
 from tag_lightning.guidance.time_posterior import noise_level, with_noise
 
 
-class ConditionContrast(Guidance, ABC):
+class ConditionContrast(Guidance):
     """Guidance by the denoiser's answers with and without the condition of each sample.
 
     Costs a second forward pass of the denoiser. Both answers are those that the guidance earlier in the list makes of
@@ -30,6 +29,7 @@ class ConditionContrast(Guidance, ABC):
             conditions, before sampling.
     """
 
+    needs_condition = True
     needs_null_condition = True
 
     def __init__(self, guidance_scale: float = 2.0, **interval: Any) -> None:
@@ -43,9 +43,9 @@ class ConditionContrast(Guidance, ABC):
                 "(start, stop) that do not overlap"
             )
 
-    @abstractmethod
     def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
         """The prediction to step with, of those with and without the condition; both have the same noise level."""
+        return extrapolated(told, untold, self.guidance_scale, step)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         told = predict(x, step.timestep)
@@ -64,9 +64,6 @@ class ClassifierFreeGuidance(ConditionContrast):
     """
 
     cost = "denoiser 2 / 0"
-
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        return extrapolated(told, untold, self.guidance_scale, step)
 
 
 def extrapolated(told: Prediction, untold: Prediction, scale: float | Tensor, step: Step) -> Prediction:

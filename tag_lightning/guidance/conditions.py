@@ -116,6 +116,25 @@ Conditions: TypeAlias = Condition | JointCondition | str | Sequence[str] | None
 """A condition, the name of one of the run's or several names, or None for all conditions of the run."""
 
 
+def condition_for_run(condition: Conditions, run: Run, owner: str) -> Condition | JointCondition:
+    """The condition itself, or that of the run by its name; None is all conditions of the run.
+
+    Args:
+        condition: What was given.
+        run: The run.
+        owner: Name of the class that asks, for the error.
+
+    Raises:
+        ValueError: If the run has no condition, or none of that name.
+    """
+    if isinstance(condition, Condition | JointCondition):
+        return condition
+    if condition is None and not run.conditions:
+        raise ValueError(f"{owner} has no condition: pass condition=..., or give the run a guide")
+    names = list(run.conditions) if condition is None else condition
+    return joined([names] if isinstance(names, str) else names, run.conditions)
+
+
 class ConditionedGuidance(Guidance):
     """Guidance towards samples that satisfy a condition.
 
@@ -146,11 +165,8 @@ class ConditionedGuidance(Guidance):
         """
         if isinstance(self.condition, Condition | JointCondition):
             return self
-        if self.condition is None and not run.conditions:
-            raise ValueError(f"{type(self).__name__} has no condition: pass condition=..., or give the run a guide")
-        names = list(run.conditions) if self.condition is None else self.condition
         ready = copy.copy(self)
-        ready.condition = joined([names] if isinstance(names, str) else names, run.conditions)
+        ready.condition = condition_for_run(self.condition, run, type(self).__name__)
         return ready
 
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step
+from tag_lightning.diffusion import Denoiser, Guidance, Predict, Prediction, Proposal, Run, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.own_step import OwnStep
 
@@ -65,6 +65,9 @@ class GuidanceWrapper(ConditionedGuidance):
         ready = copy.copy(self)
         ready.guidance = self.guidance.for_run(run)
         return ready
+
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        self.guidance.require_denoiser(denoiser)
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         self.guidance.require_company(before, after)

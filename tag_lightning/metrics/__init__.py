@@ -22,6 +22,7 @@ from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
 from tag_lightning.metrics.quantity_error import QuantityError
 from tag_lightning.metrics.restoration import PSNR, SSIM
+from tag_lightning.metrics.reward import Reward
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL, time_gap
@@ -48,6 +49,7 @@ __all__ = [
     "PrecisionRecall",
     "PropertyError",
     "QuantityError",
+    "Reward",
     "RowsByIndex",
     "SampleMetric",
     "TimeCalibration",

@@ -4,6 +4,14 @@ from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
+from tag_lightning.modules.reward_weighted import RewardWeightedModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
-__all__ = ["DiffusionModule", "NoiseLevelModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]
+__all__ = [
+    "DiffusionModule",
+    "NoiseLevelModule",
+    "PropertyModule",
+    "RegressionModule",
+    "RewardWeightedModule",
+    "TimePredictorModule",
+]

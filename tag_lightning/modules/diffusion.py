@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import NULL_TIMESTEP_KEY, Conditioning, Denoiser, LinearSchedule, NoiseSchedule
+from tag_lightning.diffusion import (
+    NULL_TIMESTEP_KEY,
+    Conditioning,
+    Denoiser,
+    LinearSchedule,
+    NoiseSchedule,
+    per_sample,
+)
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.networks.trial_run import require_accepts
@@ -106,9 +113,17 @@ class DiffusionModule(NetworkModule):
             told = {name: torch.where(dropped, null[name], values) for name, values in told.items()}
         output = self.network(x_t, timesteps, **batch.inputs, **told)
         predicted = output if isinstance(output, Tensor) else output.sample
+        weights = self.sample_weights(batch)
+        if weights is not None:
+            root = per_sample(weights.sqrt(), predicted)
+            predicted, epsilon = root * predicted, root * epsilon
         if mask is not None:  # padding has no error and would dilute the mean
             predicted, epsilon = predicted[mask], epsilon[mask]
         return F.mse_loss(predicted, epsilon)
+
+    def sample_weights(self, batch: Any) -> Tensor | None:
+        """The weight of each sample's squared error, ``[B]``; None weighs all the same."""
+        return None
 
     def _condition(self, attributes: dict[str, Tensor]) -> dict[str, Tensor]:
         """The network's argument for the condition; nothing for an unconditional one."""

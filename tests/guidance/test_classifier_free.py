@@ -242,6 +242,17 @@ def test_a_second_denoiser_is_an_end_of_the_scale(kind: Any) -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("w", [0.0, 0.4, 1.0, 2.5])
+def test_a_mixture_with_a_reward_tuned_gaussian_is_the_tuning_at_another_temperature(w: float) -> None:
+    """``N(m, v)`` tilted by the reward ``x_0 / temperature`` has the mean ``m + v / temperature``."""
+    mean, shift = torch.tensor([0.5, -1.0]), torch.tensor([0.9, 0.0])
+    tilted = [GaussianMixture([1], [(mean + factor * shift).tolist()], [VARIANCE]) for factor in (0.0, 1.0, w)]
+    base, tuned, expected = (Denoiser(ExactDenoiser(each, SCHEDULE), SCHEDULE) for each in tilted)
+    untold = space(labels=None)
+    mixed = Sampler(base, DDIM(0.0), 12, [RLGuidance(tuned, w)]).sample(untold, 0)
+    torch.testing.assert_close(mixed, Sampler(expected, DDIM(0.0), 12).sample(untold, 0))
+
+
 def test_a_worse_denoiser_is_told_the_same_condition() -> None:
     worse = denoiser()
     Sampler(denoiser(), DDIM(0.0), 2, [AutoGuidance(worse)]).sample(space(), 0)

@@ -25,6 +25,7 @@ from tag_lightning.diffusion import (
 from tag_lightning.guidance import (
     DPS,
     DSG,
+    GFCG,
     LGD,
     MPGD,
     TFG,
@@ -41,8 +42,10 @@ from tag_lightning.guidance import (
     ClassifierGuidance,
     Condition,
     ConditionedGuidance,
+    ConditionEvaluator,
     Corruption,
     Drift,
+    DynamicCFG,
     EluCD,
     EpsilonScaling,
     FixedLengthSteps,
@@ -64,6 +67,7 @@ from tag_lightning.guidance import (
     TemporalAlignment,
     TemporalAlignmentAfterStep,
     TimeCorrection,
+    TimeEvaluator,
     TimePredictorLevelCorrection,
     TimeShift,
     TimestepGuidance,
@@ -79,6 +83,7 @@ class Flat(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        self.num_classes = outputs
         self.layer = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor, timesteps: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -190,6 +195,8 @@ class World:
             "AdaptiveProjectedGuidance": AdaptiveProjectedGuidance(1.7),
             "AdaptiveGuidance": AdaptiveGuidance(1.6, agreement=1.0),
             "CFGZeroStar": CFGZeroStar(1.4),
+            "GFCG": GFCG(c, 4.0),
+            "DynamicCFG": DynamicCFG([1.2, 1.9], [ConditionEvaluator(c), TimeEvaluator(p)]),
             "AutoGuidance": AutoGuidance(self.worse, 1.3),
             "RLGuidance": RLGuidance(self.worse, 0.4),
             "MoreRedAS": MoreRedAS(p),
@@ -222,6 +229,8 @@ CONDITIONAL = {
     "CFGPlusPlus",
     "CFGZeroStar",
     "ClassifierFreeGuidance",
+    "DynamicCFG",
+    "GFCG",
 }
 PREDICTING = {
     *RETIMED,

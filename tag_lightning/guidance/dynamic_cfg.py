@@ -1,0 +1,97 @@
+"""Dynamic classifier-free guidance (Papalampidi et al. 2025): the scale of each sample and step by online feedback."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from tag_lightning.diffusion import Denoiser, Prediction, Run, Step
+from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated, require_scale, with_clean
+from tag_lightning.guidance.evaluators import ConditionEvaluator, Evaluator
+
+
+class DynamicCFG(ConditionContrast):
+    """Dynamic classifier-free guidance by online feedback (Papalampidi et al. 2025, arXiv 2509.16131).
+
+    Each step makes one candidate per scale from the two predictions of ``ClassifierFreeGuidance``, has evaluators score
+    them, and goes on with the best one, greedily, for every sample by itself. A tie goes to the earlier scale.
+
+    The scores of an evaluator are put on a common scale first: over the candidates of one sample and step their lowest
+    becomes 0 and their highest 1, or all of them 0 where they are equal. The choice is the candidate of the largest
+    weighted sum. The paper trains evaluators on noisy latents and adapts their weights to the timestep. Here the
+    evaluators read the clipped ``x0`` (the time predictor reads the next sample), the weights are constant, and the
+    normalisation is our reading.
+
+    Args:
+        scales: The guidance scales to choose from, at least 0 each; see ``ClassifierFreeGuidance``.
+        evaluators: ``ConditionEvaluator``, ``DiscriminatorEvaluator``, ``TimeEvaluator``, or your own; None is the
+            first, by the conditions of the run.
+        weights: One per evaluator, at least 0 and not all 0; None weighs them equally.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If there are no scales or evaluators, one of them gives no scores, or a number is out of range; if
+            an evaluator lacks its network, when the sampler is made.
+    """
+
+    cost = "denoiser 2 / 0, guide S / 0 for S scales"
+
+    def __init__(
+        self,
+        scales: Sequence[float] = (1.0, 1.5, 2.0, 4.0),
+        evaluators: Sequence[Evaluator] | None = None,
+        weights: Sequence[float] | None = None,
+        **interval: Any,
+    ) -> None:
+        if not scales:
+            raise ValueError("DynamicCFG chooses from scales, but the list is empty")
+        super().__init__(max(map(require_scale, scales)), **interval)
+        self.scales = tuple(scales)
+        self.evaluators = (ConditionEvaluator(),) if evaluators is None else tuple(evaluators)
+        self.weights = (1.0,) * len(self.evaluators) if weights is None else tuple(weights)
+        if not self.evaluators:
+            raise ValueError("DynamicCFG needs an evaluator, but the list is empty; leave it out for the guide")
+        for name in (type(one).__name__ for one in self.evaluators if not isinstance(one, Evaluator)):
+            raise ValueError(f"{name} gives no scores; an evaluator is an Evaluator, such as ConditionEvaluator")
+        if len(self.weights) != len(self.evaluators):
+            raise ValueError(f"there are {len(self.evaluators)} evaluators, but {len(self.weights)} weights")
+        if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
+            raise ValueError(f"weights must be finite, at least 0 and not all 0, got {list(self.weights)}")
+
+    def for_run(self, run: Run) -> Self:
+        ready = copy.copy(self)
+        ready.evaluators = tuple(evaluator.for_run(run) for evaluator in self.evaluators)
+        return ready
+
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        for evaluator in self.evaluators:
+            evaluator.require_ready()
+
+    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
+        scales = torch.tensor(self.scales, device=told.x0.device, dtype=told.x0.dtype)
+        return extrapolated(told, untold, scales[self.chosen(told, untold, step)], step)
+
+    @torch.no_grad()
+    def chosen(self, told: Prediction, untold: Prediction, step: Step) -> Tensor:
+        """The place in ``scales`` of each sample's choice, ``[B]``."""
+        candidates = []
+        for scale in self.scales:
+            candidate = extrapolated(told, untold, scale, step)
+            candidates.append(with_clean(candidate, step.space.clip(candidate.x0), step))
+        total = torch.zeros(len(candidates), len(told.x0), device=told.x0.device, dtype=told.x0.dtype)
+        for weight, evaluator in zip(self.weights, self.evaluators, strict=True):
+            scores = [evaluator.scores(candidate, step) for candidate in candidates]
+            step.checks.require_finite(step.timestep, the_evaluator=torch.stack(scores, 1))
+            total += weight * normalised(torch.stack(scores)).to(total)
+        return total.argmax(0)
+
+
+def normalised(scores: Tensor) -> Tensor:
+    """``scores [S, B]`` of S candidates, from 0 for the lowest of each sample to 1 for its highest; 0 if all equal."""
+    lowest, highest = scores.amin(0), scores.amax(0)
+    return (scores - lowest) / (highest - lowest).where(highest > lowest, 1)
