@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser, Prediction, Run, Step
-from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated, require_scale, with_clean
+from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated, with_clean
 from tag_lightning.guidance.evaluators import ConditionEvaluator, Evaluator
 
 
@@ -48,9 +48,9 @@ class DynamicCFG(ConditionContrast):
         weights: Sequence[float] | None = None,
         **interval: Any,
     ) -> None:
-        if not scales:
-            raise ValueError("DynamicCFG chooses from scales, but the list is empty")
-        super().__init__(max(map(require_scale, scales)), **interval)
+        if not scales or not all(0 <= scale < math.inf for scale in scales):
+            raise ValueError(f"scales must be finite numbers of at least 0, one or more, got {list(scales)}")
+        super().__init__(max(scales), **interval)
         self.scales = tuple(scales)
         self.evaluators = (ConditionEvaluator(),) if evaluators is None else tuple(evaluators)
         self.weights = (1.0,) * len(self.evaluators) if weights is None else tuple(weights)
@@ -59,7 +59,9 @@ class DynamicCFG(ConditionContrast):
         for name in (type(one).__name__ for one in self.evaluators if not isinstance(one, Evaluator)):
             raise ValueError(f"{name} gives no scores; an evaluator is an Evaluator, such as ConditionEvaluator")
         if len(self.weights) != len(self.evaluators):
-            raise ValueError(f"there are {len(self.evaluators)} evaluators, but {len(self.weights)} weights")
+            raise ValueError(
+                f"there are {len(self.evaluators)} evaluators, but {len(self.weights)} weights; give one for each"
+            )
         if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
             raise ValueError(f"weights must be finite, at least 0 and not all 0, got {list(self.weights)}")
 

@@ -116,7 +116,8 @@ class TimeEvaluator(Evaluator):
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)
-        ready.posterior = TimePredictorGuidance(self.posterior.predictor or run.predictor)
+        own = self.posterior.predictor
+        ready.posterior = TimePredictorGuidance(run.predictor if own is None else own)
         ready.require_ready()
         return ready
 

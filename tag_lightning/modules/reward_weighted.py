@@ -25,9 +25,10 @@ class RewardWeightedModule(DiffusionModule):
     samples of the model itself, the first by the reward without an exponential; here the training samples stand for
     those of the model that was trained on them. ``GeneratedDataModule`` draws them from the model instead.
 
-    A perfect network then is the denoiser of ``p(x0) exp(r(x0) / temperature)``, the distribution of the highest mean
-    reward at its divergence from ``p``. ``RLGuidance`` at scale w mixes it with the denoiser of ``p``; for Gaussians
-    with one covariance the mixture is the denoiser at ``temperature / w``.
+    A perfect network then is the denoiser of ``p(x0) exp(r(x0) / temperature)``, which maximises the mean reward less
+    ``temperature`` times the Kullback-Leibler divergence from the data's ``p``. ``RLGuidance`` at scale w mixes it with
+    the denoiser of ``p``; for Gaussian data and a linear reward the mixture is the tuned denoiser at
+    ``temperature / w``.
 
     Begin with the weights of that denoiser: ``--ckpt_path digits/conditional_denoiser``.
 

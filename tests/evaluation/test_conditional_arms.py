@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import DDIM, Conditioning, Guidance, LinearSchedule, Predict, Prediction, Step
 from tag_lightning.evaluation import Arm, Results, compare
-from tag_lightning.guidance import DPS, AutoGuidance, ClassifierFreeGuidance
+from tag_lightning.guidance import DPS, GFCG, AutoGuidance, ClassifierFreeGuidance, DynamicCFG, TimeEvaluator
 from tag_lightning.pretrained import save_pretrained
 
 CFG = ClassifierFreeGuidance(3.0)
@@ -83,6 +83,8 @@ def test_a_denoiser_that_cannot_do_without_is_always_told(tiny: TinyNetworks, tm
     ("arm", "message"),
     [
         (Arm([CFG]), "ClassifierFreeGuidance needs a denoiser that was trained with a condition dropped at random"),
+        (Arm([DynamicCFG()]), "DynamicCFG needs a denoiser that was trained with a condition dropped at random"),
+        (Arm([GFCG()]), "GFCG needs a conditional denoiser, which this one is not; take digits/conditional_denoiser"),
         (Arm(conditional=True), "conditional is true, but the denoiser is unconditional"),
     ],
 )
@@ -104,6 +106,12 @@ def test_what_the_denoiser_does_not_know_is_refused_before_anything_is_drawn(
         drawn(tiny, three, {"a": Arm([CFG])}, attribute="hue", guide=None, judge=None, features="auto")
     with pytest.raises(ValueError, match=r"^arm a: conditional is false, but ClassifierFreeGuidance strengthens the"):
         drawn(tiny, three, {"a": Arm([CFG], conditional=False)}, labels=[0])
+    with pytest.raises(ValueError, match=r"^arm a: the classifier of GFCG tells 10 classes apart, but .* one of 3; "):
+        drawn(tiny, three, {"a": Arm([GFCG()])}, labels=[0])
+    with pytest.raises(ValueError, match=r"^arm a: TimeEvaluator has no time predictor: pass predictor"):
+        drawn(tiny, three, {"a": Arm([DynamicCFG(evaluators=[TimeEvaluator()])])}, labels=[0])
+    with pytest.raises(ValueError, match=r"^arm a: ConditionEvaluator has no condition: pass condition.* a guide$"):
+        drawn(tiny, three, {"a": Arm([DynamicCFG()])}, labels=[0], guide=None)
 
 
 def test_a_second_denoiser_is_named_by_path(tiny: TinyNetworks, tmp_path: Path) -> None:

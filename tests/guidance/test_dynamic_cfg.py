@@ -162,11 +162,11 @@ def test_what_is_open_comes_from_the_run() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scales": []}, "chooses from scales, but the list is empty"),
-        ({"scales": [1.0, -1.0]}, "guidance_scale must be a finite number of at least 0"),
+        ({"scales": []}, r"scales must be finite numbers of at least 0, one or more, got \[\]"),
+        ({"scales": [1.0, -1.0]}, r"scales must be finite numbers of at least 0, one or more, got \[1\.0, -1\.0\]"),
         ({"evaluators": []}, "DynamicCFG needs an evaluator, but the list is empty; leave it out for the guide"),
         ({"evaluators": [nn.Identity()]}, "^Identity gives no scores; an evaluator is an Evaluator, such as"),
-        ({"weights": [1.0, 1.0]}, "there are 1 evaluators, but 2 weights"),
+        ({"weights": [1.0, 1.0]}, "there are 1 evaluators, but 2 weights; give one for each"),
         ({"weights": [0.0]}, r"weights must be finite, at least 0 and not all 0, got \[0\.0\]"),
     ],
     ids=["no scale", "negative scale", "no evaluator", "no scores", "weights", "no weight"],
