@@ -258,7 +258,8 @@ class ArmSampler:
         if self.store is None:
             return [None] * len(self._chunks)
         try:
-            return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of)
+            told = arm.tells_condition(self.denoiser)
+            return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of, told)
         except IndescribableError as error:
             if self.progress:
                 print(f"samples of {name} cannot be kept for a later run: {error}", flush=True)

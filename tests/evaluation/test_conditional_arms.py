@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import DDIM, Conditioning, Guidance, LinearSchedule, Predict, Prediction, Step
 from tag_lightning.evaluation import Arm, Results, compare
+from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.guidance import DPS, GFCG, AutoGuidance, ClassifierFreeGuidance, DynamicCFG, TimeEvaluator
 from tag_lightning.pretrained import save_pretrained
 
@@ -130,3 +131,10 @@ def test_a_second_denoiser_is_named_by_path(tiny: TinyNetworks, tmp_path: Path) 
     save_pretrained(tmp_path / "longer", other, LinearSchedule(num_timesteps=2 * TIMESTEPS))
     with pytest.raises(ValueError, match=r"^arm a: .*longer has T = 40 timesteps but the denoiser has 20"):
         drawn(tiny, own, {"a": Arm([AutoGuidance(str(tmp_path / "longer"))])})
+
+
+def test_arms_that_differ_in_the_condition_alone_keep_their_own_chunks(tiny: TinyNetworks, tmp_path: Path) -> None:
+    arms = {"told": Arm(conditional=True), "unguided": Arm()}
+    source, task = conditional(tmp_path / "own"), tiny_task(tiny).for_data(tiny_data())
+    results = compare(arms, source, task, **COMMON, store=ChunkStore(tmp_path / "chunks"))
+    assert not torch.allclose(results["told"].samples, results["unguided"].samples)
