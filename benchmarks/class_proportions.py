@@ -14,6 +14,7 @@ import argparse
 import statistics
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import DDIM
 from tag_lightning.evaluation import Arm, ImageTask, compare
 from tag_lightning.guidance import FixedLengthSteps
-from tag_lightning.metrics import FrechetDistance, JudgeFeatures, PixelFeatures
+from tag_lightning.metrics import FeatureExtractor, FrechetDistance, JudgeFeatures, PixelFeatures
 from tag_lightning.pretrained import load_pretrained
 
 _BATCH = 128
@@ -50,34 +51,33 @@ def drawn(seed: int, per_class: int, excess: int) -> dict[str, Tensor]:
     """Digits ``[n, C, H, W]`` of every kind for one seed, all of the same number."""
     task = partial(ImageTask, guide="digits/guide", judge="digits/judge")
     count = 10 * per_class
-    arms = {"unguided": Arm(), "dps": Arm([DPS(scale=0.25)]), "fixed length": Arm([FixedLengthSteps(DPS())])}
-    shared = {"num_steps": 25, "solver": DDIM(0.0), "seed": seed}
+    shared: dict[str, Any] = {"num_steps": 25, "solver": DDIM(0.0), "seed": seed}
     guided = compare(
-        {name: arm for name, arm in arms.items() if name != "unguided"},
+        {"fixed length": Arm([FixedLengthSteps(DPS())])},
         *("digits/denoiser", task().for_data(DigitsDataModule())),
         num_samples=count,
         num_kept=count,
         **shared,
     )
     plain = compare(
-        {"unguided": arms["unguided"]},
+        {"unguided": Arm()},
         *("digits/denoiser", task().for_data(DigitsDataModule())),
         num_samples=excess * count,
         num_kept=excess * count,
         **shared,
     )
-    unguided = plain.arms["unguided"].samples
+    unguided = plain["unguided"].samples
     judge = load_pretrained("digits/judge").network
     with torch.no_grad():
         labels = torch.cat([judge(part).argmax(1) for part in unguided.split(_BATCH)])
     found = {"unguided": unguided[:count], "unguided, classes evened": unguided[evenly(labels, per_class, 10)]}
-    return found | {name: result.samples for name, result in guided.arms.items()}
+    return found | {"fixed length": guided["fixed length"].samples}
 
 
 def distances(samples: Mapping[str, Tensor], hue: str | None) -> dict[str, dict[str, float]]:
     """Frechet distances to the training digits, by kind of sample and features."""
     data = DigitsDataModule()
-    extractors = {"judge": JudgeFeatures(load_pretrained("digits/judge").network)}
+    extractors: dict[str, FeatureExtractor] = {"judge": JudgeFeatures(load_pretrained("digits/judge").network)}
     if hue is not None:
         extractors["hue"] = JudgeFeatures(load_pretrained(hue).network)
     extractors["pixels"] = PixelFeatures(data.sample_shape)

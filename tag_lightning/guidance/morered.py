@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step, per_sample
+from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness
 from tag_lightning.guidance.own_step import OwnStep
 from tag_lightning.guidance.tag import TemporalAlignment
 from tag_lightning.guidance.time_posterior import TimePredictorGuidance
+from tag_lightning.guidance.timestep_contrast import TimestepContrast
 
 
 class MoreRedAS(OwnStep, TimePredictorGuidance):
@@ -93,3 +95,12 @@ class MoreRedJT(MoreRedAS):
     """
 
     needs_null_timestep = True
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        super().require_company(before, after)
+        kinds = (TimestepContrast, ClassifierFreeNoiseAwareness)
+        for name in (type(other).__name__ for other in before if isinstance(other, kinds)):
+            raise ValueError(
+                f"{name} compares what the denoiser says about timesteps, which {type(self).__name__} does not tell it; "
+                "keep one, or let their intervals not overlap"
+            )

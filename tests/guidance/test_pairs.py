@@ -263,6 +263,8 @@ def refusal(first: str, second: str) -> str | None:
         return f"takes a step of its own and would discard that of {first}; put it before"
     if first in OWN_STEP and second in PREDICTING:
         return f"without the change by {second}; put it after"
+    if second == "MoreRedJT" and first in CONTRASTS | {"ClassifierFreeNoiseAwareness"}:
+        return f"{first} compares what the denoiser says about timesteps, which MoreRedJT does not tell it"
     if "looking ahead" in second and first in MORE_RED | {"UGD"}:
         return f"cannot look ahead through {first}"
     if {first, second} <= RETIMED:
