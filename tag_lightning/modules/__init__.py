@@ -1,9 +1,17 @@
 """LightningModules that train one kind of network each."""
 
+from tag_lightning.modules.autoencoder import AutoencoderModule
 from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
-__all__ = ["DiffusionModule", "NoiseLevelModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]
+__all__ = [
+    "AutoencoderModule",
+    "DiffusionModule",
+    "NoiseLevelModule",
+    "PropertyModule",
+    "RegressionModule",
+    "TimePredictorModule",
+]

@@ -1,5 +1,6 @@
 """Networks that diffusers lacks: time predictors, classifiers, networks for molecules."""
 
+from tag_lightning.networks.autoencoder import image_autoencoder
 from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.egnn import EGNNDenoiser
 from tag_lightning.networks.egnn_predictors import (
@@ -38,4 +39,5 @@ __all__ = [
     "SimpleCNN",
     "TimePredictor",
     "UNetEncoder",
+    "image_autoencoder",
 ]
