@@ -2,6 +2,7 @@
 
 from tag_lightning.networks.autoencoder import image_autoencoder
 from tag_lightning.networks.classifier import ImageClassifier
+from tag_lightning.networks.clip_rewards import AestheticScore, CLIPScore, StyleReward
 from tag_lightning.networks.egnn import EGNNDenoiser
 from tag_lightning.networks.egnn_predictors import (
     EGNNNoiseLevel,
@@ -21,7 +22,9 @@ from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredicto
 from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
+    "AestheticScore",
     "CIFARResNet",
+    "CLIPScore",
     "EGNNDenoiser",
     "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
@@ -37,6 +40,7 @@ __all__ = [
     "PixelClassifier",
     "PropertyPredictor",
     "SimpleCNN",
+    "StyleReward",
     "TimePredictor",
     "UNetEncoder",
     "image_autoencoder",
