@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_clip import write_clip
 from torch import Tensor
 
 from tag_lightning.networks import AestheticScore, CLIPScore, StyleReward
-
-VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a random CLIP of 12x12 images, whose tokenizer knows the letters of a few words."""
-    transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("clip")
-    letters = [*"abcdeor", *(f"{letter}</w>" for letter in "abcdeor"), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    text = {**VISION, "vocab_size": len(letters), "bos_token_id": 14, "eos_token_id": 15, "max_position_embeddings": 12}
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config={**VISION, "image_size": 12, "patch_size": 4}, projection_dim=6
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.CLIPModel(config).save_pretrained(folder)
-    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    write_clip(folder)
     return str(folder)
 
 
