@@ -24,16 +24,30 @@ class LatentDataModule(TableDataModule):
     autoencoder, and guides, judges and pictures see what it decodes.
 
     Args:
-        images: The images. Its batch size, workers and seed hold here.
+        images: The images.
         autoencoder: A shipped one's name, a folder of diffusers' ``AutoencoderKL`` (``vae`` in a pipeline's folder), a
             checkpoint, ``hf://owner/name``, or the network.
+        batch_size: Images per batch and process; None takes that of ``images``, as the next two do.
+        num_workers: See ``TableDataModule``.
+        seed: See ``TableDataModule``.
 
     Attributes:
         images: The data module of the images.
     """
 
-    def __init__(self, images: TableDataModule, autoencoder: str | nn.Module) -> None:
-        super().__init__(images.batch_size, images.num_workers, images.seed)
+    def __init__(
+        self,
+        images: TableDataModule,
+        autoencoder: str | nn.Module,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            images.batch_size if batch_size is None else batch_size,
+            images.num_workers if num_workers is None else num_workers,
+            images.seed if seed is None else seed,
+        )
         self.images = images
         self._source = autoencoder
 
