@@ -24,30 +24,20 @@ class LatentDataModule(TableDataModule):
     autoencoder, and guides, judges and pictures see what it decodes.
 
     Args:
-        images: The images.
+        images: The images; batch size, workers and seed are those given here.
         autoencoder: A shipped one's name, a folder of diffusers' ``AutoencoderKL`` (``vae`` in a pipeline's folder), a
             checkpoint, ``hf://owner/name``, or the network.
-        batch_size: Images per batch and process; None takes that of ``images``, as the next two do.
-        num_workers: See ``TableDataModule``.
-        seed: See ``TableDataModule``.
+        batch_size: Images per batch and process.
+        **kwargs: Arguments of ``TableDataModule``.
 
     Attributes:
         images: The data module of the images.
     """
 
     def __init__(
-        self,
-        images: TableDataModule,
-        autoencoder: str | nn.Module,
-        batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        self, images: TableDataModule, autoencoder: str | nn.Module, batch_size: int = 128, **kwargs: Any
     ) -> None:
-        super().__init__(
-            images.batch_size if batch_size is None else batch_size,
-            images.num_workers if num_workers is None else num_workers,
-            images.seed if seed is None else seed,
-        )
+        super().__init__(batch_size, **kwargs)
         self.images = images
         self._source = autoencoder
 
@@ -56,7 +46,7 @@ class LatentDataModule(TableDataModule):
         """The frozen autoencoder, loaded once.
 
         Raises:
-            ValueError: If the network is not one of images, or cannot take these.
+            ValueError: If the network is not an autoencoder.
             FileNotFoundError: If there is none of that name.
         """
         given = self._source

@@ -61,7 +61,7 @@ class SamplingTask(ABC):
     def for_data(self, data: Any) -> Self:
         """A copy bound to a datamodule, its networks loaded and checked.
 
-        Of a ``LatentDataModule``, ``data`` are its images and ``autoencoder`` is its own.
+        For a ``LatentDataModule``, ``data`` is its module of images, and its ``autoencoder`` decodes the samples.
 
         Raises:
             ValueError: If the task, its networks and the data do not belong together; begins with the name of the

@@ -36,7 +36,7 @@ class AutoencoderModule(NetworkModule):
         ValueError: If ``kl_weight`` is negative or not finite.
     """
 
-    network: AutoencoderKL
+    network: Any  # mypy takes diffusers' lazily imported classes for empty ones
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class AutoencoderModule(NetworkModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, None, optimizer, lr_scheduler, seed)
+        super().__init__(network, None, optimizer, lr_scheduler, seed)  # type: ignore[arg-type]
         if not 0 <= kl_weight < math.inf:
             raise ValueError(f"kl_weight must be a finite number of at least 0, got {kl_weight}")
         self.kl_weight = kl_weight

@@ -21,7 +21,7 @@ def network(**settings: object) -> dict:
     return {"model": {"init_args": {"network": {"init_args": settings}}}}
 
 
-IMAGES = {"size": 8, "batch_size": 16}
+IMAGES = {"size": 8}
 TASK = {"init_args": {"judge": None, "features": "pixels"}}
 SMALL = {
     "trainer": {"accelerator": "cpu", "max_steps": 2, "check_val_every_n_epoch": None, "val_check_interval": 2},

@@ -104,9 +104,6 @@ def test_batches_of_the_trainer_are_latents_and_the_reference_is_images(tmp_path
     assert torch.equal(latents.x, data.autoencoder.encode(batch.x))
     assert latents.attributes is batch.attributes
     assert data.sample_shape == tuple(data.example.x.shape[1:]) == (4, HALF, HALF)
-    own = LatentDataModule(tiny_data(), autoencoder(), batch_size=3, seed=7)
-    assert (own.batch_size, own.num_workers, own.seed) == (3, 0, 7)
-    assert (data.batch_size, data.seed) == (tiny_data().batch_size, 0)
     assert data.num_classes == {"label": 10, "hue": 8}
     arguments = data.network_arguments
     assert (arguments["sample_size"], arguments["in_channels"], arguments["out_channels"]) == (HALF, 4, 4)
