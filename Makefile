@@ -36,10 +36,11 @@ tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
 # Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
-weights: weights-digits weights-molecules
+weights: weights-digits weights-latent_digits weights-molecules
 
 # The stages whose networks the experiments use.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser
+WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 
 weights-%: $(VENV)/.ready
@@ -48,6 +49,18 @@ weights-%: $(VENV)/.ready
 	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
 	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
 	done
+
+# As the rule above, then in half precision, which diffusers loads in single.
+weights-latent_digits: $(VENV)/.ready
+	$(RUN) -m tag_lightning stages --config configs/latent_digits --out runs/latent_digits --only $(WEIGHTS_latent_digits)
+	for stage in $(WEIGHTS_latent_digits); do \
+	  rm -rf tag_lightning/pretrained/latent_digits/$$stage || exit 1; \
+	  mkdir -p tag_lightning/pretrained/latent_digits || exit 1; \
+	  cp -r runs/latent_digits/$$stage/pretrained tag_lightning/pretrained/latent_digits/$$stage || exit 1; \
+	done
+	$(RUN) -c "import sys; from safetensors.torch import load_file, save_file; \
+	  [save_file({k: v.half() for k, v in load_file(f).items()}, f, {'format': 'pt'}) for f in sys.argv[1:]]" \
+	  tag_lightning/pretrained/latent_digits/*/diffusion_pytorch_model.safetensors
 
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2

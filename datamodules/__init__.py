@@ -6,6 +6,7 @@ from tag_lightning.datamodules.digits import DigitsDataModule
 from tag_lightning.datamodules.generated import GeneratedDataModule
 from tag_lightning.datamodules.image_folder import ImageFolderDataModule
 from tag_lightning.datamodules.images import ImageDataModule
+from tag_lightning.datamodules.latents import LatentDataModule
 from tag_lightning.datamodules.mixture import MixtureDataModule
 from tag_lightning.datamodules.molecule_files import MoleculeFilesDataModule
 from tag_lightning.datamodules.molecules import MoleculeDataModule
@@ -19,6 +20,7 @@ __all__ = [
     "GeneratedDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "LatentDataModule",
     "MixtureDataModule",
     "MoleculeDataModule",
     "MoleculeFilesDataModule",

@@ -15,10 +15,11 @@ import yaml
 from tag_lightning.config_files import config_content, config_file, merged_with_bases, shipped_configs
 from tag_lightning.files import replacing
 
-_ORDER = ("guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor")
+_ORDER = ("autoencoder", "guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor")
 _OPTIONAL = ("noise_level",)
 # Where the configuration of a stage names the network that another stage trained.
 _ROLES = {
+    "autoencoder": ("data", "init_args", "autoencoder"),
     "guide": ("sampling", "task", "init_args", "guide"),
     "judge": ("sampling", "task", "init_args", "judge"),
     "denoiser": ("sampling", "denoiser"),
@@ -34,10 +35,10 @@ _OWN = ("c", "config", "out", "only", "h", "help")
 _RECORD = "stage.yaml"
 _COMMAND = (sys.executable, "-m", "tag_lightning")
 _DESCRIPTION = (
-    "Fits every stage of an experiment, one process after another: guide, judge, denoiser, the predictors that "
-    "measure and correct, the last of which compares the arms. Finished stages are skipped, and an interrupted one "
-    "goes on. All other options are those of fit and apply to every stage; --denoiser.trainer.max_steps 1000 is the "
-    "denoiser's alone."
+    "Fits every stage of an experiment, one process after another: autoencoder, guide, judge, denoiser, the "
+    "predictors that measure and correct, the last of which compares the arms. Finished stages are skipped, and an "
+    "interrupted one goes on. All other options are those of fit and apply to every stage; "
+    "--denoiser.trainer.max_steps 1000 is the denoiser's alone."
 )
 
 

@@ -3,6 +3,7 @@
 from tag_lightning.diffusion.conditioning import CONDITION_KEY, Conditioning
 from tag_lightning.diffusion.denoiser import NULL_TIMESTEP_KEY, Denoiser, Prediction, PredictionType
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
+from tag_lightning.diffusion.latents import Autoencoder, LatentSpace
 from tag_lightning.diffusion.reverse_process import (
     DeferredChecks,
     NonFiniteError,
@@ -20,6 +21,7 @@ __all__ = [
     "CONDITION_KEY",
     "DDIM",
     "NULL_TIMESTEP_KEY",
+    "Autoencoder",
     "BoxSpace",
     "Conditioning",
     "CosineSchedule",
@@ -29,6 +31,7 @@ __all__ = [
     "Denoiser",
     "Guidance",
     "ImageSpace",
+    "LatentSpace",
     "LinearSchedule",
     "NoiseSchedule",
     "NonFiniteError",

@@ -74,6 +74,14 @@ class Space(ABC):
     def clip(self, x0: Tensor) -> Tensor:
         """The clean sample ``x0 [B, ...]`` inside the range of the data."""
 
+    def decode(self, x0: Tensor) -> Tensor:
+        """Clean samples ``x0 [B, ...]`` as guides see them, differentiable; other than ``x0`` in a latent space."""
+        return x0
+
+    def finished(self, x: Tensor) -> Tensor:
+        """Samples ``x [B, ...]`` at the end of a run as judges and pictures see them, inside the range of the data."""
+        return x
+
 
 class BoxSpace(Space):
     """Samples of one fixed shape without structure, such as vectors or waveforms; values may be bounded.

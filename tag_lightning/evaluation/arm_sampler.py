@@ -299,7 +299,9 @@ class ArmSampler:
         for candidate in range(arm.best_of):
             observer = StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
             with stopwatch.running():
-                drawn = {"x": sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])}
+                x = sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])
+                with torch.no_grad():
+                    drawn = {"x": space.finished(x)}
             seconds -= observer.seconds
             if measuring is not None:
                 drawn["gaps"] = observer.gaps(self.task.keep_nonfinite)
@@ -317,7 +319,7 @@ class ArmSampler:
         if arm.predictor is None:
             return self.predictor
         if arm.predictor not in self._predictors:
-            predictor = load_time_predictor(arm.predictor, "predictor", self.denoiser, self.task.data.example)
+            predictor = load_time_predictor(arm.predictor, "predictor", self.denoiser, self.task.example)
             assert predictor is not None
             self._predictors[arm.predictor] = predictor.to(self._device)
             self._networks.append(predictor)
@@ -326,7 +328,7 @@ class ArmSampler:
     def _further_denoiser(self, source: str) -> Denoiser:
         """A denoiser beside that of the comparison, loaded once."""
         if source not in self._denoisers:
-            further = load_denoiser(source, self.task.data.example).to(self._device)
+            further = load_denoiser(source, self.task.example).to(self._device)
             require_schedule(further.schedule, self.denoiser, source)
             self._denoisers[source] = further
             self._networks.append(further)

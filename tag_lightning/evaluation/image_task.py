@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import ImageSpace
+from tag_lightning.diffusion import ImageSpace, LatentSpace
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import comparison_strip, figure_pixels, sample_grid
 from tag_lightning.evaluation.image_targets import ClassTarget, ImageTarget
@@ -84,7 +84,7 @@ class ImageTask(SamplingTask):
         return super().networks + [network for network in roles if network is not None]
 
     def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
-        return ImageSpace(self.sample_shape, indices, device)
+        return image_space(self, indices, device)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
         """The classes of ``attribute`` asked of these samples, ``[B]``."""
@@ -114,6 +114,13 @@ class ImageTask(SamplingTask):
         samples = {name: result.samples for name, result in results.items()}
         grids = {f"samples/{name}": sample_grid(images) for name, images in samples.items()}
         return grids | {"arms": side_by_side(samples)}
+
+
+def image_space(task: SamplingTask, indices: Sequence[int], device: torch.device) -> ImageSpace:
+    """The space of images of these global indices, or of their latents if the task has an autoencoder."""
+    if task.autoencoder is None:
+        return ImageSpace(task.sample_shape, indices, device)
+    return LatentSpace(tuple(task.example.x.shape[1:]), task.autoencoder, indices, device)
 
 
 def side_by_side(sets: Mapping[str, Tensor]) -> Tensor:

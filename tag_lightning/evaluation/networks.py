@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
 from tag_lightning.networks.trial_run import require_accepts
@@ -15,7 +15,7 @@ from tag_lightning.pretrained.store import require_same_schedule
 
 
 def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
-    """Load a denoiser and try it on one sample; a ``Denoiser`` is returned as it is.
+    """Load a denoiser and try it on one sample; a ``Denoiser`` is returned as it is, its channels checked.
 
     Args:
         source: A shipped network's name, a folder, a checkpoint, or the object.
@@ -26,6 +26,7 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
         FileNotFoundError: If there is nothing of that name.
     """
     if isinstance(source, Denoiser):
+        _require_channels(source.network, example.x)
         return source
     network, schedule, prediction_type, clip_range = load_pretrained(source)
     if schedule is None:
@@ -39,6 +40,16 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
         told = denoiser.conditioning.trial(example.attributes)
     require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **told)
     return denoiser
+
+
+def _require_channels(network: nn.Module, x: Tensor) -> None:
+    config: Any = getattr(network, "config", {})
+    channels = config.get("in_channels")
+    if channels is not None and x.ndim == 4 and channels != x.shape[1]:
+        raise ValueError(
+            f"the denoiser ({type(network).__name__}) was built for {channels} channels, but the samples that it is "
+            f"given have shape {list(x.shape[1:])}; a denoiser of latents needs data of the same autoencoder"
+        )
 
 
 def load_time_predictor(

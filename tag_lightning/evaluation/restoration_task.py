@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import ImageSpace, SampleNoise
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import sample_grid
-from tag_lightning.evaluation.image_task import side_by_side
+from tag_lightning.evaluation.image_task import image_space, side_by_side
 from tag_lightning.evaluation.networks import load_guide_and_judge
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.guidance import Condition
@@ -63,7 +63,7 @@ class RestorationTask(SamplingTask):
         return [FID(self.features), PSNR(), SSIM(), LPIPS()]
 
     def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
-        return ImageSpace(self.sample_shape, indices, device)
+        return image_space(self, indices, device)
 
     def originals(self, indices: Sequence[int]) -> Tensor:
         """The images to be restored, ``[B, C, H, W]`` on the CPU."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Space
+from tag_lightning.diffusion import Autoencoder, Space
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.files import replacing
 from tag_lightning.guidance import Condition
@@ -29,7 +29,9 @@ class SamplingTask(ABC):
     Attributes:
         axes: Names of the axes of one sample; empty accepts samples of any shape.
         keep_nonfinite: Count samples that became NaN or infinite, instead of ending with an error.
-        data: The datamodule; known after ``for_data``, as are the next three.
+        data: The datamodule of the samples as they are judged; known after ``for_data``, as are the next five.
+        autoencoder: Decoder of samples that are drawn as latents; None draws the samples themselves.
+        example: A batch of one sample as denoisers and time predictors are given it: a latent if there is a decoder.
         sample_shape: Shape of one sample, padding included.
         guide: Predictor of clean samples whose gradient guides; None without one.
         judge: Another predictor, which scores; None without one.
@@ -42,6 +44,8 @@ class SamplingTask(ABC):
     axes: tuple[str, ...] = ()
     keep_nonfinite: bool = False
     data: Any = None
+    autoencoder: Autoencoder | None = None
+    example: Any = None
     sample_shape: tuple[int, ...] = ()
     guide: nn.Module | None = None
     judge: nn.Module | None = None
@@ -57,12 +61,18 @@ class SamplingTask(ABC):
     def for_data(self, data: Any) -> Self:
         """A copy bound to a datamodule, its networks loaded and checked.
 
+        For a ``LatentDataModule``, ``data`` is its module of images, and its ``autoencoder`` decodes the samples.
+
         Raises:
             ValueError: If the task, its networks and the data do not belong together; begins with the name of the
                 argument to change.
         """
         bound = copy.copy(self)
-        bound.data, bound.sample_shape, bound.num_samples = data, tuple(data.sample_shape), 0
+        bound.autoencoder = getattr(data, "autoencoder", None)
+        bound.data, bound.example = data, getattr(data, "example", None)
+        if bound.autoencoder is not None:
+            bound.data = data.images
+        bound.sample_shape, bound.num_samples = tuple(bound.data.sample_shape), 0
         if self.axes and len(self.axes) != len(bound.sample_shape):
             raise ValueError(
                 f"{type(self).__name__} needs samples [{', '.join(self.axes)}], but the data have samples of shape "
@@ -113,7 +123,7 @@ class SamplingTask(ABC):
     @property
     def networks(self) -> list[nn.Module]:
         """Networks to move to the sampling device."""
-        own = [network for network in (self.guide, self.judge) if network is not None]
+        own = [network for network in (self.guide, self.judge, self.autoencoder) if network is not None]
         return own + [network for metric in self.metrics for network in metric.networks]
 
     @property
@@ -177,7 +187,7 @@ class SamplingTask(ABC):
 
         A task or a metric whose rows depend on more, such as a file, adds it here or to its attributes.
         """
-        left_out = ("data", "metrics", "num_reference", "_prepared")
+        left_out = ("data", "example", "metrics", "num_reference", "_prepared")
         own = {name: value for name, value in vars(self).items() if name not in left_out}
         loading = ("trainer", "batch_size", "num_workers")
         data = {name: value for name, value in vars(self.data).items() if name[0] != "_" and name not in loading}

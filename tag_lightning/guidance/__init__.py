@@ -34,6 +34,7 @@ from tag_lightning.guidance.projected_guidance import AdaptiveProjectedGuidance
 from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.red_diff import REDDiff
 from tag_lightning.guidance.retiming import Retiming
+from tag_lightning.guidance.rewards import Reward
 from tag_lightning.guidance.spherical import DSG
 from tag_lightning.guidance.strengths import (
     ConstantStrength,
@@ -109,6 +110,7 @@ __all__ = [
     "RegressedNoise",
     "ResidualDPS",
     "Retiming",
+    "Reward",
     "SelfGuidance",
     "SquaredError",
     "Strength",

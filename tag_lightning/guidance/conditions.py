@@ -182,7 +182,7 @@ class ConditionedGuidance(Guidance):
 
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """The likelihood whose gradient is followed, ``[B]``; methods that average over noise override it."""
-        return self.log_likelihood(x0, **step.space.inputs)
+        return self.log_likelihood(step.space.decode(x0), **step.space.inputs)
 
     def clean_estimate(self, prediction: Prediction, step: Step) -> Tensor:
         """``x0_hat [B, ...]`` as the guide sees it, with its graph."""

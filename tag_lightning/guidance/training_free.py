@@ -133,9 +133,10 @@ class TFG(ConditionedGuidance):
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""
         if self.gamma == 0:
-            return self.log_likelihood(x0, **step.space.inputs)
+            return super().smoothed(x0, step)
         gamma = self.gamma * math.sqrt(1 - step.alpha_bar)
-        draws = [self.log_likelihood(x0 + gamma * step.noise(), **step.space.inputs) for _ in range(self.num_draws)]
+        seen = super().smoothed
+        draws = [seen(x0 + gamma * step.noise(), step) for _ in range(self.num_draws)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(self.num_draws)
 
 

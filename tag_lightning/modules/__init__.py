@@ -1,5 +1,6 @@
 """LightningModules that train one kind of network each."""
 
+from tag_lightning.modules.autoencoder import AutoencoderModule
 from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
@@ -8,6 +9,7 @@ from tag_lightning.modules.reward_weighted import RewardWeightedModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
 __all__ = [
+    "AutoencoderModule",
     "DiffusionModule",
     "NoiseLevelModule",
     "PropertyModule",

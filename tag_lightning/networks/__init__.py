@@ -1,6 +1,8 @@
 """Networks that diffusers lacks: time predictors, classifiers, networks for molecules."""
 
+from tag_lightning.networks.autoencoder import image_autoencoder
 from tag_lightning.networks.classifier import ImageClassifier
+from tag_lightning.networks.clip_rewards import AestheticScore, CLIPScore, StyleReward
 from tag_lightning.networks.egnn import EGNNDenoiser
 from tag_lightning.networks.egnn_predictors import (
     EGNNNoiseLevel,
@@ -20,7 +22,9 @@ from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredicto
 from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
+    "AestheticScore",
     "CIFARResNet",
+    "CLIPScore",
     "EGNNDenoiser",
     "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
@@ -36,6 +40,8 @@ __all__ = [
     "PixelClassifier",
     "PropertyPredictor",
     "SimpleCNN",
+    "StyleReward",
     "TimePredictor",
     "UNetEncoder",
+    "image_autoencoder",
 ]

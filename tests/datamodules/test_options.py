@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from tag_lightning import datamodules
 from tag_lightning.cli import main
-from tag_lightning.datamodules import ImageDataModule, MixtureDataModule, MoleculeDataModule
+from tag_lightning.datamodules import ImageDataModule, LatentDataModule, MixtureDataModule, MoleculeDataModule
 from tag_lightning.datamodules.base import TableDataModule
 
 MODULES = [
@@ -38,6 +38,7 @@ KINDS: dict[type, dict[str, Any]] = {
         "cache": "data/molecules",
     },
     MixtureDataModule: {},
+    LatentDataModule: {"batch_size": 128},
 }
 
 

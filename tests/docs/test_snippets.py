@@ -195,14 +195,17 @@ def test_the_readme_compares_in_python(folder: Path) -> None:
     assert len(set(gaps)) == 3
 
 
-def test_the_loop_of_diffusers_draws_digits() -> None:
-    """The script of docs/diffusers.md, and that TAG does something in it."""
-    _, script = blocks("docs/diffusers.md")
+@pytest.mark.parametrize(("place", "moved", "result"), [(1, "x", "x"), (2, "latents", "images")])
+def test_the_loops_of_diffusers_draw_digits(place: int, moved: str, result: str) -> None:
+    """The scripts of docs/diffusers.md, and that TAG does something in them."""
+    script = blocks("docs/diffusers.md")[place]
+    correction = f"{moved} = tag.moved(scheduler, index, {moved})"
+    assert correction in script.text
     samples = []
-    for text in (script.text, script.text.replace("x = tag.moved(scheduler, index, x)", "pass")):
+    for text in (script.text, script.text.replace(correction, "pass")):
         names: dict[str, Any] = {}
         exec(text, names)
-        samples.append(names["x"])
+        samples.append(names[result])
     assert samples[0].shape == (4, 3, 16, 16)
     assert samples[0].abs().max() <= 1 + 1e-5
     assert not torch.allclose(*samples)
@@ -220,7 +223,7 @@ def test_the_two_lines_for_a_pipeline_run() -> None:
             latents = callback_on_step_end(SimpleNamespace(scheduler=scheduler), index, timestep, tensors)["latents"]
         return SimpleNamespace(images=latents)
 
-    lines, _ = blocks("docs/diffusers.md")
+    lines, *_ = blocks("docs/diffusers.md")
     predictor = SimpleCNN(8, 4, 100, widths=(8,))
     predictor.typical_nll.fill_(1.0)
     names = {"predictor": predictor.requires_grad_(False), "prompt": "a digit", "pipeline": pipeline}
