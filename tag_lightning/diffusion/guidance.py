@@ -109,6 +109,14 @@ class Guidance(Rebuildable):
         """
         return self
 
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        """Check the denoiser, when a sampler is made.
+
+        Raises:
+            ValueError: If this guidance cannot run with it; names what is missing and the way out.
+        """
+        return
+
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         """Check the guidances that act at some timestep together with this one, when a sampler is made.
 

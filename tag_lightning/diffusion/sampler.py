@@ -132,6 +132,7 @@ class Sampler:
                     f"{type(entry).__name__} needs a denoiser that was trained with a condition dropped at random, "
                     "which this one was not; train one with model.init_args.condition, or take a conditional one"
                 )
+            entry.require_denoiser(self.denoiser)
             if entry.needs_predicted_noise and not self.solver.reads_noise:
                 raise ValueError(
                     f"{type(entry).__name__} changes the noise that a step puts back, but "

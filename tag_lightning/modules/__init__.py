@@ -1,9 +1,19 @@
 """LightningModules that train one kind of network each."""
 
 from tag_lightning.modules.diffusion import DiffusionModule
+from tag_lightning.modules.expert_distillation import ExpertDistillationModule
+from tag_lightning.modules.guidance_distillation import GuidanceDistillationModule
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
 from tag_lightning.modules.time_predictor import TimePredictorModule
 
-__all__ = ["DiffusionModule", "NoiseLevelModule", "PropertyModule", "RegressionModule", "TimePredictorModule"]
+__all__ = [
+    "DiffusionModule",
+    "ExpertDistillationModule",
+    "GuidanceDistillationModule",
+    "NoiseLevelModule",
+    "PropertyModule",
+    "RegressionModule",
+    "TimePredictorModule",
+]

@@ -8,10 +8,12 @@ from tag_lightning.networks.egnn_predictors import (
     EGNNTimePredictor,
     PropertyPredictor,
 )
+from tag_lightning.networks.guidance_adapters import AdaptedUNet
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
+from tag_lightning.networks.noise_experts import NoiseExperts
 from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.openai_unet import OpenAIUNet
 from tag_lightning.networks.pixel_classifier import CIFARResNet, PixelClassifier
@@ -20,6 +22,7 @@ from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredicto
 from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
+    "AdaptedUNet",
     "CIFARResNet",
     "EGNNDenoiser",
     "EGNNNoiseLevel",
@@ -31,6 +34,7 @@ __all__ = [
     "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "NoiseExperts",
     "NoiseLevelCNN",
     "OpenAIUNet",
     "PixelClassifier",

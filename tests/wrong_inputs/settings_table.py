@@ -54,6 +54,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("FreeDoM", "scale", [-2.0]),
     *_each("FreeDoM", "recurrence", [0]),
     *_each("ClassifierGuidance", "scale", [-1.0, NAN]),
+    *_each("AdapterGuidance", "guidance_scale", [-1.0, NAN, INF]),
     *_each("Corruption", "sigma", [-0.1, NAN, INF]),
     *_each("Drift", "rate", [NAN, INF]),
     *_each("EpsilonScaling", "scale", [0.0, -1.0, NAN]),
@@ -124,6 +125,8 @@ SETTINGS: list[WrongSetting] = [
     WrongSetting("QM9DataModule", {"properties": ["magic"]}, "magic"),
     WrongSetting("QM9DataModule", {"test_molecules": "nowhere.npz"}, "there is no file nowhere.npz"),
     *_each("MoleculeFilesDataModule", "max_molecules", [0], path="a.csv"),
+    *_each("GuidedTrajectoriesDataModule", "num_trajectories", [19], denoiser="digits/conditional_denoiser"),
+    *_each("GuidedTrajectoriesDataModule", "min_scale", [-1.0, NAN, 7.0], denoiser="digits/conditional_denoiser"),
     # measurements and metrics
     *_each("GaussianBlur", "std", [0.0, -1.0, NAN]),
     *_each("GaussianBlur", "noise", [-0.1, NAN]),
@@ -143,6 +146,9 @@ SETTINGS: list[WrongSetting] = [
     *_each("GuidedSampling", "num_shown", [-1]),
     *_each("GuidedSampling", "seed", [-1]),
     *_each("PlainProgress", "every_seconds", [-1.0, NAN]),
+    *_each("ExpertDistillationModule", "temperature", [0.0, NAN, INF]),
+    *_each("ExpertDistillationModule", "num_experts", [0, 1001]),
+    *_each("GuidanceDistillationModule", "width", [0, 3]),
     # networks
     *_each("SimpleCNN", "num_timesteps", [0]),
     *_each("SimpleCNN", "sample_size", [0, 3]),
