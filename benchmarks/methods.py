@@ -57,6 +57,7 @@ from tag_lightning.guidance import (
     LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    MoreRedJT,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
     ProximalAlignment,
@@ -218,6 +219,7 @@ def methods(
         "RLGuidance": [RLGuidance(denoiser)],
         "MoreRedAS": [MoreRedAS(predictor)],
         "MoreRedITP": [MoreRedITP(predictor)],
+        "MoreRedJT": [MoreRedJT(predictor)],
     }
     if getattr(denoiser, "scale_range", True):
         listed["AdapterGuidance"] = [AdapterGuidance()]

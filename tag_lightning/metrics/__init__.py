@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.chemnet_distance import FCD
 from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
@@ -28,6 +29,7 @@ from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGa
 from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
+    "FCD",
     "FID",
     "KID",
     "LPIPS",

@@ -52,6 +52,7 @@ from tag_lightning.guidance import (
     LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    MoreRedJT,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
     ProximalAlignment,
@@ -201,6 +202,7 @@ class World:
             "RLGuidance": RLGuidance(self.worse, 0.4),
             "MoreRedAS": MoreRedAS(p),
             "MoreRedITP": MoreRedITP(p),
+            "MoreRedJT": MoreRedJT(p),
         }
 
     def sampler(self, *names: str) -> Sampler:
@@ -217,7 +219,7 @@ WORLDS = {
     "molecules": World(16, lambda: PointCloudSpace([3, 4], 1, range(2))),
 }
 NAMES = list(WORLDS["images"].shipped)
-MORE_RED = {"MoreRedAS", "MoreRedITP"}
+MORE_RED = {"MoreRedAS", "MoreRedITP", "MoreRedJT"}
 OWN_STEP = {*MORE_RED, "REDDiff"}
 REPEATED = {"FreeDoM", "UGD"}
 RETIMED = {"TimeCorrection", "TimeShift"}
