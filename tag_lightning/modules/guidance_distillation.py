@@ -13,6 +13,7 @@ from torch import Tensor
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.modules.base import Mean, NetworkModule
 from tag_lightning.networks import AdaptedUNet
+from tag_lightning.networks.guidance_adapters import AdapterKind
 from tag_lightning.pretrained import load_pretrained
 
 
@@ -28,6 +29,7 @@ class GuidanceDistillationModule(NetworkModule):
         base: The conditional denoiser, a ``UNet2DModel`` of classes that predicts noise: a shipped network's name, a
             folder, or a checkpoint.
         width: Width of the adapters.
+        kind: Kind of the adapters, see ``AdaptedUNet``.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
         seed: Seed of the adapters' first weights.
@@ -43,6 +45,7 @@ class GuidanceDistillationModule(NetworkModule):
         self,
         base: str = "digits/conditional_denoiser",
         width: int = 32,
+        kind: AdapterKind = "perceptron",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int = 0,
@@ -54,7 +57,7 @@ class GuidanceDistillationModule(NetworkModule):
             raise ValueError(f"base {base} predicts {loaded.prediction_type}; give a denoiser that predicts epsilon")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = AdaptedUNet.on(loaded.network, base, width)
+            network = AdaptedUNet.on(loaded.network, base, width, kind)
         super().__init__(network, loaded.schedule, optimizer, lr_scheduler, seed)
         self.base = base
         self.first_loss = Mean()

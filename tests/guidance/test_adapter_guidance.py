@@ -6,10 +6,10 @@ import pytest
 import torch
 from perfect_adapters import SCHEDULE, PerfectAdapters, space
 from problems import random_vectors, step_at
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, Prediction, Sampler
-from tag_lightning.guidance import AdapterGuidance, ClassifierFreeGuidance
+from tag_lightning.guidance import DPS, AdapterGuidance, ClassifierFreeGuidance, Condition
 
 
 def sampled(guidance: list[Guidance]) -> tuple[Tensor, int]:
@@ -42,6 +42,11 @@ def test_the_answer_without_the_condition_is_the_plain_one() -> None:
 
     answer = AdapterGuidance(3.0).denoise(x, step, predict)
     torch.testing.assert_close(answer.epsilon, denoiser(x, 60, null_condition=True).epsilon)
+
+
+def test_a_gradient_method_beside_it_asks_for_the_plain_answer_as_well() -> None:
+    condition = Condition(nn.Linear(2, 3).double().requires_grad_(False), torch.zeros(6, dtype=torch.long))
+    assert sampled([AdapterGuidance(3.0), DPS(condition, 0.01)])[1] == 24
 
 
 @pytest.mark.parametrize("scale", [0.5, 6.5])

@@ -28,7 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def module(base: str) -> GuidanceDistillationModule:
-    made = GuidanceDistillationModule(base, 8, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
+    made = GuidanceDistillationModule(base, 8, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
     made.network.scale_range.copy_(torch.tensor([1.0, 6.0]))
     return made
 
@@ -37,7 +37,7 @@ def fitted(base: str, folder: Path, steps: int, source: Path | None = None) -> T
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     saved = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=1)
     trainer = Trainer(accelerator="cpu", max_steps=steps, callbacks=[saved, WarmedUpEMA(0.5)], **quiet)
-    made = GuidanceDistillationModule(base, 8, lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
+    made = GuidanceDistillationModule(base, 8, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
     trainer.fit(made, datamodule=data(base, folder.parent / "cache", seed=3), ckpt_path=source)
     return trainer
 
