@@ -38,17 +38,24 @@ tour: $(VENV)/.ready
 # Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
 weights: weights-digits weights-latent_digits weights-molecules
 
-# The stages whose networks the experiments use.
+# The stages whose networks the experiments use, and those that learn from the networks of the former.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser
 WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
+DISTILLED_digits := guidance_adapters noisy_guide
+
+# $(call remake,kind,stages)
+define remake
+	$(RUN) -m tag_lightning stages --config configs/$(1) --out runs/$(1) --only $(2)
+	for stage in $(2); do \
+	  rm -rf tag_lightning/pretrained/$(1)/$$stage || exit 1; \
+	  mkdir -p tag_lightning/pretrained/$(1) && cp -r runs/$(1)/$$stage/pretrained tag_lightning/pretrained/$(1)/$$stage || exit 1; \
+	done
+endef
 
 weights-%: $(VENV)/.ready
-	$(RUN) -m tag_lightning stages --config configs/$* --out runs/$* --only $(WEIGHTS_$*)
-	for stage in $(WEIGHTS_$*); do \
-	  rm -rf tag_lightning/pretrained/$*/$$stage || exit 1; \
-	  mkdir -p tag_lightning/pretrained/$* && cp -r runs/$*/$$stage/pretrained tag_lightning/pretrained/$*/$$stage || exit 1; \
-	done
+	$(call remake,$*,$(WEIGHTS_$*))
+	$(if $(DISTILLED_$*),$(call remake,$*,$(DISTILLED_$*)))
 
 # As the rule above, then in half precision, which diffusers loads in single.
 weights-latent_digits: $(VENV)/.ready

@@ -39,6 +39,7 @@ from tag_lightning.guidance import (
     MPGD,
     TFG,
     UGD,
+    AdapterGuidance,
     AdaptiveGuidance,
     AdaptiveMoments,
     AdaptiveProjectedGuidance,
@@ -92,23 +93,34 @@ class Counted(nn.Module):
     Args:
         network: The network.
         told_timesteps: Hand the keyword argument ``timesteps`` on; the guide of clean samples does not take it.
+        told_class: Hand the class and the guidance scale on.
     """
 
-    def __init__(self, network: nn.Module, told_timesteps: bool = False) -> None:
+    def __init__(self, network: nn.Module, told_timesteps: bool = False, told_class: bool = False) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.told_timesteps = told_timesteps
+        self.told_class = told_class
+        self.scale_range = getattr(network, "scale_range", None)
         self.typical_nll = getattr(network, "typical_nll", None)
         self.num_classes = getattr(network, "num_classes", None)
-        # The denoiser stands in for one trained with its timestep dropped, or told a class: a pass costs the same.
+        # The denoiser stands in for one trained with its timestep dropped, or of molecules told a class: a pass costs
+        # the same.
         self.config = {NULL_TIMESTEP_KEY: True, CONDITION_KEY: asdict(_STAND_IN)}
         self.passes = [0, 0]
 
     def forward(
-        self, x: Tensor, timesteps: Tensor | None = None, class_labels: Tensor | None = None, **inputs: Tensor
+        self,
+        x: Tensor,
+        timesteps: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
+        **inputs: Tensor,
     ) -> Tensor:
-        """The network's own output, whatever the class."""
+        """The network's own output."""
         self.passes[0] += 1
+        if self.told_class:
+            inputs |= {"class_labels": class_labels, "guidance_scale": guidance_scale}  # type: ignore[dict-item]
         output = self.network(x, timesteps, **inputs) if self.told_timesteps else self.network(x, **inputs)
         output = output if isinstance(output, Tensor) else output.sample
         if output.requires_grad:
@@ -147,7 +159,7 @@ class Row(NamedTuple):
 
 def digits(batch: int, device: torch.device) -> Bench:
     """The shipped networks of the digits."""
-    networks, schedule = _shipped("digits", device, regressor="noise_level")
+    networks, schedule = _shipped("digits", device, regressor="noise_level", denoiser="guidance_adapters")
     labels = torch.arange(batch, device=device) % 10
     space = ImageSpace((3, 16, 16), range(batch), device)
     space.denoiser_inputs = {"class_labels": labels}
@@ -168,9 +180,9 @@ def molecules(batch: int, device: torch.device) -> Bench:
 def methods(
     condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module | None = None
 ) -> dict[str, list[Guidance]]:
-    """Every method with its defaults, at a scale that keeps the samples finite; two need a regressor, two a class.
+    """Every method with its defaults, at a scale that keeps the samples finite.
 
-    The denoiser is also the second one of the methods that compare two.
+    Two need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
     tag = partial(TemporalAlignment, predictor, 0.01)
     listed: dict[str, list[Guidance]] = {
@@ -216,6 +228,8 @@ def methods(
         "MoreRedITP": [MoreRedITP(predictor)],
         "MoreRedJT": [MoreRedJT(predictor)],
     }
+    if getattr(denoiser, "scale_range", True):
+        listed["AdapterGuidance"] = [AdapterGuidance()]
     if getattr(condition, "loss", cross_entropy) is cross_entropy:
         listed["EluCD"] = [EluCD(condition, 0.01)]
         listed["GFCG"] = [GFCG(condition)]
@@ -313,11 +327,13 @@ def _names() -> list[str]:
     return [name for name in methods(None, nothing, nothing, nothing) if name != "plain"]  # type: ignore[arg-type]
 
 
-def _shipped(kind: str, device: torch.device, regressor: str | None = None) -> tuple[dict[str, Counted], NoiseSchedule]:
-    network, schedule, *_ = load_pretrained(f"{kind}/denoiser")
+def _shipped(
+    kind: str, device: torch.device, regressor: str | None = None, denoiser: str = "denoiser"
+) -> tuple[dict[str, Counted], NoiseSchedule]:
+    network, schedule, *_ = load_pretrained(f"{kind}/{denoiser}")
     assert schedule is not None
     others = {"guide": "guide", "predictor": "time_gap_predictor"}
-    networks = {"denoiser": Counted(network, told_timesteps=True)}
+    networks = {"denoiser": Counted(network, told_timesteps=True, told_class=denoiser == "guidance_adapters")}
     networks |= {role: Counted(load_pretrained(f"{kind}/{folder}").network) for role, folder in others.items()}
     if regressor is not None:
         networks["regressor"] = Counted(load_pretrained(f"{kind}/{regressor}").network, told_timesteps=True)

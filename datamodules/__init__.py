@@ -4,6 +4,7 @@ from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.cifar10 import CIFAR10DataModule
 from tag_lightning.datamodules.digits import DigitsDataModule
 from tag_lightning.datamodules.generated import GeneratedDataModule
+from tag_lightning.datamodules.guided_trajectories import GuidedTrajectoriesDataModule
 from tag_lightning.datamodules.image_folder import ImageFolderDataModule
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.latents import LatentDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "CIFAR10DataModule",
     "DigitsDataModule",
     "GeneratedDataModule",
+    "GuidedTrajectoriesDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
     "LatentDataModule",

@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split
+from tag_lightning.datamodules.drawn_chunks import BOUNDS, drawn_chunks, image_denoiser, weights_of
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.tables import ImageTable, select
-from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, Sampler
-from tag_lightning.files import replacing
+from tag_lightning.diffusion import DDIM, ImageSpace, Sampler
 from tag_lightning.pretrained import load_pretrained
-from tag_lightning.progress import tracked
-
-_REMEDY = "choose another folder with data.init_args.cache"
-_BOUNDS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 class GeneratedDataModule(ImageDataModule):
@@ -89,57 +83,25 @@ class GeneratedDataModule(ImageDataModule):
         if self.classifier is not None:
             labels = torch.cat([chunk["labels"] for chunk in chunks])
             attributes["label"], self.num_classes["label"] = labels, self._num_labels
-        first, last = (round(len(images) * share) for share in _BOUNDS[split])
+        first, last = (round(len(images) * share) for share in BOUNDS[split])
         return select(ImageTable(images, attributes), torch.arange(first, last))
 
     def _chunks(self) -> list[dict[str, Tensor]]:
-        denoiser, shape = self._sampled_network()
+        denoiser, shape = image_denoiser(self.denoiser, self.shape)
         classifier = None if self.classifier is None else load_pretrained(self.classifier).network
         self._num_labels = int(getattr(classifier, "num_classes", 0))
         read_as = f"{denoiser.prediction_type} {denoiser.clip_range}"
         settings = f"{self.num_steps} {self.solver.eta} {self.sampling_seed} {shape} {read_as}"
-        key = content_key(settings, *_weights(denoiser), *([] if classifier is None else _weights(classifier)))
+        key = content_key(settings, *weights_of(denoiser), *([] if classifier is None else weights_of(classifier)))
         sampler = Sampler(denoiser.to(self.device), self.solver, self.num_steps)
-        starts = range(0, self.num_images, self.chunk_size)
-        found = {start: self._read(start, key) for start in starts}
-        missing = [start for start in starts if found[start] is None]
-        for start in tracked(missing, f"drawing {self.num_images} images", "chunk", visible=bool(missing)):
-            indices = range(start, min(start + self.chunk_size, self.num_images))
+
+        def draw(indices: range) -> dict[str, Tensor]:
             x = sampler.sample(ImageSpace(shape, indices, self.device), self.sampling_seed).cpu()
             chunk = {"images": ((x + 1) * 127.5).round().byte()}
             if classifier is not None:
                 with torch.no_grad():
                     chunk["labels"] = classifier.eval()(chunk["images"] / 127.5 - 1).argmax(1)
-            with replacing(self._path(start, key), _REMEDY) as temporary:
-                save_file(chunk, temporary)
-            found[start] = chunk
-        return [chunk for chunk in found.values() if chunk is not None]
+            return chunk
 
-    def _sampled_network(self) -> tuple[Denoiser, tuple[int, ...]]:
-        network, schedule, prediction_type, clip_range = load_pretrained(self.denoiser)
-        if schedule is None:
-            raise ValueError(f"denoiser {self.denoiser} has no noise schedule: it is not a denoiser of this package")
-        config: Any = getattr(network, "config", {})
-        size = config.get("sample_size")
-        sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        shape: tuple[int, ...] = self.shape or (config.get("in_channels"), *sides)
-        if len(shape) != 3 or not all(shape):
-            raise ValueError(
-                f"the shape of the images of {self.denoiser} is not known; set data.init_args.shape to [C, H, W]"
-            )
-        return Denoiser(network, schedule, prediction_type, clip_range), shape
-
-    def _path(self, start: int, key: str) -> Path:
-        stop = min(start + self.chunk_size, self.num_images)
-        return self.cache / key[:16] / f"{start:08d}-{stop:08d}.safetensors"
-
-    def _read(self, start: int, key: str) -> dict[str, Tensor] | None:
-        try:
-            with safe_open(self._path(start, key), "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
-            return None
-
-
-def _weights(network: torch.nn.Module) -> list[bytes]:
-    return [value.detach().cpu().contiguous().numpy().tobytes() for value in network.state_dict().values()]
+        title = f"drawing {self.num_images} images"
+        return drawn_chunks(self.cache / key[:16], self.num_images, self.chunk_size, draw, title)

@@ -87,6 +87,12 @@ class Denoiser(nn.Module):
         """True if the network was trained with a condition that was dropped at random."""
         return self.conditioning is not None and self.conditioning.has_null
 
+    @property
+    def scale_range(self) -> tuple[float, float] | None:
+        """Guidance scales that the adapters of the network were trained at; None for a network without adapters."""
+        known = getattr(self.network, "scale_range", None)
+        return None if known is None else (float(known[0]), float(known[1]))
+
     def forward(
         self,
         x: Tensor,

@@ -1,6 +1,7 @@
 """Guidance of the reverse process, one idea per file, without data sets or Lightning."""
 
 from tag_lightning.diffusion import Guidance
+from tag_lightning.guidance.adapter_guidance import AdapterGuidance
 from tag_lightning.guidance.adaptive_guidance import AdaptiveGuidance
 from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
 from tag_lightning.guidance.calibrated_noise import CalibratedNoise
@@ -62,6 +63,7 @@ __all__ = [
     "MPGD",
     "TFG",
     "UGD",
+    "AdapterGuidance",
     "AdaptiveGuidance",
     "AdaptiveMoments",
     "AdaptiveProjectedGuidance",

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Predict, Prediction, Run, Step, per_sample
+from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, per_sample
 from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, Conditions, JointCondition
 
 
@@ -20,12 +20,14 @@ class ClassifierGuidance(ConditionedGuidance):
     backward through the denoiser.
 
     Args:
-        condition: A condition whose predictor sees noisy samples and the keyword argument ``timesteps [B]``.
+        condition: A condition whose predictor sees noisy samples and the keyword argument ``timesteps [B]``, such as
+            ``NoiseExperts``.
         scale: Guidance scale, at least 0.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If ``scale`` is negative or not finite.
+        ValueError: If ``scale`` is negative or not finite; when a sampler is made, if the predictor was trained on
+            another number of timesteps.
     """
 
     cost = "denoiser 1 / 0, classifier 1 / 1"
@@ -44,14 +46,28 @@ class ClassifierGuidance(ConditionedGuidance):
             ValueError: If the run has no such condition, or its predictor does not take ``timesteps``.
         """
         ready = super().for_run(run)
-        conditions = ready.condition.conditions if isinstance(ready.condition, JointCondition) else [ready.condition]
-        for condition in conditions:
-            if isinstance(condition, Condition) and not _takes_timesteps(condition.predictor):
+        for condition in self._conditions(ready.condition):
+            if not _takes_timesteps(condition.predictor):
                 raise ValueError(
                     f"{type(self).__name__} needs a predictor of noisy samples, which is told their timesteps, but "
                     f"{type(condition.predictor).__name__} sees clean samples alone; use a method such as DPS"
                 )
         return ready
+
+    @staticmethod
+    def _conditions(condition: Conditions) -> list[Condition]:
+        single = condition.conditions if isinstance(condition, JointCondition) else [condition]
+        return [one for one in single if isinstance(one, Condition)]
+
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        total = denoiser.schedule.num_timesteps
+        for condition in self._conditions(self.condition):
+            known = getattr(condition.predictor, "num_timesteps", total)
+            if known != total:
+                raise ValueError(
+                    f"ClassifierGuidance has a classifier of {known} timesteps, but the denoiser's schedule has {total}"
+                    "; train the classifier on that schedule"
+                )
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)

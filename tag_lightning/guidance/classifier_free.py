@@ -12,12 +12,11 @@ from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sam
 from tag_lightning.guidance.time_posterior import noise_level, with_noise
 
 
-class ConditionContrast(Guidance):
-    """Guidance by the denoiser's answers with and without the condition of each sample.
+class StrengthenedCondition(Guidance):
+    """Guidance that makes a conditional denoiser follow the condition of each sample more closely.
 
-    Costs a second forward pass of the denoiser. Both answers are those that the guidance earlier in the list makes of
-    the denoiser. Outside ``start`` .. ``stop`` the denoiser is told the condition alone: the limited interval of
-    Kynkaanniemi et al. 2024 (arXiv 2404.07724), for every method of this kind.
+    Outside ``start`` .. ``stop`` the denoiser is told the condition alone: the limited interval of Kynkaanniemi et al.
+    2024 (arXiv 2404.07724), for every method of this kind.
 
     Args:
         guidance_scale: w, at least 0.
@@ -37,11 +36,19 @@ class ConditionContrast(Guidance):
         self.guidance_scale = require_scale(guidance_scale)
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
-        for name in (type(other).__name__ for other in before if isinstance(other, ConditionContrast)):
+        for name in (type(other).__name__ for other in before if isinstance(other, StrengthenedCondition)):
             raise ValueError(
                 f"{name} and {type(self).__name__} both contrast the condition; keep one, or give them intervals "
                 "(start, stop) that do not overlap"
             )
+
+
+class ConditionContrast(StrengthenedCondition):
+    """Guidance by the denoiser's answers with and without the condition of each sample.
+
+    Costs a second forward pass of the denoiser. Both answers are those that the guidance earlier in the list makes of
+    the denoiser.
+    """
 
     def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
         """The prediction to step with, of those with and without the condition; both have the same noise level."""

@@ -101,6 +101,6 @@ class MoreRedJT(MoreRedAS):
         kinds = (TimestepContrast, ClassifierFreeNoiseAwareness)
         for name in (type(other).__name__ for other in before if isinstance(other, kinds)):
             raise ValueError(
-                f"{name} compares what the denoiser says about timesteps, which {type(self).__name__} does not tell it; "
-                "keep one, or let their intervals not overlap"
+                f"{name} compares what the denoiser says about timesteps, which {type(self).__name__} does not tell "
+                "it; keep one, or let their intervals not overlap"
             )

@@ -2,6 +2,8 @@
 
 from tag_lightning.modules.autoencoder import AutoencoderModule
 from tag_lightning.modules.diffusion import DiffusionModule
+from tag_lightning.modules.expert_distillation import ExpertDistillationModule
+from tag_lightning.modules.guidance_distillation import GuidanceDistillationModule
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
@@ -11,6 +13,8 @@ from tag_lightning.modules.time_predictor import TimePredictorModule
 __all__ = [
     "AutoencoderModule",
     "DiffusionModule",
+    "ExpertDistillationModule",
+    "GuidanceDistillationModule",
     "NoiseLevelModule",
     "PropertyModule",
     "RegressionModule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule, centred
 from tag_lightning.evaluation_mode import evaluating
+from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import describe, load_pretrained, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
@@ -81,6 +83,8 @@ class NetworkModule(LightningModule):
         Raises:
             ValueError: If the network cannot take the samples of the datamodule.
         """
+        if isinstance(self.network, OnFrozenBase):  # whose base is in evaluation mode on purpose
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None or not hasattr(datamodule, "example"):  # plain loaders, or data of another kind
             return
@@ -122,7 +126,7 @@ class NetworkModule(LightningModule):
         self.log("test/loss", self.mean_loss)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.network.parameters())
+        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer, **self._length_of_run())

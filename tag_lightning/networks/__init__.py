@@ -10,10 +10,12 @@ from tag_lightning.networks.egnn_predictors import (
     EGNNTimePredictor,
     PropertyPredictor,
 )
+from tag_lightning.networks.guidance_adapters import AdaptedUNet
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
 from tag_lightning.networks.mixture import MixtureDenoiser
+from tag_lightning.networks.noise_experts import NoiseExperts
 from tag_lightning.networks.noise_level import NoiseLevelCNN
 from tag_lightning.networks.openai_unet import OpenAIUNet
 from tag_lightning.networks.pixel_classifier import CIFARResNet, PixelClassifier
@@ -22,6 +24,7 @@ from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredicto
 from tag_lightning.networks.unet_encoder import UNetEncoder
 
 __all__ = [
+    "AdaptedUNet",
     "AestheticScore",
     "CIFARResNet",
     "CLIPScore",
@@ -35,6 +38,7 @@ __all__ = [
     "MEGNetJudge",
     "MLPTimePredictor",
     "MixtureDenoiser",
+    "NoiseExperts",
     "NoiseLevelCNN",
     "OpenAIUNet",
     "PixelClassifier",

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import tag_lightning.networks as networks
 from tag_lightning.diffusion import CONDITION_KEY, NULL_TIMESTEP_KEY, NoiseSchedule
 from tag_lightning.files import replacing
+from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
 from tag_lightning.pretrained.edm import edm_files, load_edm
 from tag_lightning.pretrained.openai import load_openai, without_variance
@@ -194,6 +195,7 @@ def _from_checkpoint(path: Path) -> Pretrained:
         raise ValueError(
             f"cannot load the network in {path}: {reason(error)}; its parts must belong together"
         ) from error
+    _complete(network, path)
     require_finite_parameters(dict(network.named_parameters()), path)
     return frozen(network, schedule)
 
@@ -224,6 +226,7 @@ def _from_folder(folder: Path) -> Pretrained:
             raise ValueError(
                 f"the weights in {folder} do not match the {name} of its config.json: {what}; copy or save both again"
             )
+    _complete(network, folder)
     require_finite_parameters(dict(network.named_parameters()), folder)
     schedule = _schedule_from(folder / "schedule.safetensors")
     for scheduler in (folder, folder.parent / "scheduler"):
@@ -232,6 +235,21 @@ def _from_folder(folder: Path) -> Pretrained:
                 network = without_variance(network)
             return frozen(network, *scheduler_settings(scheduler))
     return frozen(network, schedule)
+
+
+def _complete(network: nn.Module, source: Path) -> None:
+    """Load the frozen network under one that is saved without it.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is another one than in training.
+    """
+    if not isinstance(network, OnFrozenBase):
+        return
+    try:
+        network.attach(load_pretrained(network.base_source).network)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"cannot load the {type(network).__name__} in {source}: {error}") from error
 
 
 def _network_config(folder: Path) -> dict[str, Any]:

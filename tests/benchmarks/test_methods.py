@@ -37,7 +37,7 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     table = {name: (ratio, passes) for name, ratio, _, *passes in (line[2:-2].split(" | ") for line in lines)}
     regressor = kind == "digits"  # none is shipped for molecules
     listed = methods.methods(condition=None, predictor=IDENTITY, denoiser=IDENTITY, regressor=IDENTITY)  # type: ignore[arg-type]
-    for_images = {"EluCD", "GFCG", "NoiseLevelCorrection", "Retiming"}
+    for_images = {"AdapterGuidance", "EluCD", "GFCG", "NoiseLevelCorrection", "Retiming"}
     assert table.keys() == (listed.keys() if regressor else listed.keys() - for_images)
     assert all(float(ratio) > 0 for ratio, _ in table.values())
     assert table["plain"][0] == "1.00"
@@ -53,6 +53,7 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     assert passes["DynamicCFG by the time predictor"] == ["2 / 0", "0 / 0", "4 / 0"]
     if regressor:
         assert passes["GFCG"] == ["2 / 0", "1 / 0", "0 / 0"]
+        assert table["AdapterGuidance"][1] == ["1 / 0", "0 / 0", "0 / 0", "0 / 0"]
         assert table["Retiming"][1] == ["1 / 0", "0 / 0", "0 / 0", "1 / 0"]
 
 

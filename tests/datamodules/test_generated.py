@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_runs import TinyNetworks
 
-from tag_lightning.datamodules import GeneratedDataModule, generated
+from tag_lightning.datamodules import GeneratedDataModule, drawn_chunks
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, Sampler
 from tag_lightning.pretrained import load_pretrained
 
@@ -69,7 +69,7 @@ def test_weights_read_as_another_prediction_draw_other_images(
     images = _images(_data(tiny, tmp_path))
     loaded = load_pretrained(tiny.root / "denoiser")
     for change in ({"prediction_type": "v_prediction"}, {"clip_range": 0.5}):
-        monkeypatch.setattr(generated, "load_pretrained", lambda _, change=change: loaded._replace(**change))
+        monkeypatch.setattr(drawn_chunks, "load_pretrained", lambda _, change=change: loaded._replace(**change))
         assert not torch.equal(_images(_data(tiny, tmp_path)), images)
 
 

@@ -30,6 +30,7 @@ from tag_lightning.guidance import (
     MPGD,
     TFG,
     UGD,
+    AdapterGuidance,
     AdaptiveGuidance,
     AdaptiveMoments,
     AdaptiveProjectedGuidance,
@@ -93,7 +94,9 @@ class Flat(nn.Module):
 
 
 class SameShape(Flat):
-    """A denoising network that is told its timestep and one of three classes, the null ones included."""
+    """A denoising network that is told its timestep, one of three classes, the null ones included, and a scale."""
+
+    scale_range = (1.0, 4.0)
 
     config: ClassVar = {
         NULL_TIMESTEP_KEY: True,
@@ -106,10 +109,13 @@ class SameShape(Flat):
         timesteps: Tensor | None = None,
         mask: Tensor | None = None,
         class_labels: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
     ) -> Tensor:
         assert timesteps is not None
         assert class_labels is not None
         factor = (1 + timesteps / TOTAL) * (1 + class_labels / 10)
+        if guidance_scale is not None:
+            factor = factor * guidance_scale
         output = (super().forward(x, mask=mask) * factor[:, None]).view_as(x)
         return output if mask is None else output * mask[..., None]
 
@@ -198,6 +204,7 @@ class World:
             "CFGZeroStar": CFGZeroStar(1.4),
             "GFCG": GFCG(c, 4.0),
             "DynamicCFG": DynamicCFG([1.2, 1.9], [ConditionEvaluator(c), TimeEvaluator(p)]),
+            "AdapterGuidance": AdapterGuidance(1.1),
             "AutoGuidance": AutoGuidance(self.worse, 1.3),
             "RLGuidance": RLGuidance(self.worse, 0.4),
             "MoreRedAS": MoreRedAS(p),
@@ -226,6 +233,7 @@ RETIMED = {"TimeCorrection", "TimeShift"}
 CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
 SECOND_DENOISERS = {"AutoGuidance", "RLGuidance"}
 CONDITIONAL = {
+    "AdapterGuidance",
     "AdaptiveGuidance",
     "AdaptiveProjectedGuidance",
     "CFGPlusPlus",
@@ -361,3 +369,12 @@ def test_a_classifier_of_clean_samples_cannot_guide_noisy_ones() -> None:
         ClassifierGuidance().for_run(run)
     noisy = {"label": WORLDS["images"].condition}
     assert ClassifierGuidance().for_run(tag_lightning.diffusion.Run(conditions=noisy)).condition is noisy["label"]
+
+
+def test_a_classifier_of_other_timesteps_is_refused() -> None:
+    class Other(Flat):
+        num_timesteps = 1000
+
+    guidance = ClassifierGuidance(Condition(Other(4, 3), torch.tensor([0, 2])))
+    with pytest.raises(ValueError, match=r"a classifier of 1000 timesteps, but the denoiser's schedule has 20; train"):
+        Sampler(WORLDS["images"].denoiser, DDIM(1.0), 3, [guidance])

@@ -20,9 +20,11 @@ from tag_lightning.pretrained.store import CHECKPOINT_KEY
 SHIPPED = [
     "digits/conditional_denoiser",
     "digits/denoiser",
+    "digits/guidance_adapters",
     "digits/guide",
     "digits/judge",
     "digits/noise_level",
+    "digits/noisy_guide",
     "digits/reward_tuned_denoiser",
     "digits/small_conditional_denoiser",
     "digits/time_gap_predictor",
@@ -38,7 +40,8 @@ SHIPPED = [
     "molecules/time_gap_predictor",
     "toy/denoiser",
 ]
-NOISY = {name for name in SHIPPED if name.endswith(("denoiser", "noise_level", "time_gap_predictor", "time_predictor"))}
+_CLEAN = {"guide", "judge"}
+NOISY = {name for name in SHIPPED if name.rpartition("/")[2] not in _CLEAN}
 
 
 def _predictor(widths: tuple[int, ...] = (8, 8)) -> SimpleCNN:

@@ -59,6 +59,7 @@ SETTINGS: list[WrongSetting] = [
     WrongSetting("DynamicCFG", {"evaluators": []}, "evaluator"),
     WrongSetting("DynamicCFG", {"evaluators": [DPS]}, "gives no scores"),
     *_each("DynamicCFG", "weights", [[1.0, 1.0], [0.0], [NAN]]),
+    *_each("AdapterGuidance", "guidance_scale", [-1.0, NAN, INF]),
     *_each("Corruption", "sigma", [-0.1, NAN, INF]),
     *_each("Drift", "rate", [NAN, INF]),
     *_each("EpsilonScaling", "scale", [0.0, -1.0, NAN]),
@@ -129,6 +130,8 @@ SETTINGS: list[WrongSetting] = [
     WrongSetting("QM9DataModule", {"properties": ["magic"]}, "magic"),
     WrongSetting("QM9DataModule", {"test_molecules": "nowhere.npz"}, "there is no file nowhere.npz"),
     *_each("MoleculeFilesDataModule", "max_molecules", [0], path="a.csv"),
+    *_each("GuidedTrajectoriesDataModule", "num_trajectories", [19], denoiser="digits/conditional_denoiser"),
+    *_each("GuidedTrajectoriesDataModule", "min_scale", [-1.0, NAN, 7.0], denoiser="digits/conditional_denoiser"),
     # measurements and metrics
     *_each("GaussianBlur", "std", [0.0, -1.0, NAN]),
     *_each("GaussianBlur", "noise", [-0.1, NAN]),
@@ -148,6 +151,9 @@ SETTINGS: list[WrongSetting] = [
     *_each("GuidedSampling", "num_shown", [-1]),
     *_each("GuidedSampling", "seed", [-1]),
     *_each("PlainProgress", "every_seconds", [-1.0, NAN]),
+    *_each("ExpertDistillationModule", "temperature", [0.0, NAN, INF]),
+    *_each("ExpertDistillationModule", "num_experts", [0, 1001]),
+    *_each("GuidanceDistillationModule", "width", [0, 3]),
     # networks
     *_each("SimpleCNN", "num_timesteps", [0]),
     *_each("SimpleCNN", "sample_size", [0, 3]),
