@@ -28,7 +28,7 @@ from tag_lightning.evaluation import (
     expanded,
 )
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
-from tag_lightning.evaluation.report import show_pictures, write_pictures
+from tag_lightning.evaluation.report import play_sounds, show_pictures, write_pictures, write_sounds
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.interruption import interruption
@@ -321,9 +321,11 @@ class GuidedSampling(Callback):
             frontier.print()
             show_pictures(boards, frontier.pictures(), step)
         with torch.inference_mode(False), isolate_rng():
-            pictures = results.pictures()
+            pictures, sounds = results.pictures(), results.sounds()
         write_pictures(folder, pictures)
         show_pictures(boards, pictures, step)
+        write_sounds(folder, sounds)
+        play_sounds(boards, sounds, step)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]

@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.audio import SISDR, SNR, LogSpectralDistance
 from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
@@ -32,6 +33,8 @@ __all__ = [
     "KID",
     "LPIPS",
     "PSNR",
+    "SISDR",
+    "SNR",
     "SSIM",
     "Accuracy",
     "Conjunction",
@@ -41,6 +44,7 @@ __all__ = [
     "InceptionFeatures",
     "InceptionScore",
     "JudgeFeatures",
+    "LogSpectralDistance",
     "MoleculeQuality",
     "NLLQuantiles",
     "PhysicsError",

@@ -1,0 +1,153 @@
+"""Networks of waveforms: a folded UNet, a time predictor and a classifier."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from tag_lightning.networks.classifier import ImageClassifier
+from tag_lightning.networks.time_predictor import TimePredictor
+from tag_lightning.spectrogram import FLOOR, log_spectrogram
+
+_REACH = 4  # of the convolutions of WaveformCNN to either side
+
+
+class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
+    """diffusers' ``UNet1DModel`` on folded waveforms: ``fold`` successive samples become the channels of one position.
+
+    Folding leaves the full resolution, where convolutions of a few channels cost most, to the first and last layer.
+    Every residual block is told the timestep. Predicts epsilon.
+
+    Args:
+        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        in_channels: C, 1 for mono.
+        fold: Samples per position; ``1`` is a plain ``UNet1DModel``.
+        block_out_channels: Width of each level, multiples of 8; each but the last halves the number of positions.
+        layers_per_block: Further residual blocks of each level, beside one.
+
+    Raises:
+        ValueError: If ``fold`` is below 1, or a width is not a multiple of 8.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_rate: int | None = None,
+        in_channels: int = 1,
+        fold: int = 8,
+        block_out_channels: tuple[int, ...] = (32, 48, 64),
+        layers_per_block: int = 1,
+    ) -> None:
+        super().__init__()
+        if fold < 1:
+            raise ValueError(f"fold must be at least 1, got {fold}")
+        if len(block_out_channels) < 2 or any(width < 8 or width % 8 for width in block_out_channels):
+            raise ValueError(
+                "block_out_channels must be two or more multiples of 8, the groups of its normalisation, got "
+                f"{list(block_out_channels)}"
+            )
+        from diffusers import UNet1DModel  # loads all of diffusers' UNets
+
+        self.fold = fold
+        self.shrink = fold * 2 ** (len(block_out_channels) - 1)
+        self.unet = UNet1DModel(
+            in_channels=in_channels * fold,
+            out_channels=in_channels * fold,
+            time_embedding_type="positional",
+            use_timestep_embedding=True,
+            act_fn="mish",
+            down_block_types=("DownResnetBlock1D",) * len(block_out_channels),
+            mid_block_type="MidResTemporalBlock1D",
+            up_block_types=("UpResnetBlock1D",) * (len(block_out_channels) - 1),
+            out_block_type="OutConv1DBlock",
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """Epsilon ``[B, C, L]`` of waveforms ``x [B, C, L]`` at timesteps ``[B]``.
+
+        Raises:
+            ValueError: If L is not a multiple of ``fold`` and of the halvings.
+        """
+        batch, channels, length = x.shape
+        if length % self.shrink:
+            raise ValueError(
+                f"WaveformUNet shortens waveforms {self.shrink} times, so their length must be a multiple of that, got "
+                f"{length}"
+            )
+        folded = x.reshape(batch, channels, -1, self.fold).transpose(2, 3).reshape(batch, channels * self.fold, -1)
+        output = self.unet(folded, timesteps).sample
+        return output.reshape(batch, channels, self.fold, -1).transpose(2, 3).reshape(batch, channels, length)
+
+
+class WaveformCNN(TimePredictor):
+    """Blocks of 1-D convolution over nine samples, ReLU and average pooling by 4, then the mean and one linear layer.
+
+    ``SimpleCNN`` for waveforms; arXiv 2510.11057 uses that on the spectrograms of its audio. The mean over time makes
+    it fit any length from ``4 ** len(widths)`` samples on.
+
+    Args:
+        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        in_channels: C, 1 for mono.
+        num_timesteps: T.
+        widths: Channels of each block.
+        conditions: See ``TimePredictor``.
+
+    Raises:
+        ValueError: If ``widths`` is empty.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_rate: int | None = None,
+        in_channels: int = 1,
+        num_timesteps: int = 1000,
+        widths: tuple[int, ...] = (16, 32, 64),
+        conditions: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(num_timesteps, conditions)
+        if not widths:
+            raise ValueError("widths is empty; give at least one, such as [16, 32, 64]")
+        blocks = [
+            nn.Sequential(nn.Conv1d(a, b, 2 * _REACH + 1, padding=_REACH), nn.ReLU(), nn.AvgPool1d(4))
+            for a, b in pairwise((in_channels, *widths))
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(widths[-1] + self.condition_width, num_timesteps)
+
+    def forward(self, x: Tensor, **values: Tensor) -> Tensor:
+        """Logits ``[B, T]`` for waveforms ``x [B, C, L]`` in [-1, 1] plus noise."""
+        return self.head(self.with_condition(self.blocks(x).mean(2), values))
+
+
+class SpectrogramClassifier(ImageClassifier):
+    """An ``ImageClassifier`` of the log-spectrogram of mono waveforms.
+
+    Args:
+        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        num_classes: K.
+        window: Samples per frame of the spectrogram; frames overlap by three quarters.
+        widths: Channels of each stage; every stage halves the spectrogram.
+        dropout: See ``ImageClassifier``.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_rate: int | None = None,
+        num_classes: int = 10,
+        window: int = 256,
+        widths: tuple[int, ...] = (16, 24, 32),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(1, num_classes, widths, dropout)
+        self.window = window
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features ``[B, D]`` of waveforms ``x [B, 1, L]`` in [-1, 1], for Frechet distances."""
+        return super().features(1 - 2 * log_spectrogram(x[:, 0], self.window)[:, None] / FLOOR)
