@@ -17,7 +17,7 @@ from tag_lightning.evaluation.image_task import side_by_side
 from tag_lightning.evaluation.report import Sound, write_sounds
 from tag_lightning.evaluation.restoration_task import RestorationTask
 from tag_lightning.measurements import Measurement
-from tag_lightning.metrics import FID, SISDR, SNR, LogSpectralDistance, SampleMetric
+from tag_lightning.metrics import FAD, FID, SISDR, SNR, LogSpectralDistance, SampleMetric
 from tag_lightning.spectrogram import FLOOR, log_spectrogram, window_length
 
 _HEIGHT, _WIDTH = 64, 96  # of a spectrogram, pixels
@@ -29,8 +29,9 @@ class AudioRestorationTask(RestorationTask):
     """Waveforms of the test split restored from measurements, guided by ``-|y - A x0|`` as in ``RestorationTask``.
 
     The declipping and inpainting of arXiv 2510.11057, on waveforms. Measured by the log-spectral distance ``lsd``,
-    ``snr`` and ``si_sdr`` (dB), and with a judge by ``frechet``, the Frechet distance of its features to the training
-    data. All networks must have been trained at the sample rate of the data, as far as they say at which.
+    ``snr`` and ``si_sdr`` (dB), with a judge by ``frechet``, the Frechet distance of its features to the training data,
+    and by ``fad`` if VGGish's weights are found and clips are long enough. Networks that say at which sample rate they
+    were trained must agree with the data.
 
     Args:
         measurement: The operator and its noise, ``Clipping`` or ``MissingIntervals``.
@@ -59,18 +60,18 @@ class AudioRestorationTask(RestorationTask):
     def require_networks(self, networks: Iterable[nn.Module]) -> None:
         rate = self.data.sample_rate
         for network in networks:
-            config = getattr(getattr(network, "network", network), "config", {})
+            inner = getattr(network, "network", network)  # of a Denoiser
+            config = getattr(inner, "config", {})
             trained = config.get("sample_rate") if isinstance(config, Mapping) else None
             if trained is not None and trained != rate:
                 raise ValueError(
-                    f"a network ({config.get('_class_name', type(network).__name__)}) was trained at {trained} Hz but "
-                    f"the data have {rate} Hz; take data of {trained} Hz (data.init_args.sample_rate) or networks "
-                    f"trained at {rate} Hz"
+                    f"a network ({type(inner).__name__}) was trained at {trained} Hz but the data have {rate} Hz; take "
+                    f"data of {trained} Hz (data.init_args.sample_rate) or networks trained at {rate} Hz"
                 )
 
     def default_metrics(self) -> list[SampleMetric]:
         learned = [] if self.judge is None else [FID("judge", "frechet")]
-        return [LogSpectralDistance(), SNR(), SISDR(), *learned]
+        return [LogSpectralDistance(), SNR(), SISDR(), *learned, FAD()]
 
     def space(self, indices: Sequence[int], device: torch.device) -> BoxSpace:
         return BoxSpace(self.sample_shape, indices, device, clip_range=(-1.0, 1.0))

@@ -14,6 +14,7 @@ from tag_lightning.metrics.features import (
     to_uint8,
 )
 from tag_lightning.metrics.frechet import FID, FrechetDistance
+from tag_lightning.metrics.frechet_audio import FAD
 from tag_lightning.metrics.inception_score import InceptionScore
 from tag_lightning.metrics.kernel_distance import KID
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
@@ -29,6 +30,7 @@ from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGa
 from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
+    "FAD",
     "FID",
     "KID",
     "LPIPS",
