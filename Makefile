@@ -36,11 +36,12 @@ tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
 # Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
-weights: weights-digits weights-molecules
+weights: weights-digits weights-molecules weights-audio
 
 # The stages whose networks the experiments use.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
+WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
 
 weights-%: $(VENV)/.ready
 	$(RUN) -m tag_lightning stages --config configs/$* --out runs/$* --only $(WEIGHTS_$*)
@@ -78,5 +79,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 (or another) instead")'
 	@echo "Setting up $(VENV): the downloads, torch above all, take some minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,physics]'
+	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,physics,audio]'
 	@touch $@
