@@ -36,7 +36,7 @@ class RestorationTask(SamplingTask):
         metrics: Metrics beside the default ones.
     """
 
-    axes = ("C", "H", "W")
+    axes: tuple[str, ...] = ("C", "H", "W")
     guided = True
 
     def __init__(

@@ -43,6 +43,7 @@ class VGGish(nn.Module):
 
     name = "vggish"
     num_features = _FEATURES
+    bands: Tensor
 
     def __init__(self, sample_rate: int, path: Path | None = None) -> None:
         super().__init__()
@@ -118,7 +119,8 @@ def mel_bands() -> np.ndarray:
     The triangles are straight on the mel scale, and the constant part of the spectrum belongs to no band.
     """
     mels = 1127 * np.log1p(np.arange(_FFT // 2 + 1) * SAMPLE_RATE / _FFT / 700)
-    edges = np.linspace(*(1127 * np.log1p(f / 700) for f in (_LOWEST, _HIGHEST)), _BANDS + 2)
+    lowest, highest = (1127 * math.log1p(f / 700) for f in (_LOWEST, _HIGHEST))
+    edges = np.linspace(lowest, highest, _BANDS + 2)
     rising = (mels[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - mels[:, None]) / (edges[2:] - edges[1:-1])
     weights = np.maximum(0, np.minimum(rising, falling))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -53,7 +54,7 @@ class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
 
         self.fold = fold
         self.shrink = fold * 2 ** (len(block_out_channels) - 1)
-        self.unet = UNet1DModel(
+        self.unet: Any = UNet1DModel(  # diffusers' own types hide that it can be called
             in_channels=in_channels * fold,
             out_channels=in_channels * fold,
             time_embedding_type="positional",
