@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -86,16 +88,17 @@ class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
 
 
 class WaveformCNN(TimePredictor):
-    """Blocks of 1-D convolution over nine samples, ReLU and average pooling by 4, then the mean and one linear layer.
+    """Blocks of 1-D convolution over nine samples, ReLU and average pooling by 4; a noise level shows in their power.
 
-    ``SimpleCNN`` for waveforms; arXiv 2510.11057 uses that on the spectrograms of its audio. The mean over time makes
-    it fit any length from ``4 ** len(widths)`` samples on.
+    The counterpart of ``SimpleCNN``, which arXiv 2510.11057 uses on the spectrograms of its audio. Two linear layers
+    read the mean and the log-power of every channel of every block over time, as ``NoiseLevelCNN`` does, after batch
+    normalisation, without which they hardly learn. It fits any length from ``4 ** len(widths)`` samples on.
 
     Args:
         sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
         in_channels: C, 1 for mono.
         num_timesteps: T.
-        widths: Channels of each block.
+        widths: Channels of each block; the last is the width of the first linear layer as well.
         conditions: See ``TimePredictor``.
 
     Raises:
@@ -114,20 +117,24 @@ class WaveformCNN(TimePredictor):
         super().__init__(num_timesteps, conditions)
         if not widths:
             raise ValueError("widths is empty; give at least one, such as [16, 32, 64]")
-        blocks = [
-            nn.Sequential(nn.Conv1d(a, b, 2 * _REACH + 1, padding=_REACH), nn.ReLU(), nn.AvgPool1d(4))
-            for a, b in pairwise((in_channels, *widths))
-        ]
-        self.blocks = nn.Sequential(*blocks)
+        pairs = pairwise((in_channels, *widths))
+        self.blocks = nn.ModuleList(nn.Conv1d(a, b, 2 * _REACH + 1, padding=_REACH) for a, b in pairs)
+        count = 2 * sum(widths)
+        self.hidden = nn.Sequential(nn.BatchNorm1d(count), nn.Linear(count, widths[-1]), nn.SiLU())
         self.head = nn.Linear(widths[-1] + self.condition_width, num_timesteps)
 
     def forward(self, x: Tensor, **values: Tensor) -> Tensor:
         """Logits ``[B, T]`` for waveforms ``x [B, C, L]`` in [-1, 1] plus noise."""
-        return self.head(self.with_condition(self.blocks(x).mean(2), values))
+        features = []
+        for block in self.blocks:
+            x = F.relu(block(x))
+            features += [x.mean(2), (x.square().mean(2) + 1e-6).log()]
+            x = F.avg_pool1d(x, 4)
+        return self.head(self.with_condition(self.hidden(torch.cat(features, 1)), values))
 
 
-class SpectrogramClassifier(ImageClassifier):
-    """An ``ImageClassifier`` of the log-spectrogram of mono waveforms.
+class SpectrogramClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
+    """An ``ImageClassifier`` of the log-spectrogram of waveforms, whose channels are averaged.
 
     Args:
         sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
@@ -146,9 +153,28 @@ class SpectrogramClassifier(ImageClassifier):
         widths: tuple[int, ...] = (16, 24, 32),
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(1, num_classes, widths, dropout)
+        super().__init__()
         self.window = window
+        self.classifier = ImageClassifier(1, num_classes, widths, dropout)
+
+    @property
+    def num_features(self) -> int:
+        """D, the width of ``features``."""
+        return self.classifier.num_features
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return self.classifier.num_classes
 
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features ``[B, D]`` of waveforms ``x [B, 1, L]`` in [-1, 1], for Frechet distances."""
-        return super().features(1 - 2 * log_spectrogram(x[:, 0], self.window)[:, None] / FLOOR)
+        """Pooled features ``[B, D]`` of waveforms ``x [B, C, L]`` in [-1, 1], for Frechet distances."""
+        return self.classifier.features(self._picture(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits ``[B, K]`` of waveforms ``x [B, C, L]`` in [-1, 1]."""
+        return self.classifier(self._picture(x))
+
+    def _picture(self, x: Tensor) -> Tensor:
+        """The spectrogram as an image ``[B, 1, frequencies, frames]`` in [-1, 1]."""
+        return 1 - 2 * log_spectrogram(x.mean(1), self.window)[:, None] / FLOOR
