@@ -56,6 +56,7 @@ from tag_lightning.guidance import (
     LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    MoreRedJT,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
     ProximalAlignment,
@@ -206,6 +207,7 @@ def methods(
         "RLGuidance": [RLGuidance(denoiser)],
         "MoreRedAS": [MoreRedAS(predictor)],
         "MoreRedITP": [MoreRedITP(predictor)],
+        "MoreRedJT": [MoreRedJT(predictor)],
     }
     if getattr(condition, "loss", cross_entropy) is cross_entropy:
         listed["EluCD"] = [EluCD(condition, 0.01)]

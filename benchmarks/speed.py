@@ -30,9 +30,24 @@ from tag_lightning.pretrained import load_pretrained
 _STEPS = 2
 
 
+def published_unet(quick: bool) -> dict[str, object]:
+    """Arguments of the UNet of 35.7 M parameters for CIFAR-10, or with ``quick`` of a small one."""
+    if quick:
+        plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+        return {"sample_size": 32, "block_out_channels": (32, 32), "layers_per_block": 1, **plain}
+    return {
+        "sample_size": 32,
+        "block_out_channels": (128, 256, 256, 256),
+        "layers_per_block": 2,
+        "attention_head_dim": 64,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    }
+
+
 def steps(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """Reverse steps with the published UNet size and SimpleCNN at batch 8, over one another."""
-    unet = UNet2DModel(**_unet(quick)).eval().requires_grad_(False).to(device)
+    unet = UNet2DModel(**published_unet(quick)).eval().requires_grad_(False).to(device)
     predictor = SimpleCNN().eval().requires_grad_(False).to(device)
     predictor.typical_nll.fill_(5.0)  # without it the default strength would have nothing to compare with
     guide = ImageClassifier().eval().requires_grad_(False).to(device)
@@ -135,20 +150,6 @@ def main(args: list[str] | None = None) -> None:
     if arguments.quick:
         ratios = [ratio._replace(goal=None) for ratio in ratios]  # meant for the real sizes
     Console(width=120).print(table(ratios, arguments.repeats, device))
-
-
-def _unet(quick: bool) -> dict[str, object]:
-    if quick:
-        plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-        return {"sample_size": 32, "block_out_channels": (32, 32), "layers_per_block": 1, **plain}
-    return {
-        "sample_size": 32,
-        "block_out_channels": (128, 256, 256, 256),
-        "layers_per_block": 2,
-        "attention_head_dim": 64,
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    }
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ class GuidedSampling(Callback):
             weights; if ``fit`` ends without one, a warning says how to make the samples.
         num_shown: Samples in the pictures.
         predict_arm: The arm that ``predict`` draws; None is the last.
+        published: Figures of others, shown beside ours: by class of the datamodule, then arm, then metric.
 
     Raises:
         ValueError: If a setting is impossible by itself; what depends on networks or data is checked before
@@ -104,6 +105,7 @@ class GuidedSampling(Callback):
         every_n_epochs: int = 1,
         num_shown: int = 64,
         predict_arm: str | None = None,
+        published: dict[str, dict[str, dict[str, float]]] | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.predictor = predictor
@@ -124,6 +126,7 @@ class GuidedSampling(Callback):
         self.every_n_epochs = every_n_epochs
         self.num_shown = num_shown
         self.predict_arm = predict_arm
+        self.published = published or {}
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"sampling.{name} must be at least {least}, got {getattr(self, name)}")
@@ -284,6 +287,7 @@ class GuidedSampling(Callback):
                 **self._common,
             )
         interruption.chunks = None
+        results.published = self.published.get(type(trainer.datamodule).__name__, {})  # type: ignore[attr-defined]
         self.results = results
         for name, result in results.items():
             for metric, value in result.figures.items():
@@ -361,7 +365,7 @@ class GuidedSampling(Callback):
             "num_kept": self.num_shown,
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,
-            # ``trainer.enable_progress_bar=false`` leaves no bar among the callbacks.
+            # None with ``trainer.enable_progress_bar=false``.
             "progress": trainer.is_global_zero and trainer.progress_bar_callback is not None,
         }
 

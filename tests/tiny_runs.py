@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from diffusers import UNet2DModel
 from lightning import Callback, Trainer
+from PIL import Image
 from torch import nn
 
 from tag_lightning.diffusion import LinearSchedule
@@ -49,6 +51,19 @@ class TinyNetworks(NamedTuple):
         roles = {"denoiser": "denoiser", "time_gap_predictor": "predictor"}
         roles |= {f"task.init_args.{role}": role for role in ("guide", "judge")}
         return [f"--sampling.{role}={self.root / folder}" for role, folder in roles.items()]
+
+
+def random_images(root: Path) -> Path:
+    """A folder of 32x32 images of ten classes, four of each to train on and one to test."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            folder = root / split / f"class_{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -19,7 +19,7 @@ from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.chunk_keys import ChunkKeys
 from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.fingerprint import IndescribableError
-from tag_lightning.evaluation.networks import load_denoiser, load_time_predictor, require_schedule
+from tag_lightning.evaluation.networks import is_sharded, load_denoiser, load_time_predictor, require_schedule
 from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -229,7 +229,7 @@ class ArmSampler:
         share, left = sum(len(kept) for kept, _ in self._chunks), sum(len(kept) for _, kept, *_ in missing)
         if self.progress and left < share:
             print(f"{share - left} of {share} samples of {name} were drawn before", flush=True)
-        progress = Progress(title, left, "sample", self.progress and left > 0)
+        progress, idle = Progress(title, left, "sample", self.progress and left > 0), self._idle_rounds(len(missing))
         for number, kept, padded, key in missing:
             try:
                 with evaluating(*self._networks):
@@ -237,6 +237,8 @@ class ArmSampler:
                     x, measured = self._chunk(arm, padded, advance)
             except NonFiniteError as error:
                 progress.close()
+                if self._sharded:
+                    raise  # the other processes wait for this one inside the network: only the end of the job helps
                 raise _FailedChunkError(number, error) from error
             measured = {column: values[: len(kept)] for column, values in measured.items()}
             x = x[: len(kept)][torch.tensor(kept) < self.num_kept]
@@ -244,19 +246,37 @@ class ArmSampler:
                 self.store.write(key, measured | {_SAMPLES: x})
             yield kept, measured, x
         progress.close()
+        for _ in range(idle):
+            with evaluating(*self._networks):
+                self._chunk(arm, self.task.order()[:1] * self._chunk_length, lambda: None)
+
+    def _idle_rounds(self, missing: int) -> int:
+        """Chunks that this process draws for nothing, so that all call sharded networks equally often."""
+        if not self._sharded:
+            return 0
+        counts: list[int] = [0] * get_world_size()
+        all_gather_object(counts, missing)
+        return max(counts) - missing
+
+    @property
+    def _sharded(self) -> bool:
+        return is_available() and is_initialized() and any(map(is_sharded, self._networks))
+
+    @property
+    def _chunk_length(self) -> int:
+        return min(self.chunk_size, len(self.task.order()))
 
     @cached_property
     def _chunks(self) -> list[tuple[list[int], list[int]]]:
         """The chunks of this process: global indices, and the same padded."""
-        order = self.task.order()
-        size = min(self.chunk_size, len(order))
+        order, size = self.task.order(), self._chunk_length
         kept = [order[start : start + size] for start in range(0, len(order), size)[self.rank :: self.world_size]]
         # Every chunk has the same size, so that the same kernels run on every process.
         return [(indices, indices + [indices[-1]] * (size - len(indices))) for indices in kept]
 
     def _keys(self, name: str, arm: Arm) -> Sequence[str | None]:
         """The key of each chunk; None if something that its samples depend on has no fingerprint."""
-        if self.store is None:
+        if self.store is None or self._sharded:  # no process has the whole weights, which the keys depend on
             return [None] * len(self._chunks)
         try:
             return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of)

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,14 @@ def write_results(path: Path, payload: Mapping[str, Any]) -> None:
     text = json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, arms: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write one row per arm as CSV; a value that an arm lacks is empty."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(file, ["arm", *columns], extrasaction="ignore")
+        rows.writeheader()
+        rows.writerows({"arm": name} | dict(figures) for name, figures in arms.items())
 
 
 def write_time_gaps(folder: Path, curves: Mapping[str, tuple[list[int], Tensor]]) -> Tensor:

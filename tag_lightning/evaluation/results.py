@@ -20,7 +20,14 @@ import tag_lightning
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arms import SweepPoint
 from tag_lightning.evaluation.frontier import Frontier
-from tag_lightning.evaluation.report import Sound, write_pictures, write_results, write_sounds, write_time_gaps
+from tag_lightning.evaluation.report import (
+    Sound,
+    write_pictures,
+    write_results,
+    write_sounds,
+    write_table,
+    write_time_gaps,
+)
 from tag_lightning.evaluation.sample_rows import SampleRows
 from tag_lightning.evaluation.seed_results import ROWS_FILE, Measures
 from tag_lightning.evaluation.task import SamplingTask
@@ -28,6 +35,7 @@ from tag_lightning.evaluation.task import SamplingTask
 ABSENT = "\N{EN DASH}"
 REAL_DATA = "(real data)"
 FAILED = "(failed)"
+PUBLISHED = " (paper)"
 LEADING = ("fid", "accuracy", "time_gap")
 TRAILING = ("seconds", "num_samples")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "diffusers")
@@ -43,6 +51,7 @@ class Results(Mapping[str, ArmResult]):
         predictor: The time predictor that corrects; None without one.
         time_gap_by: The time predictor that measured the Time-Gap, in words.
         failed: Arms that became NaN or infinite, by name.
+        published: Figures of others for the same data, by arm and metric, shown beside ours.
     """
 
     arms: dict[str, ArmResult]
@@ -50,6 +59,7 @@ class Results(Mapping[str, ArmResult]):
     predictor: nn.Module | None
     time_gap_by: str
     failed: dict[str, FailedArm] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ArmResult:
         return self.arms[name]
@@ -71,7 +81,7 @@ class Results(Mapping[str, ArmResult]):
         """Print the table to ``file``, by default the terminal: real data first, failed arms and their errors last."""
         reference = {REAL_DATA: self.task.reference} if self.task.reference else {}
         failed: dict[str, dict[str, float]] = {f"{name} {FAILED}": {} for name in self.failed}
-        print_results(reference | self.figures | failed, title, file)
+        print_results(reference | self._compared | failed, title, file)
         for one in self.failed.values():
             print(f"{FAILED} {one.error}", file=file)
 
@@ -79,6 +89,14 @@ class Results(Mapping[str, ArmResult]):
     def figures(self) -> dict[str, dict[str, float]]:
         """Value by metric, by arm."""
         return {name: result.figures for name, result in self.items()}
+
+    @property
+    def _compared(self) -> dict[str, dict[str, float]]:
+        """The figures with the published ones among them."""
+        theirs = {
+            name: {f"{key}{PUBLISHED}": value for key, value in row.items()} for name, row in self.published.items()
+        }
+        return {name: figures | theirs.get(name, {}) for name, figures in self.figures.items()}
 
     @property
     def points(self) -> dict[str, SweepPoint]:
@@ -111,6 +129,8 @@ class Results(Mapping[str, ArmResult]):
         payload = {"arms": self.figures, "seed": self.task.seed, "config": config, "versions": versions()} | context
         if self.failed:
             payload["failed"] = {name: one.error for name, one in self.failed.items()}
+        if self.published:
+            payload["published"] = self.published
         if self.points:
             payload["sweep"] = {arm: point._asdict() for arm, point in self.points.items()}
         return payload | {
@@ -129,7 +149,9 @@ class Results(Mapping[str, ArmResult]):
         return self.task.sounds(self.arms)
 
     def save_figures(self, folder: str | Path, config: Any = None, **context: Any) -> dict[str, Tensor]:
-        """Write ``results.json``, rows of sweeps and Time-Gap curves into ``folder``; arguments as of ``payload``.
+        """Write figures, rows of sweeps and Time-Gap curves into ``folder``; arguments as of ``payload``.
+
+        The figures go into ``results.json``, and as a table into ``results.csv``.
 
         Returns:
             The picture of the curves by name, if there are any.
@@ -138,6 +160,7 @@ class Results(Mapping[str, ArmResult]):
         if self.points:  # before the results: whoever finds those finds the rows of the same samples
             SampleRows.of(self.arms, self.task).write(folder / ROWS_FILE)
         write_results(folder / "results.json", self.payload(config, **context))
+        write_table(folder / "results.csv", self._compared, columns_of(self._compared))
         curves = {name: (r.timesteps, r.gaps) for name, r in self.items() if r.gaps is not None}
         return {"time_gap": write_time_gaps(folder, curves)} if curves else {}
 
@@ -182,7 +205,7 @@ def results_table(arms: Mapping[str, Mapping[str, Any]], title: str | None = Non
         title: Written above the table.
         absent: Stands for a value that is missing or None.
     """
-    columns = _columns(arms)
+    columns = columns_of(arms)
     # Text, because rich would take a plain string's square brackets for markup.
     table = Table(title=None if title is None else Text(title), title_justify="left")
     table.add_column("arm", overflow="fold")
@@ -208,10 +231,12 @@ def print_results(arms: Mapping[str, Mapping[str, Any]], title: str | None = Non
     console.print(table)
 
 
-def _columns(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def columns_of(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The numbers and texts that at least one arm has, in the order of the table; published figures follow ours."""
     shown = [name for values in arms.values() for name, value in values.items() if isinstance(value, int | float | str)]
-    between = [name for name in dict.fromkeys(shown) if name not in LEADING + TRAILING]
-    return [name for name in (*LEADING, *between, *TRAILING) if name in shown]
+    own = [name for name in dict.fromkeys(shown) if name not in LEADING + TRAILING and not name.endswith(PUBLISHED)]
+    pairs = ((name, f"{name}{PUBLISHED}") for name in (*LEADING, *own, *TRAILING))
+    return [name for pair in pairs for name in pair if name in shown]
 
 
 def _cell(column: str, value: Any, absent: str) -> str:

@@ -20,7 +20,7 @@ from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
 from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
 from tag_lightning.guidance.langevin import LangevinCorrector
-from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP
+from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP, MoreRedJT
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
@@ -86,6 +86,7 @@ __all__ = [
     "LangevinCorrector",
     "MoreRedAS",
     "MoreRedITP",
+    "MoreRedJT",
     "NoiseAwarenessGuidance",
     "NoiseLevel",
     "NoiseLevelCorrection",

@@ -24,8 +24,7 @@ class MoreRedAS(OwnStep, TimePredictorGuidance):
 
     Readings and limits: the paper trains a regression of the normalised timestep; here it is the rounded mean of the
     predictor's posterior over timesteps, which is what such a regression learns. The paper takes steps of one timestep
-    until all samples arrive; here their number is that of the run. Its third sampler, JT, needs a denoiser that is not
-    told the timestep and predicts it, and is left out.
+    until all samples arrive; here their number is that of the run.
 
     Args:
         predictor: As in ``TemporalAlignment``. None takes the time predictor of the run.
@@ -53,7 +52,7 @@ class MoreRedAS(OwnStep, TimePredictorGuidance):
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         timesteps = self.timesteps(x, step)
-        prediction = predict(x, timesteps)
+        prediction = predict(x, timesteps, null_timestep=True) if self.needs_null_timestep else predict(x, timesteps)
         step.state["latest"] = (timesteps, prediction.detach())
         return prediction
 
@@ -83,3 +82,14 @@ class MoreRedITP(MoreRedAS):
             step.state["first"] = (super().timesteps(x, step), step.timestep)
         first, start = step.state["first"]
         return (first - (start - step.timestep)).clamp(min=0)
+
+
+class MoreRedJT(MoreRedAS):
+    """MoreRed with a denoiser that is not told the timestep ("JT" in its code, for joint training).
+
+    The noise and the timestep are both found in the sample, and the step is the one of ``MoreRedAS``. In the paper one
+    network has a head for each; here they are a denoiser that was trained without its timestep now and then
+    (``DiffusionModule(timestep_dropout=0.5)``), asked without it, and the time predictor.
+    """
+
+    needs_null_timestep = True

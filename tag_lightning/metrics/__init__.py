@@ -2,6 +2,7 @@
 
 from tag_lightning.metrics.accuracy import Accuracy
 from tag_lightning.metrics.audio import SISDR, SNR, LogSpectralDistance
+from tag_lightning.metrics.chemnet_distance import FCD
 from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.damage_detection import damage_detection
 from tag_lightning.metrics.features import (
@@ -31,6 +32,7 @@ from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
     "FAD",
+    "FCD",
     "FID",
     "KID",
     "LPIPS",

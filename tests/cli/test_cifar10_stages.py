@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from tiny_runs import TASK
+from tiny_runs import TASK, random_images
 
 from tag_lightning.cli import main
 
@@ -27,15 +26,7 @@ SMALL_CLASSIFIER = ["--model.init_args.network.init_args.widths=[8,8]"]
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 1)):
-        for label in range(10):
-            folder = tmp_path / "images" / split / f"class_{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "images"
+    return random_images(tmp_path / "images")
 
 
 def _fit(stage: str, images: Path, runs: Path, *overrides: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tag_lightning.cli import main
-from tag_lightning.config_files import ConfigFileError, config_file, shipped_configs
+from tag_lightning.config_files import ConfigFileError, config_file, merged_with_bases, shipped_configs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -129,3 +129,17 @@ def test_a_wrong_name(value: str, named: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigFileError, match=named):
         config_file(value)
+
+
+def test_published_figures_are_of_arms_that_exist() -> None:
+    found = 0
+    for path in shipped_configs().values():
+        sampling = merged_with_bases(path).get("sampling", {})
+        arms = sampling.get("arms") or {}
+        names = {name for name, arm in arms.items() if "sweep" not in arm}
+        for name, arm in arms.items():
+            names |= {f"{name} {key}={value}" for key, values in arm.get("sweep", {}).items() for value in values}
+        for figures in sampling.get("published", {}).values():
+            assert figures.keys() <= names, path
+            found += len(figures)
+    assert found >= 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from tag_lightning.diffusion import Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Step
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Sampler, Step
 from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
+from tag_lightning.guidance import DPS, Condition
 from tag_lightning.metrics import FID, SampleMetric
 
 SHAPE = (1, 2, 2)
@@ -25,6 +29,20 @@ class HalfNetwork(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         return 0.5 * x
+
+
+class ConvolvedNetwork(nn.Module):
+    """Two convolutions with the same weights on every process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        generator = torch.Generator().manual_seed(0)
+        for weights in self.requires_grad_(False).parameters():
+            weights.normal_(0, 0.3, generator=generator)
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return self.narrow(self.widen(x).tanh())
 
 
 class BareTask(SamplingTask):
@@ -83,7 +101,18 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     idle.prepare(real)
     figures = idle.draw("short", Arm()).figures
     assert "fid_first" not in figures
-    return found | {"short, distances": torch.tensor([figures["fid"]])}
+    return found | {"short, distances": torch.tensor([figures["fid"]])} | sharded_outcome(sampler)
+
+
+def sharded_outcome(sampler: ArmSampler) -> dict[str, Tensor]:
+    """Samples of a network whose weights are spread over the processes, the first of which has one chunk more."""
+    network = ConvolvedNetwork()
+    if sampler.world_size > 1:
+        mesh = init_device_mesh("cpu", (sampler.world_size,))
+        for module in (network.widen, network.narrow, network):
+            fully_shard(module, mesh=mesh)
+    sharing = replace(sampler, denoiser=Denoiser(network, LinearSchedule(20)))
+    return {"sharded": sharing.draw("sharded", Arm()).samples}
 
 
 def run_rank(rank: int, folder: str) -> None:
@@ -115,3 +144,30 @@ def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_o
             else:
                 same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
                 assert same, name
+
+
+def draw_guided(rank: int, folder: str) -> None:
+    """Samples of two processes of their own, guided through a whole network and through one that is spread."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/guided"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    whole, spread = ConvolvedNetwork(), ConvolvedNetwork()
+    for module in (spread.widen, spread.narrow, spread):
+        fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
+    guidance = [DPS(Condition(nn.Flatten(), torch.tensor([0, 3])), scale=2.0)]
+    samples = [
+        Sampler(Denoiser(network, LinearSchedule(20)), DDIM(), 5, guidance).sample(
+            ImageSpace(SHAPE, [2 * rank, 2 * rank + 1]), seed=0
+        )
+        for network in (whole, spread)
+    ]
+    torch.save(samples, Path(folder) / f"guided{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_guidance_differentiates_through_a_network_that_is_spread_over_processes(tmp_path: Path) -> None:
+    mp.spawn(draw_guided, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        whole, spread = torch.load(tmp_path / f"guided{rank}.pt")
+        assert torch.equal(whole, spread)

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,3 +185,23 @@ def test_output_that_knows_no_dashes():
     print_results(ARMS, file=stream)
     stream.flush()
     assert b"dps+tag" in raw.getvalue()
+
+
+def test_published_figures_stand_beside_ours_in_table_and_files(tmp_path):
+    figures = {"dps": {"fid": 20.5, "accuracy": 0.7, "num_samples": 64}, "tfg": {"fid": 11.0, "num_samples": 64}}
+    arms = {name: ArmResult(values, [], None, torch.zeros(0)) for name, values in figures.items()}
+    task = ImageTask()
+    task.seed = 0
+    theirs = {"dps": {"fid": 217.1, "is": 1.5}, "absent": {"fid": 1.0}}
+    results = Results(arms, task, None, "second predictor", published=theirs)
+    shown = str(results)
+    assert re.search(r"fid +. fid \(paper\) +. accuracy +. num_samples", shown)
+    assert "217.1" in shown
+    assert "absent" not in shown
+    results.save_figures(tmp_path)
+    assert read(tmp_path / "results.json")["published"] == theirs
+    assert (tmp_path / "results.csv").read_text().splitlines() == [
+        "arm,fid,fid (paper),accuracy,num_samples",
+        "dps,20.5,217.1,0.7,64",
+        "tfg,11.0,,,64",
+    ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from problems import UNEVEN, ScriptedSpace, exact_denoiser, half_square, random_
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Predict, Run, SampleNoise, Sampler, Step
-from tag_lightning.guidance import DPS, Condition, MoreRedAS, MoreRedITP, TemporalAlignment
+from tag_lightning.diffusion.denoiser import NULL_TIMESTEP_KEY
+from tag_lightning.guidance import DPS, Condition, MoreRedAS, MoreRedITP, MoreRedJT, TemporalAlignment
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
@@ -75,6 +77,25 @@ def test_samples_at_their_own_timesteps_take_the_steps_of_ddpm(kind: type[MoreRe
     guided = Sampler(DENOISER, DDIM(0.0), 5, [kind(Scripted(schedule))]).sample(ScriptedSpace(script), 0)
     plain = Sampler(DENOISER, DDIM(1.0), 5).sample(ScriptedSpace(script), 0)
     torch.testing.assert_close(guided, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_a_denoiser_that_is_not_told_the_timestep_takes_the_same_steps_if_it_needs_none() -> None:
+    class Untold(nn.Module):
+        """The noise at the timesteps written down for each call, whichever timestep it is told."""
+
+        config = MappingProxyType({NULL_TIMESTEP_KEY: True})
+        script = iter(FOUND)
+
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            assert (timesteps == SCHEDULE.null_timestep).all()
+            return DENOISER.network(x, torch.tensor(next(self.script)))
+
+    script = random_vectors(6, 3, 2, seed=4)
+    sampler = Sampler(Denoiser(Untold(), SCHEDULE), DDIM(0.0), 5, [MoreRedJT(Scripted(FOUND))])
+    ours = sampler.sample(ScriptedSpace(script), 0)
+    torch.testing.assert_close(ours, by_the_book(script, FOUND, 20), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"^MoreRedJT needs .*timestep_dropout 0\.1$"):
+        Sampler(DENOISER, DDIM(0.0), 5, [MoreRedJT(Scripted(FOUND))])
 
 
 def test_an_exact_posterior_finds_the_level_of_each_sample_and_ends_early_where_it_is_low() -> None:

@@ -51,6 +51,7 @@ from tag_lightning.guidance import (
     LangevinCorrector,
     MoreRedAS,
     MoreRedITP,
+    MoreRedJT,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
     ProximalAlignment,
@@ -194,6 +195,7 @@ class World:
             "RLGuidance": RLGuidance(self.worse, 0.4),
             "MoreRedAS": MoreRedAS(p),
             "MoreRedITP": MoreRedITP(p),
+            "MoreRedJT": MoreRedJT(p),
         }
 
     def sampler(self, *names: str) -> Sampler:
@@ -210,7 +212,7 @@ WORLDS = {
     "molecules": World(16, lambda: PointCloudSpace([3, 4], 1, range(2))),
 }
 NAMES = list(WORLDS["images"].shipped)
-MORE_RED = {"MoreRedAS", "MoreRedITP"}
+MORE_RED = {"MoreRedAS", "MoreRedITP", "MoreRedJT"}
 OWN_STEP = {*MORE_RED, "REDDiff"}
 REPEATED = {"FreeDoM", "UGD"}
 RETIMED = {"TimeCorrection", "TimeShift"}
