@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import wavfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tag_lightning.cli import main
 
@@ -59,6 +60,8 @@ def test_ones_own_sounds_are_restored_and_heard(sounds: Path, trained: Path) -> 
     heard = {path.stem for path in (folder / "sounds").glob("*.wav")}
     assert heard == {"original", "measurement", "unguided", "dps+tag"}
     assert (folder / "arms.png").is_file()
+    board = EventAccumulator(str(folder)).Reload()
+    assert set(board.Tags()["audio"]) == {f"sounds/{name}" for name in heard}
 
 
 @pytest.mark.parametrize(

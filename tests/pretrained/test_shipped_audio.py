@@ -24,7 +24,7 @@ def test_the_denoiser_removes_most_of_the_noise(clips: tuple[torch.Tensor, torch
     assert pretrained.network.config["sample_rate"] == 4000
     denoiser, x0 = Denoiser(*pretrained), clips[0][:32]
     epsilon = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    for timestep, least in ((100, 6.0), (300, 12.0), (600, 18.0)):
+    for timestep, least in ((100, 8.0), (300, 12.0), (600, 22.0)):
         x_t = denoiser.schedule.add_noise(x0, epsilon, torch.full((len(x0),), timestep))
         signal, noise = denoiser.schedule.signal_and_noise(x_t, torch.tensor([timestep]))
         with torch.no_grad():
@@ -45,7 +45,8 @@ def test_predictors_tell_the_time(name: str, clips: tuple[torch.Tensor, torch.Te
     assert isinstance(network, TimePredictor)
     assert schedule is not None
     assert bool(network.typical_nll.isfinite().all())
+    # Beyond, the noise has nearly its final level and the clip is all that tells the time.
     generator = torch.Generator().manual_seed(0)
-    timesteps = torch.randint(1000, (len(clips[0]),), generator=generator)
+    timesteps = torch.randint(400, (len(clips[0]),), generator=generator)
     x_t = schedule.add_noise(clips[0], torch.randn(clips[0].shape, generator=generator), timesteps)
-    assert float((network(x_t).argmax(1) - timesteps).abs().float().mean()) < 40
+    assert float((network(x_t).argmax(1) - timesteps).abs().float().mean()) < 15
