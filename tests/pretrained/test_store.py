@@ -18,6 +18,10 @@ from tag_lightning.pretrained import describe, load_pretrained, require_same, sa
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 SHIPPED = [
+    "audio/denoiser",
+    "audio/judge",
+    "audio/time_gap_predictor",
+    "audio/time_predictor",
     "digits/conditional_denoiser",
     "digits/denoiser",
     "digits/guide",
