@@ -12,7 +12,7 @@ from tag_lightning.datamodules.audio import AudioDataModule
 from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.tables import TensorTable
 
-# Centre frequencies in Hz of the first three formants: means over men, Peterson and Barney (1952), Table II.
+# Centre frequencies of the first three formants in Hz: means over men, Peterson and Barney (1952), Table II.
 FORMANTS = {
     "a": (730.0, 1090.0, 2440.0),
     "e": (530.0, 1840.0, 2480.0),
@@ -22,9 +22,9 @@ FORMANTS = {
 }
 SOUNDS = ("string", *FORMANTS)
 
-_BANDWIDTHS = (60.0, 90.0, 150.0)  # of the formants, Hz
+_BANDWIDTHS = (60.0, 90.0, 150.0)  # Hz, one per formant
 _LOWEST, _HIGHEST = 100.0, 300.0  # pitch, Hz
-_RAMP = 0.016  # of a vowel's onset and end, seconds
+_RAMP = 0.016  # seconds that a vowel takes to begin and to end
 _PEAK = 0.9
 _CHUNK = 256  # bounds the memory of the harmonics
 
@@ -33,9 +33,9 @@ class Partials(NamedTuple):
     """Harmonics of sounds, ``[B, K]`` each.
 
     Attributes:
-        amplitude: Of any scale.
-        decay: 1/s.
-        phase: Radians at the onset.
+        amplitude: Relative amplitudes.
+        decay: Decay rates in 1/s.
+        phase: Phases at the onset in radians.
     """
 
     amplitude: Tensor

@@ -20,9 +20,9 @@ from tag_lightning.measurements import Measurement
 from tag_lightning.metrics import FAD, FID, SISDR, SNR, LogSpectralDistance, SampleMetric
 from tag_lightning.spectrogram import FLOOR, log_spectrogram, window_length
 
-_HEIGHT, _WIDTH = 64, 96  # of a spectrogram, pixels
-_HEARD = 8  # clips of one arm in its sound file
-_PAUSE = 0.15  # between them, seconds
+_HEIGHT, _WIDTH = 64, 96  # pixels per spectrogram
+_HEARD = 8  # clips per sound file
+_PAUSE = 0.15  # seconds between clips
 
 
 class AudioRestorationTask(RestorationTask):

@@ -8,9 +8,9 @@ from tag_lightning.measurements.measurement import Measurement
 
 
 class Clipping(Measurement):
-    """Waveforms whose values beyond a limit are cut off, as by an overloaded recorder; to be restored are the peaks.
+    """Waveforms whose values beyond a limit are cut off, as by an overloaded recorder. Declipping restores the peaks.
 
-    Not linear. Its gradient is that of the identity within the limit and 0 beyond it.
+    The operator is not linear. Its gradient is that of the identity within the limit and 0 beyond it.
 
     Args:
         limit: Largest absolute value that passes, in (0, 1).

@@ -27,7 +27,7 @@ class FAD(FID):
         super().__init__(name="fad")
 
     def for_task(self, task: Any) -> Self:
-        bound = SampleMetric.for_task(self, task)  # its features are no choice
+        bound = SampleMetric.for_task(self, task)  # its features cannot be chosen
         length, rate = task.sample_shape[-1], task.data.sample_rate
         if length < EXAMPLE * rate / SAMPLE_RATE:
             rank_zero_warn(

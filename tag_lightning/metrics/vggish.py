@@ -17,9 +17,9 @@ VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1
 
 SAMPLE_RATE = 16000
 _FRAME, _HOP, _FFT = 400, 160, 512  # samples: 25 ms, 10 ms
-_BANDS, _LOWEST, _HIGHEST = 64, 125.0, 7500.0  # of the mel spectrogram, Hz
-_OFFSET = 0.01  # of its logarithm
-_PATCH = 96  # frames of one example
+_BANDS, _LOWEST, _HIGHEST = 64, 125.0, 7500.0  # mel bands, Hz
+_OFFSET = 0.01  # added before the logarithm
+_PATCH = 96  # frames per example
 _HIDDEN, _FEATURES = 4096, 128
 EXAMPLE = _FRAME + (_PATCH - 1) * _HOP
 """Samples at 16 kHz that one example takes, 0.975 s; successive ones begin 0.96 s apart."""
@@ -33,7 +33,7 @@ class VGGish(nn.Module):
     downloaded.
 
     Args:
-        sample_rate: Of the waveforms in Hz. Others than 16 kHz are resampled by a polyphase filter.
+        sample_rate: Sample rate of the waveforms in Hz. A polyphase filter resamples others than 16 kHz.
         path: The weight file; None takes that of ``vggish_weights``.
 
     Raises:

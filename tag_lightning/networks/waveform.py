@@ -15,7 +15,7 @@ from tag_lightning.networks.classifier import ImageClassifier
 from tag_lightning.networks.time_predictor import TimePredictor
 from tag_lightning.spectrogram import FLOOR, log_spectrogram
 
-_REACH = 4  # of the convolutions of WaveformCNN to either side
+_REACH = 4  # samples to either side in the convolutions of WaveformCNN
 
 
 class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own two bases disagree
@@ -25,7 +25,7 @@ class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
     Every residual block is told the timestep. Predicts epsilon.
 
     Args:
-        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        sample_rate: Sample rate of the training data in Hz; a comparison refuses data of another. None fits any.
         in_channels: C, 1 for mono.
         fold: Samples per position; ``1`` is a plain ``UNet1DModel``.
         block_out_channels: Width of each level, multiples of 8; each but the last halves the number of positions.
@@ -95,7 +95,7 @@ class WaveformCNN(TimePredictor):
     normalisation, without which they hardly learn. It fits any length from ``4 ** len(widths)`` samples on.
 
     Args:
-        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        sample_rate: Sample rate of the training data in Hz; a comparison refuses data of another. None fits any.
         in_channels: C, 1 for mono.
         num_timesteps: T.
         widths: Channels of each block; the last is the width of the first linear layer as well.
@@ -137,7 +137,7 @@ class SpectrogramClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
     """An ``ImageClassifier`` of the log-spectrogram of waveforms, whose channels are averaged.
 
     Args:
-        sample_rate: Of the waveforms in Hz, for the record: other waveforms are refused. None takes any.
+        sample_rate: Sample rate of the training data in Hz; a comparison refuses data of another. None fits any.
         num_classes: K.
         window: Samples per frame of the spectrogram; frames overlap by three quarters.
         widths: Channels of each stage; every stage halves the spectrogram.

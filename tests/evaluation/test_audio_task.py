@@ -112,7 +112,7 @@ def test_a_network_of_another_sample_rate_is_refused_before_anything_is_drawn(da
     compare(arms, silent, task, 2, num_steps=1, progress=False)
 
 
-def test_data_that_are_no_sound_and_operators_of_images_are_refused(data: SyntheticAudioDataModule) -> None:
+def test_operators_of_images_and_data_without_a_sample_rate_are_refused(data: SyntheticAudioDataModule) -> None:
     with pytest.raises(ValueError, match=r"measurement GaussianBlur: GaussianBlur measures images \[C, H, W\]"):
         AudioRestorationTask(GaussianBlur()).for_data(data)
     vectors = type("Vectors", (), {"sample_shape": (1, 8)})()
