@@ -193,7 +193,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "--config",
         action="append",
         required=True,
-        help="first the experiment, a folder of configurations or a shipped one's name (my_images, my_molecules, "
+        help="first the experiment, a folder of configurations or a shipped one's name (my_images, my_molecules, my_audio, "
         "cifar10, qm9, ...); then configurations to lay over every stage",
     )
     parser.add_argument("--out", type=Path, help="folder of the runs; runs/<experiment> by default")
