@@ -36,12 +36,13 @@ tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
 # Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
-weights: weights-digits weights-latent_digits weights-molecules
+weights: weights-digits weights-latent_digits weights-molecules weights-audio
 
 # The stages whose networks the experiments use, and those that learn from the networks of the former.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser
 WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
+WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
 DISTILLED_digits := guidance_adapters noisy_guide
 
 # $(call remake,kind,stages)

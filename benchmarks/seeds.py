@@ -59,6 +59,10 @@ _FIRST = {
     "connected": _share("connected"),
     "uniqueness": _share("uniqueness"),
     "novelty": _share("novelty"),
+    "frechet": Shown("Frechet", 1, "Frechet, %", relative=True),
+    "lsd": Shown("LSD dB", 1, "LSD, dB"),
+    "snr": Shown("SNR dB", 1, "SNR, dB"),
+    "si_sdr": Shown("SI-SDR dB", 1, "SI-SDR, dB"),
 }
 _LAST = {"xtb_converged": _share("xTB converged"), "nan": _share("NaN"), "time_gap": Shown("Time-Gap", 1, "Time-Gap")}
 

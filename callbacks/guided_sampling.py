@@ -28,7 +28,7 @@ from tag_lightning.evaluation import (
     expanded,
 )
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
-from tag_lightning.evaluation.report import show_pictures, write_pictures
+from tag_lightning.evaluation.report import play_sounds, show_pictures, write_pictures, write_sounds
 from tag_lightning.files import require_writable
 from tag_lightning.guidance import PolyakStrength, Strength
 from tag_lightning.interruption import interruption
@@ -303,8 +303,7 @@ class GuidedSampling(Callback):
         """Chunks of an evaluation that was interrupted, those of each verb by themselves; none in a trial."""
         if self._trial:
             return None
-        folder = Path(trainer.default_root_dir) / CHUNKS_FOLDER
-        interruption.chunks = folder
+        interruption.chunks = folder = Path(trainer.default_root_dir) / CHUNKS_FOLDER
         return ChunkStore(folder / str(trainer.state.fn.value))  # type: ignore[union-attr]
 
     def _report(
@@ -325,9 +324,11 @@ class GuidedSampling(Callback):
             frontier.print()
             show_pictures(boards, frontier.pictures(), step)
         with torch.inference_mode(False), isolate_rng():
-            pictures = results.pictures()
+            pictures, sounds = results.pictures(), results.sounds()
         write_pictures(folder, pictures)
         show_pictures(boards, pictures, step)
+        write_sounds(folder, sounds)
+        play_sounds(boards, sounds, step)
 
     def _load(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]
@@ -369,8 +370,7 @@ class GuidedSampling(Callback):
 
     def _arms(self) -> dict[str, Arm]:
         assert self._common is not None
-        arms = self.arms
-        if arms is None:
+        if (arms := self.arms) is None:
             guided = self._common["task"].guided
             predicted, levelled = (self._common[network] is not None for network in ("predictor", "noise_level"))
             arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, predicted, levelled, guided)
@@ -380,7 +380,7 @@ class GuidedSampling(Callback):
     @property
     def arm_names(self) -> list[str]:
         """Names of the arms, none if nothing is sampled."""
-        return [] if self._common is None else list(self._arms())
+        return list(self._arms()) if self._common else []
 
     def _chosen(self) -> tuple[str, Arm]:
         """The arm that ``predict`` draws."""

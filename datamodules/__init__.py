@@ -1,5 +1,7 @@
 """Data modules: every source yields the same ``Batch``."""
 
+from tag_lightning.datamodules.audio import AudioDataModule
+from tag_lightning.datamodules.audio_folder import AudioFolderDataModule
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.cifar10 import CIFAR10DataModule
 from tag_lightning.datamodules.digits import DigitsDataModule
@@ -13,8 +15,11 @@ from tag_lightning.datamodules.molecule_files import MoleculeFilesDataModule
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 from tag_lightning.datamodules.qm9 import QM9DataModule
 from tag_lightning.datamodules.small_molecules import SmallMoleculesDataModule
+from tag_lightning.datamodules.synthetic_audio import SyntheticAudioDataModule
 
 __all__ = [
+    "AudioDataModule",
+    "AudioFolderDataModule",
     "Batch",
     "CIFAR10DataModule",
     "DigitsDataModule",
@@ -28,4 +33,5 @@ __all__ = [
     "MoleculeFilesDataModule",
     "QM9DataModule",
     "SmallMoleculesDataModule",
+    "SyntheticAudioDataModule",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tag_lightning.datamodules.base import Split, TableDataModule
-from tag_lightning.datamodules.tables import PointTable
+from tag_lightning.datamodules.tables import TensorTable
 
 
 class MixtureDataModule(TableDataModule):
@@ -36,11 +36,11 @@ class MixtureDataModule(TableDataModule):
     def prepare_data(self) -> None:
         """Do nothing: the points are generated."""
 
-    def build(self, split: Split) -> PointTable:
+    def build(self, split: Split) -> TensorTable:
         stream = {"train": 0, "val": 1, "test": 2}[split]
         count = self.num_points if split == "train" else self.num_points // 10
         generator = torch.Generator().manual_seed(stream)
         component = torch.randint(2, (count,), generator=generator)
         noise = torch.randn(count, 2, generator=generator)
         self.num_classes = {"component": 2}
-        return PointTable((1 - 2 * component[:, None]) * self.centre + noise, {"component": component})
+        return TensorTable((1 - 2 * component[:, None]) * self.centre + noise, {"component": component})

@@ -84,23 +84,23 @@ class MirroredTable(Dataset):
         return batch._replace(x=torch.where(mirrored, batch.x.flip(-1), batch.x))
 
 
-class PointTable(Dataset):
-    """Vectors with integer attributes.
+class TensorTable(Dataset):
+    """Samples of one shape that are used as they are, such as vectors and waveforms.
 
     Args:
-        points: Vectors ``[N, D]``.
-        attributes: Class indices by name, ``[N]`` each.
+        samples: ``[N, ...]``.
+        attributes: Class indices or quantities by name, ``[N]`` each.
     """
 
-    def __init__(self, points: Tensor, attributes: dict[str, Tensor]) -> None:
-        self.points = points
+    def __init__(self, samples: Tensor, attributes: dict[str, Tensor]) -> None:
+        self.samples = samples
         self.attributes = attributes
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self.samples)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        return Batch(self.points[indices], {name: values[indices] for name, values in self.attributes.items()}, {})
+        return Batch(self.samples[indices], {name: values[indices] for name, values in self.attributes.items()}, {})
 
 
 class ImageFiles:

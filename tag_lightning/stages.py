@@ -195,7 +195,7 @@ def main(args: Sequence[str] | None = None) -> None:
         action="append",
         required=True,
         help="first the experiment, a folder of configurations or a shipped one's name (my_images, my_molecules, "
-        "cifar10, qm9, ...); then configurations to lay over every stage",
+        "my_audio, cifar10, qm9, ...); then configurations to lay over every stage",
     )
     parser.add_argument("--out", type=Path, help="folder of the runs; runs/<experiment> by default")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")

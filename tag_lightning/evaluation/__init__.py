@@ -3,6 +3,7 @@
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, default_arms
+from tag_lightning.evaluation.audio_task import AudioRestorationTask
 from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.comparison import compare
 from tag_lightning.evaluation.frontier import Frontier
@@ -19,6 +20,7 @@ __all__ = [
     "Arm",
     "ArmResult",
     "ArmSampler",
+    "AudioRestorationTask",
     "ChunkStore",
     "ClassTarget",
     "FailedArm",

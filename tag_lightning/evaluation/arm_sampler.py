@@ -170,6 +170,7 @@ class ArmSampler:
                     f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
                     "during fit, whose checkpoint then has it, or choose another strength"
                 )
+        self.task.require_networks(self._networks)  # those of single arms are loaded by now
 
     def draw(self, name: str, arm: Arm, position: str = "1 of 1") -> ArmResult:
         """Draw and measure the samples of one arm; every process must call it.

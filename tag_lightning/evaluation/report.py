@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,18 @@ from torch import Tensor
 
 from tag_lightning.evaluation.figures import figure_pixels, save_png, time_gap_curves
 from tag_lightning.files import replacing
+
+
+class Sound(NamedTuple):
+    """A mono sound.
+
+    Attributes:
+        waveform: ``[L]`` in [-1, 1]; what is outside is cut off.
+        sample_rate: In Hz.
+    """
+
+    waveform: Tensor
+    sample_rate: int
 
 
 def write_results(path: Path, payload: Mapping[str, Any]) -> None:
@@ -71,6 +83,25 @@ def show_pictures(boards: Iterable[Any], pictures: Mapping[str, Tensor], step: i
     for board in boards:
         for name, pixels in pictures.items():
             board.add_image(name, pixels, step)
+
+
+def write_sounds(folder: Path, sounds: Mapping[str, Sound]) -> list[Path]:
+    """Write sounds by name as WAV files of 16 bits and return their paths; a slash in a name makes a folder."""
+    from scipy.io import wavfile
+
+    paths = [folder / f"{name}.wav" for name in sounds]
+    for path, (waveform, rate) in zip(paths, sounds.values(), strict=True):
+        values = (waveform.detach().cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
+        with replacing(path) as temporary:
+            wavfile.write(temporary, rate, values.numpy())
+    return paths
+
+
+def play_sounds(boards: Iterable[Any], sounds: Mapping[str, Sound], step: int) -> None:
+    """Add sounds to TensorBoard writers at a step."""
+    for board in boards:
+        for name, (waveform, rate) in sounds.items():
+            board.add_audio(name, waveform[None].clamp(-1, 1), step, rate)
 
 
 def _plain(value: Any) -> Any:

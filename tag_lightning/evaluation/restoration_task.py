@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import ImageSpace, SampleNoise
+from tag_lightning.diffusion import BoxSpace, SampleNoise
 from tag_lightning.evaluation.arm_result import ArmResult
 from tag_lightning.evaluation.figures import sample_grid
 from tag_lightning.evaluation.image_task import image_space, side_by_side
@@ -36,7 +36,7 @@ class RestorationTask(SamplingTask):
         metrics: Metrics beside the default ones.
     """
 
-    axes = ("C", "H", "W")
+    axes: tuple[str, ...] = ("C", "H", "W")
     guided = True
 
     def __init__(
@@ -62,11 +62,11 @@ class RestorationTask(SamplingTask):
     def default_metrics(self) -> list[SampleMetric]:
         return [FID(self.features), PSNR(), SSIM(), LPIPS()]
 
-    def space(self, indices: Sequence[int], device: torch.device) -> ImageSpace:
+    def space(self, indices: Sequence[int], device: torch.device) -> BoxSpace:
         return image_space(self, indices, device)
 
     def originals(self, indices: Sequence[int]) -> Tensor:
-        """The images to be restored, ``[B, C, H, W]`` on the CPU."""
+        """The samples to be restored, ``[B, ...]`` on the CPU."""
         order = np.random.default_rng(self.seed).permutation(len(self._table))
         return self._table[[int(order[i % len(order)]) for i in indices]].x
 

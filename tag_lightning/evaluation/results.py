@@ -20,7 +20,14 @@ import tag_lightning
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arms import SweepPoint
 from tag_lightning.evaluation.frontier import Frontier
-from tag_lightning.evaluation.report import write_pictures, write_results, write_table, write_time_gaps
+from tag_lightning.evaluation.report import (
+    Sound,
+    write_pictures,
+    write_results,
+    write_sounds,
+    write_table,
+    write_time_gaps,
+)
 from tag_lightning.evaluation.sample_rows import SampleRows
 from tag_lightning.evaluation.seed_results import ROWS_FILE, Measures
 from tag_lightning.evaluation.task import SamplingTask
@@ -137,6 +144,10 @@ class Results(Mapping[str, ArmResult]):
         """Pictures of the samples, bytes ``[3, H, W]`` by name."""
         return self.task.pictures(self.arms, self.predictor)
 
+    def sounds(self) -> dict[str, Sound]:
+        """Sounds of the samples by name, of tasks that have any."""
+        return self.task.sounds(self.arms)
+
     def save_figures(self, folder: str | Path, config: Any = None, **context: Any) -> dict[str, Tensor]:
         """Write figures, rows of sweeps and Time-Gap curves into ``folder``; arguments as of ``payload``.
 
@@ -166,10 +177,11 @@ class Results(Mapping[str, ArmResult]):
         return frontier
 
     def save(self, folder: str | Path, config: Any = None, **context: Any) -> None:
-        """Write figures, Time-Gap curves, frontier and pictures into ``folder``; arguments as of ``payload``."""
+        """Write figures, curves, frontier, pictures and sounds into ``folder``; arguments as of ``payload``."""
         self.save_figures(folder, config, **context)
         self.save_frontier(folder)
         write_pictures(Path(folder), self.pictures())
+        write_sounds(Path(folder), self.sounds())
 
 
 def versions() -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Autoencoder, Space
 from tag_lightning.evaluation.arm_result import ArmResult
+from tag_lightning.evaluation.report import Sound
 from tag_lightning.files import replacing
 from tag_lightning.guidance import Condition
 from tag_lightning.metrics import SampleMetric
@@ -141,6 +142,17 @@ class SamplingTask(ABC):
         """Figures of held-out real data, measured as samples are: a bound that no sampler can be asked to beat."""
         return {name: value for metric in self.metrics for name, value in metric.reference.items()}
 
+    def require_networks(self, networks: Iterable[nn.Module]) -> None:
+        """Check networks against the data beyond the shape of the samples.
+
+        Args:
+            networks: All networks of a comparison.
+
+        Raises:
+            ValueError: If one does not fit.
+        """
+        return
+
     @abstractmethod
     def space(self, indices: Sequence[int], device: torch.device) -> Space:
         """The space of the samples of these global indices."""
@@ -209,6 +221,14 @@ class SamplingTask(ABC):
         Args:
             results: By arm, at least one.
             predictor: The time predictor that corrects, for pictures of its field.
+        """
+        return {}
+
+    def sounds(self, results: Mapping[str, ArmResult]) -> dict[str, Sound]:
+        """Sounds by name, for tasks that have any; a slash in a name makes a folder.
+
+        Args:
+            results: By arm, at least one.
         """
         return {}
 

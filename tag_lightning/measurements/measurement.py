@@ -16,16 +16,23 @@ from tag_lightning.guidance import Condition, residual_norm
 
 
 class Measurement(nn.Module, ABC):
-    """A linear measurement ``y = A x + noise * n`` of images, ``n`` standard normal.
+    """A measurement ``y = A x + noise * n`` of samples, ``n`` standard normal; ``A`` is linear except for ``Clipping``.
 
     A module without weights whose ``forward`` is ``A``, so that it is the predictor of a condition as it stands.
 
     Args:
-        noise: Standard deviation of the noise, for images in [-1, 1], at least 0.
+        noise: Standard deviation of the noise, for samples in [-1, 1], at least 0.
+
+    Attributes:
+        kind: The samples that are measured, in words.
+        axes: Names of the axes of one sample.
 
     Raises:
         ValueError: If ``noise`` is negative or not finite.
     """
+
+    kind: str = "images"
+    axes: tuple[str, ...] = ("C", "H", "W")
 
     def __init__(self, noise: float = 0.05) -> None:
         super().__init__()
@@ -34,19 +41,21 @@ class Measurement(nn.Module, ABC):
         self.noise = noise
 
     def require_shape(self, sample_shape: Sequence[int]) -> None:
-        """Check that images ``(C, H, W)`` can be measured.
+        """Check that samples of this shape can be measured.
 
         Raises:
             ValueError: If they cannot; says why.
         """
-        if len(sample_shape) != 3:
-            raise ValueError(f"{type(self).__name__} measures images [C, H, W], got samples {list(sample_shape)}")
+        if len(sample_shape) != len(self.axes):
+            raise ValueError(
+                f"{type(self).__name__} measures {self.kind} [{', '.join(self.axes)}], got samples {list(sample_shape)}"
+            )
 
     def for_samples(self, sample_shape: Sequence[int], indices: Sequence[int], seed: int) -> Self:
-        """The operator of the images of these global indices, for one that differs from image to image.
+        """The operator of the samples of these global indices, for one that differs from sample to sample.
 
         Args:
-            sample_shape: ``(C, H, W)``.
+            sample_shape: Shape of one sample.
             indices: Global indices of the batch, B of them.
             seed: Seed of the run.
         """
@@ -54,17 +63,17 @@ class Measurement(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """``A x`` without noise for images ``x [B, C, H, W]``."""
+        """``A x`` without noise for samples ``x [B, ...]``."""
 
     def measure(self, x: Tensor, source: SampleNoise) -> Tensor:
-        """Noisy measurements of images ``x [B, C, H, W]``, the noise drawn from ``source``."""
+        """Noisy measurements of samples ``x [B, ...]``, the noise drawn from ``source``."""
         with torch.no_grad():
             clean = self(x)
             noise = torch.stack(source.normal([clean.shape[1:]] * len(clean))).to(clean)
             return clean + self.noise * self.visible(noise)
 
     def condition(self, y: Tensor, sample_shape: Sequence[int]) -> Condition:
-        """The condition that images have the measurements ``y``: ``log p(y | x0) = -|y - A x0|``.
+        """The condition that samples have the measurements ``y``: ``log p(y | x0) = -|y - A x0|``.
 
         The loss of restoration by diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687, Section 4). The
         paper steps by ``zeta / |r| grad |r|^2 = 2 zeta grad |r|`` with ``r = y - A x0_hat``; ``DPS(scale)`` steps by
@@ -72,18 +81,18 @@ class Measurement(nn.Module, ABC):
 
         Args:
             y: Measurements, ``[B, ...]``.
-            sample_shape: Shape ``(C, H, W)`` of the images.
+            sample_shape: Shape of one sample.
 
         Raises:
-            ValueError: If such images have measurements of another shape.
+            ValueError: If such samples have measurements of another shape.
         """
         self.require_shape(sample_shape)
         with torch.no_grad():
             expected = self(torch.zeros(len(y), *sample_shape, device=y.device)).shape
         if y.shape != expected:
             raise ValueError(
-                f"{type(self).__name__} of images {list(sample_shape)} gives measurements {list(expected)}, but they "
-                f"have the shape {list(y.shape)}; check the operator and the images"
+                f"{type(self).__name__} of {self.kind} {list(sample_shape)} gives measurements {list(expected)}, but "
+                f"they have the shape {list(y.shape)}; check the operator and the {self.kind}"
             )
         return Condition(self, y, residual_norm)
 

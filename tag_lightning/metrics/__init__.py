@@ -1,6 +1,7 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
 from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.audio import SISDR, SNR, LogSpectralDistance
 from tag_lightning.metrics.chemnet_distance import FCD
 from tag_lightning.metrics.conjunction import Conjunction
 from tag_lightning.metrics.damage_detection import damage_detection
@@ -14,6 +15,7 @@ from tag_lightning.metrics.features import (
     to_uint8,
 )
 from tag_lightning.metrics.frechet import FID, FrechetDistance
+from tag_lightning.metrics.frechet_audio import FAD
 from tag_lightning.metrics.inception_score import InceptionScore
 from tag_lightning.metrics.kernel_distance import KID
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
@@ -30,11 +32,14 @@ from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGa
 from tag_lightning.metrics.wasserstein import Wasserstein
 
 __all__ = [
+    "FAD",
     "FCD",
     "FID",
     "KID",
     "LPIPS",
     "PSNR",
+    "SISDR",
+    "SNR",
     "SSIM",
     "Accuracy",
     "Conjunction",
@@ -44,6 +49,7 @@ __all__ = [
     "InceptionFeatures",
     "InceptionScore",
     "JudgeFeatures",
+    "LogSpectralDistance",
     "MoleculeQuality",
     "NLLQuantiles",
     "PhysicsError",

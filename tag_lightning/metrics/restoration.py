@@ -15,7 +15,7 @@ _DATA_RANGE = 2.0
 
 
 class RestorationMetric(SampleMetric):
-    """Base of metrics that compare each restored image with its original, by the mean over images.
+    """Base of metrics that compare each restored sample with its original, by the mean over samples.
 
     Needs a task with ``originals(indices)``.
 
@@ -34,7 +34,7 @@ class RestorationMetric(SampleMetric):
 
     @abstractmethod
     def compared(self, restored: Tensor, originals: Tensor) -> Tensor:
-        """One number per image, ``[B]``, for images ``[B, C, H, W]`` in [-1, 1]."""
+        """One number per sample, ``[B]``, for samples ``[B, ...]`` in [-1, 1]."""
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         return {self.name: float(rows[self.name].mean())}

@@ -1,4 +1,4 @@
-"""Networks that diffusers lacks: time predictors, classifiers, networks for molecules."""
+"""Networks that diffusers lacks: time predictors, classifiers, networks for molecules and audio."""
 
 from tag_lightning.networks.autoencoder import image_autoencoder
 from tag_lightning.networks.classifier import ImageClassifier
@@ -22,6 +22,7 @@ from tag_lightning.networks.pixel_classifier import CIFARResNet, PixelClassifier
 from tag_lightning.networks.simple_cnn import SimpleCNN
 from tag_lightning.networks.time_predictor import MLPTimePredictor, TimePredictor
 from tag_lightning.networks.unet_encoder import UNetEncoder
+from tag_lightning.networks.waveform import SpectrogramClassifier, WaveformCNN, WaveformUNet
 
 __all__ = [
     "AdaptedUNet",
@@ -44,8 +45,11 @@ __all__ = [
     "PixelClassifier",
     "PropertyPredictor",
     "SimpleCNN",
+    "SpectrogramClassifier",
     "StyleReward",
     "TimePredictor",
     "UNetEncoder",
+    "WaveformCNN",
+    "WaveformUNet",
     "image_autoencoder",
 ]

@@ -47,5 +47,8 @@ def _remedy(network: nn.Module, sample_shape: Sequence[int]) -> str:
     if channels is not None and channels != sample_shape[0]:
         return f"it was built for {channels} channels, so set in_channels or the data's channels"
     if halvings > 0 and any(side % 2**halvings for side in sample_shape[1:]):
-        return f"it halves the image {halvings} times, so height and width must be multiples of {2**halvings}"
+        factor = 2**halvings
+        if len(sample_shape) == 3:
+            return f"it halves the image {halvings} times, so height and width must be multiples of {factor}"
+        return f"it halves the sample {halvings} times, so its length must be a multiple of {factor}"
     return "make the sizes of the network and of the data agree"

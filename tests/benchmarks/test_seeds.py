@@ -70,6 +70,13 @@ def test_molecules_are_shown_by_stability_and_by_the_error_of_every_property() -
     assert "| dps | +25.0 ± 0.0 | +0.0 ± 0.0 | -0.50 ± 0.71 | +0.00 ± 0.00 |" in rows
 
 
+def test_sound_is_shown_by_its_distances_and_ratios() -> None:
+    figures = {"lsd": 20.0, "snr": 6.0, "si_sdr": 5.0, "frechet": 300.0, "time_gap": 90.0}
+    rows = markdown(tables([{"dps": figures, "dps+tag": figures | {"snr": 7.5, "frechet": 150.0}}] * 2, [0, 1]))
+    assert "| arm | Frechet | LSD dB | SNR dB | SI-SDR dB | Time-Gap |" in rows
+    assert "| dps | -50.0 ± 0.0 | +0.0 ± 0.0 | +1.5 ± 0.0 | +0.0 ± 0.0 | +0.0 ± 0.0 |" in rows
+
+
 def _write(out: Path, seed: int, changed: dict[str, Any] | None = None) -> None:
     (out / str(seed)).mkdir(parents=True)
     results = {"arms": RUNS[seed], "seed": seed} | (changed or {})

@@ -23,7 +23,19 @@ def read(path: Path) -> dict:
 
 
 def test_there_are_main_jobs() -> None:
-    own = {"cifar10", "digits", "latent_digits", "molecules", "my_images", "my_molecules", "qm9", "qm9_small", "toy"}
+    own = {
+        "audio",
+        "cifar10",
+        "digits",
+        "latent_digits",
+        "molecules",
+        "my_audio",
+        "my_images",
+        "my_molecules",
+        "qm9",
+        "qm9_small",
+        "toy",
+    }
     assert {path.parent.name for path in MAIN_JOBS} == own | {"cat", "celebahq", "imagenet"}
 
 

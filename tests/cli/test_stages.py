@@ -226,7 +226,7 @@ def test_a_network_named_by_the_user_stays(photos: Path) -> None:
     ("arguments", "message"),
     [
         (["--config=mine"], "there is no folder mine and no shipped experiment"),
-        (["--config=experiments"], "molecules, my_images, my_molecules"),
+        (["--config=experiments"], "molecules, my_audio, my_images, my_molecules"),
         (["--config=my_images", "--config=lost.yaml"], "there is no file lost.yaml"),
         (["--config=my_images", "--only", "guide", "prior"], "has no stage prior"),
         (["--config=my_images", "--only", "judge", "--guide.model.noise=1"], "guide is not among the stages judge"),

@@ -11,7 +11,13 @@ from jsonargparse import ArgumentParser
 
 from tag_lightning import datamodules
 from tag_lightning.cli import main
-from tag_lightning.datamodules import ImageDataModule, LatentDataModule, MixtureDataModule, MoleculeDataModule
+from tag_lightning.datamodules import (
+    AudioDataModule,
+    ImageDataModule,
+    LatentDataModule,
+    MixtureDataModule,
+    MoleculeDataModule,
+)
 from tag_lightning.datamodules.base import TableDataModule
 
 MODULES = [
@@ -28,6 +34,7 @@ OWN: dict[str, dict[str, Any]] = {
 }
 SHARED = {"batch_size": "int", "num_workers": "int", "seed": "int"}
 KINDS: dict[type, dict[str, Any]] = {
+    AudioDataModule: {"batch_size": 32},
     ImageDataModule: {"batch_size": 256, "half": None},
     MoleculeDataModule: {
         "batch_size": 64,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet1DModel, UNet2DModel
 
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.networks.trial_run import require_accepts
@@ -46,3 +46,19 @@ def test_images_that_cannot_be_halved_are_explained() -> None:
 def test_another_misfit_points_at_the_sizes() -> None:
     with pytest.raises(ValueError, match="make the sizes of the network and of the data agree"):
         require_accepts(SimpleCNN(8, 1, 10, (8,)), (1, 16, 16), "the time predictor")
+
+
+def test_waveforms_that_cannot_be_halved_are_explained() -> None:
+    blocks = {"down_block_types": ("DownResnetBlock1D",) * 3, "up_block_types": ("UpResnetBlock1D",) * 2}
+    settings = {"mid_block_type": "MidResTemporalBlock1D", "out_block_type": "OutConv1DBlock", "act_fn": "mish"}
+    network = UNet1DModel(
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8, 8),
+        time_embedding_type="positional",
+        use_timestep_embedding=True,
+        **blocks,
+        **settings,
+    )
+    with pytest.raises(ValueError, match="halves the sample 2 times, so its length must be a multiple of 4"):
+        require_accepts(network, (1, 10), "the denoiser", torch.tensor([0]))

@@ -18,16 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.io import wavfile
 from tiny_runs import seeded
 
 from tag_lightning.cli_errors import OneLineParser
 from tag_lightning.config_files import LayeredConfig, config_file
-from tag_lightning.datamodules import QM9DataModule
+from tag_lightning.datamodules import AudioFolderDataModule, QM9DataModule
 from tag_lightning.datamodules.molecule_files import read_molecules
 from tag_lightning.datamodules.qm9_files import read_xyz
 from tag_lightning.diffusion import LinearSchedule
@@ -199,6 +201,26 @@ def test_sd_files(content: bytes) -> None:
 @given(content=damaged(XYZ.encode()))
 def test_molecules_of_qm9(content: bytes) -> None:
     clear(lambda: read_xyz(content.decode("utf-8", "replace"), "dsgdb9nsd_000001.xyz", "a.xyz"))
+
+
+def wav(frames: int = 40) -> bytes:
+    """A file of a sine, mono at 1 kHz."""
+    with io.BytesIO() as file:
+        wavfile.write(file, 1000, (9000 * np.sin(np.arange(frames))).astype(np.int16))
+        return file.getvalue()
+
+
+@BOUNDED
+@given(content=damaged(wav()) | st.binary(max_size=200), suffix=st.sampled_from(["wav", "flac", "ogg", "mp3", "au"]))
+def test_sounds(content: bytes, suffix: str) -> None:
+    pytest.importorskip("soundfile")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in (("train/a/0.wav", wav()), ("train/a/1.wav", wav()), (f"test/a/0.{suffix}", content)):
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(file)
+        data = AudioFolderDataModule(folder, 1000, 16)
+        clear(data.prepare_data)
+        clear(lambda: data.table("test"))
 
 
 @BOUNDED
