@@ -25,7 +25,7 @@ from tag_lightning.metrics.precision_recall import PrecisionRecall
 from tag_lightning.metrics.property_error import PropertyError
 from tag_lightning.metrics.quantity_error import QuantityError
 from tag_lightning.metrics.restoration import PSNR, SSIM
-from tag_lightning.metrics.reward import Reward
+from tag_lightning.metrics.reward import MeanReward
 from tag_lightning.metrics.rows_by_index import RowsByIndex
 from tag_lightning.metrics.sample_metric import SampleMetric
 from tag_lightning.metrics.time_gap import NLLQuantiles, TimeCalibration, TimeGap, TypicalNLL, time_gap
@@ -50,6 +50,7 @@ __all__ = [
     "InceptionScore",
     "JudgeFeatures",
     "LogSpectralDistance",
+    "MeanReward",
     "MoleculeQuality",
     "NLLQuantiles",
     "PhysicsError",
@@ -57,7 +58,6 @@ __all__ = [
     "PrecisionRecall",
     "PropertyError",
     "QuantityError",
-    "Reward",
     "RowsByIndex",
     "SampleMetric",
     "TimeCalibration",

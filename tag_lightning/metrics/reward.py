@@ -13,7 +13,7 @@ from tag_lightning.metrics.sample_metric import SampleMetric
 _REAL_SAMPLES = 1024
 
 
-class Reward(SampleMetric):
+class MeanReward(SampleMetric):
     """Mean ``reward`` of the samples, such as that of ``RewardWeightedModule``; the reference is real held-out data.
 
     Args:

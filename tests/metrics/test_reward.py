@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tag_lightning.datamodules import DigitsDataModule
-from tag_lightning.metrics import Reward
+from tag_lightning.metrics import MeanReward
 from tag_lightning.networks import Ink
 
 
 def test_the_reward_is_the_mean_over_samples_and_the_reference_that_of_real_data() -> None:
     data = DigitsDataModule(size=8)
     data.setup("test")
-    metric = Reward(Ink()).for_task(SimpleNamespace(data=data))
+    metric = MeanReward(Ink()).for_task(SimpleNamespace(data=data))
     x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 8, 8)  # of ink 0, 0.25 ... 1
     rows = metric.rows(x, range(5))
     assert rows["reward"].shape == (5, metric.columns["reward"])
