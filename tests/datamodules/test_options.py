@@ -13,6 +13,7 @@ from tag_lightning import datamodules
 from tag_lightning.cli import main
 from tag_lightning.datamodules import (
     AudioDataModule,
+    GuidedTrajectoriesDataModule,
     ImageDataModule,
     LatentDataModule,
     MixtureDataModule,
@@ -46,6 +47,7 @@ KINDS: dict[type, dict[str, Any]] = {
     },
     MixtureDataModule: {},
     LatentDataModule: {"batch_size": 128},
+    GuidedTrajectoriesDataModule: {"batch_size": 64},
 }
 
 
