@@ -21,10 +21,17 @@ from rich.table import Table
 from benchmarks.molecules import egnn, loader
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
 from benchmarks.training_step import RECIPES, bare_seconds, trainer_seconds
-from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, LinearSchedule, Sampler
-from tag_lightning.guidance import DPS, Condition, Guidance, TemporalAlignment
+from tag_lightning.diffusion import DDIM, Conditioning, Denoiser, ImageSpace, LinearSchedule, Sampler
+from tag_lightning.guidance import (
+    DPS,
+    AdapterGuidance,
+    ClassifierFreeGuidance,
+    Condition,
+    Guidance,
+    TemporalAlignment,
+)
 from tag_lightning.metrics import FrechetDistance, JudgeFeatures
-from tag_lightning.networks import ImageClassifier, SimpleCNN
+from tag_lightning.networks import AdaptedUNet, ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import load_pretrained
 
 _STEPS = 2
@@ -66,6 +73,24 @@ def steps(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
         Ratio("DPS step / plain step", over(seconds["dps"], seconds["plain"]), None),
         Ratio("DPS+TAG step / DPS step", over(seconds["dps+tag"], seconds["dps"]), 1.05),
     ]
+
+
+def distilled(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
+    """A reverse step with adapters over one of classifier-free guidance, on the published UNet at batch 8."""
+    unet = UNet2DModel(**published_unet(quick), num_class_embeds=11).eval()
+    Conditioning.for_training(unet, "label", dropout=0.1)
+    adapted = AdaptedUNet.on(unet, base="untrained").requires_grad_(False).eval()
+    adapted.scale_range.copy_(torch.tensor([1.0, 6.0]))
+    denoiser = Denoiser(adapted, LinearSchedule()).to(device)
+    space = ImageSpace((3, 32, 32), range(8), device)
+    space.denoiser_inputs = {"class_labels": torch.arange(8, device=device)}
+    arms = {"cfg": ClassifierFreeGuidance(2.0), "agd": AdapterGuidance(2.0)}
+    jobs = {
+        name: seconds_of(partial(Sampler(denoiser, DDIM(), _STEPS, [guidance]).sample, space, 0), device)
+        for name, guidance in arms.items()
+    }
+    seconds = interleaved(jobs, repeats, "distilled guidance")
+    return [Ratio("AdapterGuidance step / ClassifierFreeGuidance step", over(seconds["agd"], seconds["cfg"]), 0.55)]
 
 
 def training(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
@@ -131,6 +156,7 @@ def main(args: list[str] | None = None) -> None:
     """
     parts: dict[str, Callable[[torch.device, int, bool], list[Ratio]]] = {
         "steps": steps,
+        "distilled": distilled,
         "training": training,
         "accumulation": accumulation,
         "egnn": egnn,
