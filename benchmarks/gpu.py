@@ -177,7 +177,7 @@ def main(args: list[str] | None = None) -> None:
     data = {name: getattr(arguments, name) for name in ("cifar10", "qm9") if getattr(arguments, name) is not None}
     for name, root in data.items():
         if not root.is_dir():
-            parser.error(f"--{name}: there is no folder {root}")
+            parser.error(f"--{name}: the folder {root} does not exist")
     if arguments.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {arguments.minutes}")
     jobs = plan(arguments.out, data, arguments.config, arguments.modes, arguments.quick)

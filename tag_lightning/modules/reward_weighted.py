@@ -6,10 +6,8 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.modules.diffusion import DiffusionModule
 
@@ -37,13 +35,7 @@ class RewardWeightedModule(DiffusionModule):
         reward: Maps clean samples ``[B, ...]`` and the inputs of the data to rewards ``[B]``; not trained.
         temperature: In units of the reward, above 0. Large values change little; small ones let few samples decide,
             whose share ``effective_share`` states.
-        schedule: See ``DiffusionModule``.
-        optimizer: Builds the optimizer from the parameters.
-        lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
-        seed: Seed of timesteps and noise.
-        timestep_dropout: See ``DiffusionModule``.
-        condition: See ``DiffusionModule``.
-        condition_dropout: See ``DiffusionModule``.
+        **kwargs: Arguments of ``DiffusionModule``.
 
     Attributes:
         mean_reward: Mean reward of the training split; known after ``setup``.
@@ -62,17 +54,9 @@ class RewardWeightedModule(DiffusionModule):
         network: nn.Module,
         reward: nn.Module,
         temperature: float,
-        schedule: NoiseSchedule | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        seed: int = 0,
-        timestep_dropout: float = 0.0,
-        condition: str | None = None,
-        condition_dropout: float = 0.1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            network, schedule, optimizer, lr_scheduler, seed, timestep_dropout, condition, condition_dropout
-        )
+        super().__init__(network, **kwargs)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
         self.reward = reward.requires_grad_(False)

@@ -91,7 +91,8 @@ def test_the_plan_begins_with_the_speed_and_leaves_out_absent_data(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"), [(["--minutes", "0"], "above 0"), (["--minutes", "1", "--qm9", "nowhere"], "no folder nowhere")]
+    ("wrong", "told"),
+    [(["--minutes", "0"], "above 0"), (["--minutes", "1", "--qm9", "nowhere"], "the folder nowhere does not exist")],
 )
 def test_impossible_arguments_are_refused(wrong: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

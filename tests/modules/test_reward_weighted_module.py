@@ -75,13 +75,16 @@ def loss_of(module: DiffusionModule, x: Tensor) -> Tensor:
 
 def test_a_constant_reward_weights_nothing() -> None:
     x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    tuned = measured(RewardWeightedModule(unet(), First(0.0), 0.1, SCHEDULE), x)
+    tuned = measured(RewardWeightedModule(unet(), First(0.0), 0.1, schedule=SCHEDULE), x)
     torch.testing.assert_close(loss_of(tuned, x), loss_of(DiffusionModule(unet(), SCHEDULE), x))
 
 
 def test_the_loss_is_that_of_every_sample_times_its_weight() -> None:
     x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    tuned, plain = measured(RewardWeightedModule(unet(), First(), 0.5, SCHEDULE), x), DiffusionModule(unet(), SCHEDULE)
+    tuned, plain = (
+        measured(RewardWeightedModule(unet(), First(), 0.5, SCHEDULE), x),
+        DiffusionModule(unet(), schedule=SCHEDULE),
+    )
     weights = (x[:, 0, 0, 0] / 0.5).exp()
     weights /= weights.mean()
     torch.testing.assert_close(tuned.sample_weights(Batch(x, {}, {})), weights)
@@ -106,7 +109,7 @@ def test_the_tilted_denoiser_is_the_minimum_of_the_loss() -> None:
     gradients = {}
     for name, centre in {"tilted": mean + variance / temperature, "base": mean}.items():
         network = Shifted(ExactDenoiser(GaussianMixture([1], [[centre]], [variance]), SCHEDULE))
-        module = measured(RewardWeightedModule(network, First().double(), temperature, SCHEDULE), x)
+        module = measured(RewardWeightedModule(network, First().double(), temperature, schedule=SCHEDULE), x)
         loss_of(module, x).backward()
         gradients[name] = abs(float(network.shift.grad))
     assert gradients["tilted"] < 0.04  # a standard error is 0.01
@@ -118,7 +121,7 @@ def test_the_tilted_denoiser_is_the_minimum_of_the_loss() -> None:
 
 def test_weights_stay_finite_at_a_low_temperature() -> None:
     x = torch.linspace(0, 100, 50)[:, None]
-    module = measured(RewardWeightedModule(nn.Identity(), First(), 1e-2, SCHEDULE), x)
+    module = measured(RewardWeightedModule(nn.Identity(), First(), 1e-2, schedule=SCHEDULE), x)
     weights = module.sample_weights(Batch(x, {}, {}))
     assert weights.isfinite().all()
     assert module.effective_share == pytest.approx(1 / 50)
@@ -126,7 +129,7 @@ def test_weights_stay_finite_at_a_low_temperature() -> None:
 
 
 def test_training_measures_the_training_split_and_leaves_the_reward(tmp_path: Path) -> None:
-    module = RewardWeightedModule(unet(), Ink(), 0.04, SCHEDULE)
+    module = RewardWeightedModule(unet(), Ink(), 0.04, schedule=SCHEDULE)
     data = DigitsDataModule(size=8, batch_size=8)
     silent = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
     trainer = Trainer(accelerator="cpu", max_steps=1, limit_val_batches=1, default_root_dir=tmp_path, **silent)
@@ -141,11 +144,14 @@ def test_training_measures_the_training_split_and_leaves_the_reward(tmp_path: Pa
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf])
 def test_an_impossible_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature must be a finite number above 0, got"):
-        RewardWeightedModule(nn.Identity(), Ink(), temperature, SCHEDULE)
+        RewardWeightedModule(nn.Identity(), Ink(), temperature, schedule=SCHEDULE)
 
 
 def test_a_reward_that_is_not_one_finite_number_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a reward is one number per sample, but Identity returns \[4, 2\]"):
-        measured(RewardWeightedModule(nn.Identity(), nn.Identity(), 1.0, SCHEDULE), torch.zeros(4, 2))
+        measured(RewardWeightedModule(nn.Identity(), nn.Identity(), 1.0, schedule=SCHEDULE), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="First rewards 3 training samples with NaN or infinity"):
-        measured(RewardWeightedModule(nn.Identity(), First(), 1.0, SCHEDULE), torch.tensor([[0.0], *[[math.nan]] * 3]))
+        measured(
+            RewardWeightedModule(nn.Identity(), First(), 1.0, schedule=SCHEDULE),
+            torch.tensor([[0.0], *[[math.nan]] * 3]),
+        )
