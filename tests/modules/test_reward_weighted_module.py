@@ -82,7 +82,7 @@ def test_a_constant_reward_weights_nothing() -> None:
 def test_the_loss_is_that_of_every_sample_times_its_weight() -> None:
     x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     tuned, plain = (
-        measured(RewardWeightedModule(unet(), First(), 0.5, SCHEDULE), x),
+        measured(RewardWeightedModule(unet(), First(), 0.5, schedule=SCHEDULE), x),
         DiffusionModule(unet(), schedule=SCHEDULE),
     )
     weights = (x[:, 0, 0, 0] / 0.5).exp()
