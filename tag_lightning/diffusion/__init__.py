@@ -1,7 +1,16 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
 from tag_lightning.diffusion.conditioning import CONDITION_KEY, Conditioning
-from tag_lightning.diffusion.denoiser import NULL_TIMESTEP_KEY, Denoiser, Prediction, PredictionType
+from tag_lightning.diffusion.denoiser import (
+    NULL_TIMESTEP_KEY,
+    PREDICTION_KEY,
+    Denoiser,
+    Prediction,
+    PredictionType,
+    prediction_target,
+    require_prediction_type,
+    trained_prediction_type,
+)
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.latents import Autoencoder, LatentSpace
 from tag_lightning.diffusion.reverse_process import (
@@ -21,6 +30,7 @@ __all__ = [
     "CONDITION_KEY",
     "DDIM",
     "NULL_TIMESTEP_KEY",
+    "PREDICTION_KEY",
     "Autoencoder",
     "BoxSpace",
     "Conditioning",
@@ -51,4 +61,7 @@ __all__ = [
     "Step",
     "centred",
     "per_sample",
+    "prediction_target",
+    "require_prediction_type",
+    "trained_prediction_type",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,49 @@ PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 NULL_TIMESTEP_KEY = "_null_timestep"
 """Entry in the configuration of a network that was trained with its timestep dropped at random, saved with it."""
+
+PREDICTION_KEY = "_prediction_type"
+"""Entry in the configuration of a network that this package trained to predict another quantity than epsilon."""
+
+
+def trained_prediction_type(network: nn.Module) -> PredictionType:
+    """The quantity that a network of this package was trained to predict, as its configuration remembers it.
+
+    Raises:
+        ValueError: If the configuration names an unknown quantity.
+    """
+    return require_prediction_type(getattr(network, "config", {}).get(PREDICTION_KEY, "epsilon"))
+
+
+def require_prediction_type(name: str) -> PredictionType:
+    """Return ``name``, one of ``PredictionType``.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    if name not in get_args(PredictionType):
+        raise ValueError(f"prediction_type must be one of {', '.join(get_args(PredictionType))}, got {name!r}")
+    return cast(PredictionType, name)
+
+
+def prediction_target(
+    prediction_type: PredictionType, schedule: NoiseSchedule, x0: Tensor, epsilon: Tensor, timesteps: Tensor
+) -> Tensor:
+    """The quantity ``[B, ...]`` that a network of ``prediction_type`` is trained to predict.
+
+    Args:
+        prediction_type: See ``Denoiser``.
+        schedule: The noise schedule.
+        x0: Clean samples ``[B, ...]``.
+        epsilon: The noise added to them, ``[B, ...]``.
+        timesteps: Their timesteps ``[B]``.
+    """
+    if prediction_type == "epsilon":
+        return epsilon
+    if prediction_type == "sample":
+        return x0
+    signal, noise = schedule.signal_and_noise(x0, timesteps)
+    return signal * epsilon - noise * x0
 
 
 class Prediction(NamedTuple):
@@ -65,15 +108,11 @@ class Denoiser(nn.Module):
         clip_range: float | None = None,
     ) -> None:
         super().__init__()
-        if prediction_type not in get_args(PredictionType):
-            raise ValueError(
-                f"prediction_type must be one of {', '.join(get_args(PredictionType))}, got {prediction_type!r}"
-            )
         if clip_range is not None and not clip_range > 0:
             raise ValueError(f"clip_range must be above 0, got {clip_range}; infinity does not clip")
         self.network = network
         self.schedule = schedule
-        self.prediction_type = prediction_type
+        self.prediction_type = require_prediction_type(prediction_type)
         self.clip_range = clip_range
         self.conditioning = Conditioning.of(network)
 

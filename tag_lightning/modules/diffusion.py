@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import (
     NULL_TIMESTEP_KEY,
+    PREDICTION_KEY,
     Conditioning,
     Denoiser,
     LinearSchedule,
     NoiseSchedule,
+    PredictionType,
     per_sample,
+    prediction_target,
+    require_prediction_type,
+    trained_prediction_type,
 )
 from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import EGNNDenoiser
@@ -23,13 +28,13 @@ from tag_lightning.networks.trial_run import require_accepts
 
 
 class DiffusionModule(NetworkModule):
-    """Trains a network to predict the noise in a sample (Ho et al. 2020, Eq. 14).
+    """Trains a network to predict the noise in a sample (Ho et al. 2020, Eq. 14), the clean sample, or the velocity.
 
-    Logs ``train/loss`` and ``val/loss``, the mean squared error of epsilon (over real atoms for molecules). For
+    Logs ``train/loss`` and ``val/loss``, the mean squared error of the prediction (over real atoms for molecules). For
     an exponential moving average of the weights add ``WarmedUpEMA``.
 
     Args:
-        network: Predicts epsilon, for example diffusers' ``UNet2DModel``.
+        network: Called as ``network(x_t, timesteps)``, for example diffusers' ``UNet2DModel``.
         schedule: None is ``LinearSchedule()``, the published one.
         optimizer: Builds the optimizer from the parameters.
         lr_scheduler: Builds a scheduler from the optimizer, stepped every training step.
@@ -42,6 +47,9 @@ class DiffusionModule(NetworkModule):
         condition_dropout: Probability, in [0, 1), with which the network is told the null condition in its place, as
             ``ClassifierFreeGuidance`` needs (Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 are
             published).
+        prediction_type: The quantity the network learns, ``epsilon``, ``sample`` (x0) or ``v_prediction``; see
+            ``Denoiser``. None keeps the one that ``network`` was trained for, epsilon if it is new. The saved network
+            remembers it.
 
     Raises:
         ValueError: If a dropout is outside [0, 1), or ``network`` takes no condition and ``condition`` names one.
@@ -59,6 +67,7 @@ class DiffusionModule(NetworkModule):
         timestep_dropout: float = 0.0,
         condition: str | None = None,
         condition_dropout: float = 0.1,
+        prediction_type: PredictionType | None = None,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
         for name, value in (("timestep_dropout", timestep_dropout), ("condition_dropout", condition_dropout)):
@@ -69,6 +78,10 @@ class DiffusionModule(NetworkModule):
         self.conditioning = (
             None if condition is None else Conditioning.for_training(network, condition, condition_dropout)
         )
+        trained_for = trained_prediction_type(network)
+        self.prediction_type = trained_for if prediction_type is None else require_prediction_type(prediction_type)
+        if self.prediction_type != trained_for and hasattr(network, "register_to_config"):
+            network.register_to_config(**{PREDICTION_KEY: self.prediction_type})  # type: ignore[operator]
         if timestep_dropout > 0 and hasattr(network, "register_to_config"):  # others cannot be saved anyway
             network.register_to_config(**{NULL_TIMESTEP_KEY: True})  # type: ignore[operator]
 
@@ -97,11 +110,12 @@ class DiffusionModule(NetworkModule):
 
     def sampling_resources(self) -> dict[str, Any]:
         """The denoiser, for guided sampling."""
-        return {"denoiser": Denoiser(self.network, self.schedule)}
+        return {"denoiser": Denoiser(self.network, self.schedule, self.prediction_type)}
 
     def _loss(self, batch: Any, index: int, dropout: float = 0.0, condition_dropout: float = 0.0) -> Tensor:
         mask, generator = batch.inputs.get("mask"), self.generator(index)
         x_t, epsilon, timesteps = noised(batch.x, self.schedule, generator, mask)
+        target = prediction_target(self.prediction_type, self.schedule, batch.x, epsilon, timesteps)
         if dropout > 0:
             dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < dropout
             timesteps = timesteps.masked_fill(dropped, self.schedule.null_timestep)
@@ -116,10 +130,10 @@ class DiffusionModule(NetworkModule):
         weights = self.sample_weights(batch)
         if weights is not None:
             root = per_sample(weights.sqrt(), predicted)
-            predicted, epsilon = root * predicted, root * epsilon
+            predicted, target = root * predicted, root * target
         if mask is not None:  # padding has no error and would dilute the mean
-            predicted, epsilon = predicted[mask], epsilon[mask]
-        return F.mse_loss(predicted, epsilon)
+            predicted, target = predicted[mask], target[mask]
+        return F.mse_loss(predicted, target)
 
     def sample_weights(self, batch: Any) -> Tensor | None:
         """The weight of each sample's squared error, ``[B]``; None weighs all the same."""

@@ -17,7 +17,7 @@ class Pretrained(NamedTuple):
     Attributes:
         network: The network.
         schedule: Noise schedule of its training; None for networks of clean samples.
-        prediction_type: The quantity that a denoiser predicts; networks of this package predict epsilon.
+        prediction_type: The quantity that a denoiser predicts.
         clip_range: See ``Denoiser``; only the scheduler of a diffusers folder sets it.
     """
 

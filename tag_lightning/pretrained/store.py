@@ -22,7 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tag_lightning.networks as networks
-from tag_lightning.diffusion import CONDITION_KEY, NULL_TIMESTEP_KEY, NoiseSchedule
+from tag_lightning.diffusion import (
+    CONDITION_KEY,
+    NULL_TIMESTEP_KEY,
+    PREDICTION_KEY,
+    NoiseSchedule,
+    trained_prediction_type,
+)
 from tag_lightning.files import replacing
 from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
@@ -34,7 +40,7 @@ from tag_lightning.tensor_file import load_values, load_weights, reason
 
 CHECKPOINT_KEY = "tag_lightning"
 _SHIPPED = Path(__file__).parent
-_KEPT = (CONDITION_KEY, NULL_TIMESTEP_KEY)
+_KEPT = (CONDITION_KEY, NULL_TIMESTEP_KEY, PREDICTION_KEY)
 _DIFFUSERS = logging.getLogger("diffusers.models.modeling_utils")
 
 
@@ -197,7 +203,7 @@ def _from_checkpoint(path: Path) -> Pretrained:
         ) from error
     _complete(network, path)
     require_finite_parameters(dict(network.named_parameters()), path)
-    return frozen(network, schedule)
+    return frozen(network, schedule, trained_prediction_type(network))
 
 
 def _from_folder(folder: Path) -> Pretrained:
@@ -234,7 +240,7 @@ def _from_folder(folder: Path) -> Pretrained:
             if learns_variance(scheduler):
                 network = without_variance(network)
             return frozen(network, *scheduler_settings(scheduler))
-    return frozen(network, schedule)
+    return frozen(network, schedule, trained_prediction_type(network))
 
 
 def _complete(network: nn.Module, source: Path) -> None:

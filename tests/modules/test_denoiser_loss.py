@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from tag_lightning.datamodules import Batch
-from tag_lightning.diffusion import Denoiser, LinearSchedule
+from tag_lightning.diffusion import Denoiser, LinearSchedule, PredictionType
 from tag_lightning.modules import DiffusionModule
 from tag_lightning.pretrained import load_pretrained, save_pretrained
 
@@ -133,6 +133,50 @@ def test_a_saved_denoiser_remembers_that_it_was_trained_without_its_timestep(tmp
     told, untold = denoiser(x, 3), denoiser(x, 3, null_timestep=True)
     assert untold.epsilon.isfinite().all()
     assert not torch.allclose(told.epsilon, untold.epsilon)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_a_network_learns_the_quantity_that_is_asked_for(prediction_type: PredictionType) -> None:
+    """One that answers with that quantity has no loss, and the denoiser of the same module reads the noise from it."""
+    schedule = LinearSchedule(TIMESTEPS)
+
+    class Answering(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            clean = CLEAN.expand_as(x)
+            if prediction_type == "sample":
+                return clean
+            power = schedule.alphas_cumprod[timesteps][:, None]
+            epsilon = (x - power.sqrt() * clean) / (1 - power).sqrt()
+            return power.sqrt() * epsilon - (1 - power).sqrt() * clean
+
+    module = DiffusionModule(Answering(), schedule, prediction_type=prediction_type)
+    assert float(module.training_step(Batch(CLEAN.repeat(COUNT, 1), {}, {}), 0)) < 1e-20
+    epsilon = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x_t = schedule.add_noise(CLEAN.expand(3, 4), epsilon, 7)
+    prediction = module.sampling_resources()["denoiser"](x_t, 7)
+    torch.testing.assert_close(prediction.epsilon, epsilon)
+    torch.testing.assert_close(prediction.x0, CLEAN.expand(3, 4))
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_a_saved_denoiser_remembers_what_it_predicts(prediction_type: PredictionType, tmp_path: Path) -> None:
+    """In a folder, in a checkpoint and in training that goes on from either."""
+    module = DiffusionModule(unet(), LinearSchedule(TIMESTEPS), prediction_type=prediction_type)
+    save_pretrained(tmp_path / "folder", module.network, module.schedule)
+    checkpoint = {"state_dict": {f"network.{k}": v for k, v in module.network.state_dict().items()}}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "file.ckpt")
+    for source in ("folder", "file.ckpt"):
+        loaded = load_pretrained(tmp_path / source)
+        assert loaded.prediction_type == prediction_type
+        assert DiffusionModule(loaded.network).prediction_type == prediction_type
+    with pytest.raises(ValueError, match=rf"_prediction_type {prediction_type} there and None here"):
+        DiffusionModule(unet(), LinearSchedule(TIMESTEPS)).on_load_checkpoint(checkpoint)
+
+
+def test_an_unknown_quantity_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"prediction_type must be one of epsilon, sample, v_prediction, got 'x0'"):
+        DiffusionModule(unet(), prediction_type="x0")  # type: ignore[arg-type]
 
 
 def test_a_network_that_cannot_be_told_nothing_shows_before_training() -> None:
