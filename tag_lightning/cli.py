@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -15,6 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
@@ -125,12 +129,19 @@ class TagCLI(LightningCLI):
             )
         self._take_network()
         self._require_last("give a checkpoint file")
+        self._wants_figures = bool(settings.get("verbose"))
+        if self._wants_figures:
+            # Lightning's table would repeat every figure of every arm, one per row, below the table of the arms.
+            settings["verbose"] = False
 
     before_test = before_predict = before_validate
 
     def after_validate(self) -> None:
         """End with an error if an arm failed, now that the others are written; a training is worth more than an arm."""
-        self.config_init[self.subcommand]["sampling"].require_all_drawn(self.trainer)
+        sampling = self.config_init[self.subcommand]["sampling"]
+        if self._wants_figures and self.trainer.is_global_zero:
+            print(_own_figures(self.trainer, sampling))
+        sampling.require_all_drawn(self.trainer)
 
     after_test = after_validate
 
@@ -166,6 +177,13 @@ class TagCLI(LightningCLI):
 def _has_table(data: Any) -> bool:
     source = None if data is None else locate(data.class_path)
     return isinstance(source, type) and issubclass(source, TableDataModule)
+
+
+def _own_figures(trainer: Trainer, sampling: GuidedSampling) -> str:
+    """The figures of the network under evaluation in a few lines, without those of the arms."""
+    arms = tuple(f"{name}/" for name in sampling.results)
+    figures = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith(arms)}
+    return textwrap.fill(", ".join(f"{name} {float(value):.4g}" for name, value in figures.items()), 110)
 
 
 def _check(settings: Any) -> None:
@@ -224,7 +242,14 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(128 + (interruption.signum or 0))
 
 
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
 def _run(args: Sequence[str] | None) -> None:
+    # Lightning prints both in every run, and the user can act on neither.
+    rank_zero_module.log.addFilter(_worth_showing)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for argument in sys.argv[1:] if args is None else args:
         require_distinct_keys(argument)
     TagCLI(
