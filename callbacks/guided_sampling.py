@@ -47,8 +47,7 @@ class GuidedSampling(Callback):
     Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Logs
     ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps), ``<arm>/seconds`` (per sample) and
     whatever else the task's metrics measure; writes ``results.json``, pictures and Time-Gap curves to the run's
-    folder and TensorBoard. An arm that becomes NaN or infinite is marked there and told in a warning; the others are
-    not affected.
+    folder and TensorBoard. An arm that becomes NaN or infinite is marked there and costs the others nothing.
 
     With ``trainer.fast_dev_run`` a few samples per arm are drawn, compared with a few batches of real data and shown
     as a table; nothing is written, so that a finished run in the same folder keeps its results.
@@ -329,6 +328,7 @@ class GuidedSampling(Callback):
         show_pictures(boards, pictures, step)
         write_sounds(folder, sounds)
         play_sounds(boards, sounds, step)
+        print(f"Results and pictures are in {folder}")
 
     def _load(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]

@@ -183,7 +183,7 @@ def _own_figures(trainer: Trainer, sampling: GuidedSampling) -> str:
     """The figures of the network under evaluation in a few lines, without those of the arms."""
     arms = tuple(f"{name}/" for name in sampling.results)
     figures = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith(arms)}
-    return textwrap.fill(", ".join(f"{name} {float(value):.4g}" for name, value in figures.items()), 110)
+    return textwrap.fill(", ".join(f"{name}={float(value):.4g}" for name, value in figures.items()), 110)
 
 
 def _check(settings: Any) -> None:

@@ -199,7 +199,8 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     rows = math.ceil(len(grids) / MOST_SIDE_BY_SIDE)
     columns = math.ceil(len(grids) / rows)
     aspect = max(grid.shape[2] / grid.shape[1] for grid in grids.values())
-    figure = Figure(figsize=((4 * aspect + 0.2) * columns, 4.4 * rows), dpi=120, layout=_margins())
+    height = min(4.0, 6.0 / aspect)  # inches; a single row of wide spectrograms would dwarf the names
+    figure = Figure(figsize=((height * aspect + 0.2) * columns, (height + 0.4) * rows), dpi=120, layout=_margins())
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()

@@ -126,9 +126,10 @@ def test_validate_prints_the_figures_of_the_network_below_the_arms_and_none_twic
 ) -> None:
     main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={plain: {}}"))
     printed, told = capfd.readouterr()
-    table, figures = printed.split("val/loss ")
+    table, figures = printed.split("val/loss=")
     assert "plain" in table
-    assert "val/time_gap " in figures
+    assert f"Results and pictures are in {tmp_path}\n" in table
+    assert "val/time_gap=" in figures
     assert "plain" not in figures
     assert "Tip: " not in printed + told
     assert "LeafSpec" not in told

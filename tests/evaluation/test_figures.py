@@ -148,6 +148,13 @@ def test_strip_shows_every_arm_under_its_name(count, generator):
     assert figure_pixels(figure).ndim == 3
 
 
+def test_a_strip_of_wide_grids_stays_readable():
+    wide = {f"arm {i}": torch.zeros(3, 66, 392, dtype=torch.uint8) for i in range(9)}
+    _, height, width = figure_pixels(comparison_strip(wide)).shape
+    assert width < 2400
+    assert width / height < 5
+
+
 def test_drawing_leaves_pyplot_alone():
     program = (
         "import sys, torch; from tag_lightning.evaluation.figures import *; "
