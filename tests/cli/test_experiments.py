@@ -14,7 +14,7 @@ from tag_lightning.evaluation import Arm, ArmSampler
 
 FOLDER = Path(__file__).parents[2] / "configs" / "experiments"
 # Their time predictors are trained first, by the command in the file.
-TRAINED_FIRST = {"predictor_architecture", "predictor_depth", "predictor_training"}
+TRAINED_FIRST = {"conditional_predictors", "predictor_architecture", "predictor_depth", "predictor_training"}
 EXPERIMENTS = sorted({path.stem for path in FOLDER.glob("*.yaml")} - TRAINED_FIRST)
 
 METRICS = (
