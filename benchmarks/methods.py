@@ -58,6 +58,7 @@ from tag_lightning.guidance import (
     FixedLengthSteps,
     FreeDoM,
     LangevinCorrector,
+    LevelAlignment,
     MoreRedAS,
     MoreRedITP,
     MoreRedJT,
@@ -236,6 +237,7 @@ def methods(
     if regressor is not None:
         listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
         listed["Retiming"] = [Retiming(RegressedNoise(regressor))]
+        listed["LevelAlignment"] = [LevelAlignment(predictor, RegressedNoise(regressor))]
     return listed
 
 
