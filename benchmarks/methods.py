@@ -183,7 +183,7 @@ def methods(
 ) -> dict[str, list[Guidance]]:
     """Every method with its defaults, at a scale that keeps the samples finite.
 
-    Two need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
+    Three need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
     tag = partial(TemporalAlignment, predictor, 0.01)
     listed: dict[str, list[Guidance]] = {
