@@ -49,7 +49,7 @@ from tag_lightning.setting_checks import require_possible_trainer, require_worke
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config digits/time_predictor. All guidance, with cost and parameters: "
+    "python -m tag_lightning fit --config digits/time_predictor. All guidance methods, with cost and parameters: "
     "python -m tag_lightning arms"
 )
 # Lightning's own description speaks of inference on the user's data.
@@ -270,7 +270,7 @@ def _expected(error: Exception) -> Exception | None:
     disk = disk_error(error)
     if disk is not None and is_full(disk):
         return full_disk(disk, interruption.folder)
-    # Lightning has no class of its own for a metric that is not there.
+    # Lightning has no exception class for a missing metric.
     absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     # Around the error of a constructor jsonargparse lists all types that it tried.
     while isinstance(error.__cause__, Exception) and raised_by(error, "jsonargparse"):

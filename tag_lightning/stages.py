@@ -244,7 +244,7 @@ def _require_success(code: int, title: str) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run a command of this package in a process of its own, which gets the signals that this one gets."""
+    """Run a command of this package in a separate process, which gets the signals that this one gets."""
     process: subprocess.Popen[bytes] | None = None
     arrived: list[int] = []
 

@@ -30,23 +30,23 @@ _STEPS_BETWEEN_CHECKS = 10
 
 
 class Sampler:
-    """Turns noise into samples with a denoiser, a solver and any number of guidances.
+    """Turns noise into samples with a denoiser, a solver and any number of guidance methods.
 
-    Samples are projected onto their space after every change. A step without gradient guidance costs one forward pass
-    of the denoiser, one with it one forward and one backward pass.
+    Samples are projected onto their space after every change. A step costs one forward pass of the denoiser, and with
+    gradient guidance one backward pass as well.
 
     Args:
         denoiser: Frozen denoiser, called in evaluation mode.
         solver: Proposes the next sample, for example ``DDIM()``.
         num_steps: Number of reverse steps, spaced evenly over the T training timesteps, starting at T-1.
-        guidance: Guidances, run in this order at every step.
+        guidance: Guidance methods, run in this order at every step.
         recurrence: Number of times each step is taken, or a ``Recurrence`` for a range of timesteps. None takes the
-            largest that a guidance is published with, or else 1.
+            largest default of the guidance methods, or 1.
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
         ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance cannot run with this denoiser,
-            solver or recurrence, or the guidances beside it.
+            solver or recurrence, or the other methods in the list.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Sampler:
 
         Args:
             space: Shape, global indices and device of the batch.
-            seed: Non-negative; a sample depends on it and on its global index alone.
+            seed: Non-negative; a sample depends only on it and on its global index.
             observers: Called at every pass of every step with the samples the denoiser is about to see.
 
         Returns:

@@ -59,8 +59,8 @@ class Condition:
         predictor: Called on clean samples ``x0 [B, ...]`` with the inputs of the space.
         target: One target per sample, ``[B, ...]``.
         loss: ``(output, target) -> [B]``.
-        num_measured: Entries of each sample's target that were measured, if it is filled up with others as in
-            inpainting; None is all of them.
+        num_measured: Number of measured entries in each sample's target, if the rest is filled in as for inpainting;
+            None means all.
     """
 
     def __init__(
