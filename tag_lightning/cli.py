@@ -54,6 +54,11 @@ _DESCRIPTION = (
 )
 # Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
+_TITLES = {
+    "model": "Network and training (a LightningModule)",
+    "data": "Data (a LightningDataModule)",
+    "sampling": "Comparison of ways of sampling, the arms, at validation",
+}
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
 _UNTRAINED = "untrained"
 
@@ -78,6 +83,9 @@ class TagCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(GuidedSampling, "sampling")
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
+        # The first lines of Lightning's docstrings say nothing here.
+        for name, title in _TITLES.items():
+            parser.groups[name].title = title
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and let the data say what the network needs and the user did not."""
