@@ -12,6 +12,7 @@ from tag_lightning.diffusion.denoiser import (
     require_prediction_type,
     trained_prediction_type,
 )
+from tag_lightning.diffusion.device_transfer import on_device
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.latents import Autoencoder, LatentSpace
 from tag_lightning.diffusion.reverse_process import (
@@ -63,6 +64,7 @@ __all__ = [
     "Space",
     "Step",
     "centred",
+    "on_device",
     "per_sample",
     "prediction_target",
     "require_prediction_type",

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion.sample_noise import SampleNoise, on_device
+from tag_lightning.diffusion.device_transfer import on_device
+from tag_lightning.diffusion.sample_noise import SampleNoise
 
 _MULTIPLIERS, _WEYL, _ROUNDS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 10
 _HALF, _WORD = 0xFFFF, 0xFFFFFFFF

@@ -59,10 +59,3 @@ class SampleNoise:
     def integers(self, high: int) -> Tensor:
         """One integer per sample, uniform in ``0 .. high - 1``, ``[B]`` in int64."""
         return torch.tensor([int(generator.integers(high)) for generator in self._generators], dtype=torch.long)
-
-
-def on_device(values: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """``values`` on ``device``, without waiting for what a GPU still has to do."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()  # a copy from pageable memory would wait
-    return values.to(device, dtype, non_blocking=True)

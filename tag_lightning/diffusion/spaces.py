@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion.counter_noise import CounterNoise
-from tag_lightning.diffusion.sample_noise import SampleNoise, on_device
+from tag_lightning.diffusion.device_transfer import on_device
+from tag_lightning.diffusion.sample_noise import SampleNoise
 
 
 class Space(ABC):
