@@ -161,7 +161,7 @@ class PointCloudSpace(Space):
         self.indices = indices
         self.width = width
         self.dtype = dtype
-        counts = torch.tensor(self.sizes, device=device)
+        counts = on_device(torch.tensor(self.sizes), torch.device(device))
         self.mask = torch.arange(width, device=device) < counts[:, None]
         self.inputs = {"mask": self.mask}
         self.degrees_of_freedom = (3 * (counts - 1) + num_features * counts).to(dtype)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from problems import DeviceNoiseSpace
 from test_pairs import NAMES, SCHEDULE, TOTAL, WORLDS, World
 from torch import Tensor
@@ -15,8 +17,37 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tag_lightning.diffusion import DDIM, CounterNoise, DeferredChecks, ImageSpace, PointCloudSpace, Sampler, on_device
-from tag_lightning.guidance import DPS, FixedLengthSteps, Guidance, TemporalAlignment, tag
+from tag_lightning.diffusion import (
+    DDIM,
+    CounterNoise,
+    DeferredChecks,
+    Denoiser,
+    ImageSpace,
+    LinearSchedule,
+    PointCloudSpace,
+    PolynomialSchedule,
+    Sampler,
+    on_device,
+)
+from tag_lightning.guidance import (
+    DPS,
+    Condition,
+    FixedLengthSteps,
+    Guidance,
+    RegressedNoise,
+    Retiming,
+    SquaredError,
+    TemporalAlignment,
+    tag,
+)
+from tag_lightning.networks import (
+    EGNNDenoiser,
+    EGNNPropertyPredictor,
+    EGNNTimePredictor,
+    ImageClassifier,
+    NoiseLevelCNN,
+    SimpleCNN,
+)
 
 DEVICE = torch.device("meta")
 # Its number of calls depends on the samples, as its documentation says.
@@ -102,6 +133,33 @@ def test_no_step_waits_for_the_device(name: str, kind: str, worlds: dict[str, Wo
     space.denoiser_inputs = {label: value.to(DEVICE) for label, value in space.denoiser_inputs.items()}
     with WaitingCopies(), WaitingNumbers():
         assert sampler.sample(space, 0).device == DEVICE
+
+
+@pytest.mark.usefixtures("no_reads_on_purpose")
+def test_no_network_of_a_guided_image_waits_for_the_device() -> None:
+    narrow: dict[str, Any] = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, **narrow)
+    predictor, level = SimpleCNN(8, 1, TOTAL, widths=(8, 8)), NoiseLevelCNN(1, TOTAL, widths=(8, 8, 8))
+    guide = ImageClassifier(1, 3, widths=(8, 8))
+    denoiser = Denoiser(unet, LinearSchedule(TOTAL)).to(DEVICE)
+    condition = Condition(guide.to(DEVICE), torch.tensor([0, 2]))
+    arm = [TemporalAlignment(predictor.to(DEVICE)), Retiming(RegressedNoise(level.to(DEVICE))), DPS(condition)]
+    with WaitingCopies(), WaitingNumbers():
+        Sampler(denoiser, DDIM(1.0), 2, arm).sample(ImageSpace((1, 8, 8), range(2), DEVICE), 0)
+
+
+@pytest.mark.usefixtures("no_reads_on_purpose")
+def test_no_network_of_a_guided_molecule_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # does not know ``meta``
+    small: dict[str, Any] = {"num_features": 2, "width": 8}
+    predictor = EGNNTimePredictor(num_timesteps=TOTAL, num_layers=1, **small).to(DEVICE)
+    guide = EGNNPropertyPredictor(("alpha",), num_layers=1, **small).to(DEVICE)
+    network = EGNNDenoiser(num_timesteps=TOTAL, num_blocks=1, **small)
+    condition = Condition(guide, torch.ones(2, 1), SquaredError(torch.tensor([2.0])))
+    arm = [TemporalAlignment(predictor), FixedLengthSteps(DPS(condition))]
+    sampler = Sampler(Denoiser(network, PolynomialSchedule(TOTAL)).to(DEVICE), DDIM(1.0), 2, arm)
+    with WaitingCopies(), WaitingNumbers():
+        sampler.sample(PointCloudSpace([3, 4], 2, range(2), DEVICE), 0)
 
 
 def test_no_draw_waits_for_the_device() -> None:
