@@ -73,7 +73,8 @@ class StepEndGuidance:
                 f"{type(scheduler).__name__} has no alphas_cumprod: guidance needs a scheduler with a noise schedule "
                 "of discrete timesteps, such as DDIMScheduler"
             )
-        timesteps = [round(float(timestep)) for timestep in scheduler.timesteps]
+        # In one transfer, since each waits for the device that the pipeline keeps them on.
+        timesteps = [round(timestep) for timestep in torch.as_tensor(scheduler.timesteps).tolist()]
         if step_index + 1 >= len(timesteps):
             return samples  # the data itself
         # Schedulers that follow an unscaled ODE, such as Euler's, hand the network samples of unit variance.
@@ -93,7 +94,8 @@ class StepEndGuidance:
 
     def _step(self, scheduler: Any, index: int, timesteps: Sequence[int], x: Tensor) -> Step:
         powers = scheduler.alphas_cumprod
-        bars = [float(powers[timestep]) for timestep in timesteps] + [1.0]
+        known = powers.tolist()
+        bars = [known[timestep] for timestep in timesteps] + [1.0]
         return Step(
             index=index,
             timestep=timesteps[index],

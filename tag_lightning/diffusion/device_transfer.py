@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def on_device(values: Tensor | float, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor or a number on ``device``, without waiting for what a GPU still has to do.
+    """A tensor or a number on ``device``; if that is a GPU, without waiting for what it still has to do.
 
     Args:
         values: Already there, on the host, or a number, which becomes a tensor without dimensions.
@@ -18,4 +18,5 @@ def on_device(values: Tensor | float, device: torch.device, dtype: torch.dtype |
         return torch.full((), values, dtype=dtype, device=device)  # torch.tensor would copy it from the host
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()  # a copy from pageable memory would wait
-    return values.to(device, dtype, non_blocking=True)
+    # To the host a copy has to be waited for: its values would be read before they are there.
+    return values.to(device, dtype, non_blocking=device.type != "cpu")
