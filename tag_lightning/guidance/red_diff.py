@@ -40,8 +40,9 @@ class REDDiff(OwnStep, ConditionedGuidance):
 
     - A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term at ``sigma_v = 1``. As in the published
       code each term is averaged over its own elements: ``lambda_t`` is multiplied by the number of elements of ``y``
-      over that of ``mu``, 1/16 for ``SuperResolution(4)``, so that one ``regularization`` serves all operators. Adam
-      ignores the scale of the sum. Any other condition enters as its negative log-likelihood, without that factor.
+      over that of ``mu``, 1/16 for ``SuperResolution(4)`` and the share of known pixels for ``Inpainting``, so that one
+      ``regularization`` serves all operators. Adam ignores the scale of the sum. Any other condition enters as its
+      negative log-likelihood, without that factor.
     - ``mu`` starts at 0, for which the noise that the run starts from is ``x_t``. The published code (NVlabs/RED-diff)
       starts at the pseudo-inverse ``A^+ y``, which a condition does not know.
     - ``x0_hat`` is clipped to the range of the space. Near pure noise the plain estimate
@@ -110,8 +111,8 @@ class REDDiff(OwnStep, ConditionedGuidance):
 def _measured_share(condition: Conditions, mu: Tensor) -> float:
     """Elements of the measurement over those of a sample of ``mu [B, ...]``; 1 for a condition without a residual."""
     members = condition.conditions if isinstance(condition, JointCondition) else (condition,)
-    targets = [c.target for c in members if isinstance(c, Condition) and c.loss is half_squared_residual]
-    return sum(target[0].numel() for target in targets) / mu[0].numel() if targets else 1.0
+    measured = [c.num_measured for c in members if isinstance(c, Condition) and c.loss is half_squared_residual]
+    return sum(measured) / mu[0].numel() if measured else 1.0
 
 
 def _with_squares(condition: Conditions) -> Conditions:
@@ -124,4 +125,4 @@ def _with_squares(condition: Conditions) -> Conditions:
 def _with_square(condition: Condition) -> Condition:
     if condition.loss is not residual_norm:
         return condition
-    return Condition(condition.predictor, condition.target, half_squared_residual)
+    return Condition(condition.predictor, condition.target, half_squared_residual, condition.num_measured)

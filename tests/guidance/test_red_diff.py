@@ -98,12 +98,25 @@ def test_a_move_of_the_noisy_sample_counts_as_its_noise(script: Tensor) -> None:
     torch.testing.assert_close(restored(interleaved(script), tag), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_entries_that_fill_a_measurement_up_do_not_count(script: Tensor) -> None:
+    class Filled(Linear):
+        def forward(self, x0: Tensor) -> Tensor:
+            return torch.nn.functional.pad(super().forward(x0), (0, 3))
+
+    target = torch.nn.functional.pad(TARGET, (0, 3))
+    script, whole = interleaved(script), Condition(Filled(), target, residual_norm)
+    filled = Condition(Filled(), target, residual_norm, num_measured=1)
+    torch.testing.assert_close(restored(script, condition=filled), restored(script), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(restored(script, condition=whole), restored(script))
+
+
 @pytest.mark.parametrize("timestep", [10, 99])
 def test_at_one_noise_level_it_converges_to_regularised_least_squares(timestep: int) -> None:
     """For Gaussian data of mean m and variance v: ``(A^T A + w I)(mu - m) = A^T (y - A m)``.
 
     ``w = regularization / 2 (1 - a) / (a v + 1 - a)``, since one of two coordinates is measured and the exact denoiser
-    leaves ``a v / (a v + 1 - a)`` of ``mu - m``. It is affine, so that the mean over the noise is its answer without noise.
+    leaves ``a v / (a v + 1 - a)`` of ``mu - m``. It is affine, so that the mean over the noise is its answer without
+    noise.
     """
     mean, variance, a = random_vectors(2, seed=7), 0.3, float(SCHEDULE.alphas_cumprod[timestep])
     denoiser = exact_denoiser(GaussianMixture([1], [mean.tolist()], [variance]), SCHEDULE)
