@@ -17,8 +17,9 @@ from torch import Tensor
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
 from tag_lightning.diffusion.guidance import Guidance, Predict
 from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step, per_sample
+from tag_lightning.diffusion.sample_noise import SampleNoise
 from tag_lightning.diffusion.solvers import Solver
-from tag_lightning.diffusion.spaces import SampleNoise, Space
+from tag_lightning.diffusion.spaces import Space
 from tag_lightning.evaluation_mode import evaluating
 
 Observer = Callable[[Tensor, Step], None]
@@ -156,9 +157,9 @@ class Sampler:
             entry.require_company(before, after)
 
     def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
-        noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
-        members = list(_members(self.guidance, self.timesteps, seed, space.indices))
-        onlooker: dict[str, Any] = {"noise_source": SampleNoise(seed, space.indices, _OBSERVER_STREAM), "state": {}}
+        noise, checks = space.noise_source(seed, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
+        members = list(_members(self.guidance, self.timesteps, partial(space.noise_source, seed)))
+        onlooker: dict[str, Any] = {"noise_source": space.noise_source(seed, _OBSERVER_STREAM), "state": {}}
         watch = [lambda x, step, o=o: o(x, replace(step, **onlooker)) for o in observers]
         x = space.noise(noise)
         for first, passes in zip(self._steps(space, noise, checks), self.passes, strict=True):
@@ -239,7 +240,7 @@ class _Member(NamedTuple):
 
 
 def _members(
-    guidances: Sequence[Guidance], timesteps: Sequence[int], seed: int, indices: Sequence[int]
+    guidances: Sequence[Guidance], timesteps: Sequence[int], source: Callable[[int], SampleNoise]
 ) -> Iterator[_Member]:
     """Each guidance with a noise stream that depends on its class and its place among its class alone.
 
@@ -252,7 +253,7 @@ def _members(
         places[name] += 1
         hooks = frozenset(n for n in ("correct", "denoise", "propose") if getattr(kind, n) is not getattr(Guidance, n))
         acts = frozenset(timestep for timestep in timesteps if guidance.acts(timestep))
-        yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
+        yield _Member(guidance, hooks, acts, source(stream), {})
 
 
 @dataclass
