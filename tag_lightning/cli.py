@@ -84,8 +84,8 @@ class TagCLI(LightningCLI):
         parser.add_class_arguments(GuidedSampling, "sampling")
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
         # The first lines of Lightning's docstrings say nothing here.
-        for name, title in _TITLES.items():
-            parser.groups[name].title = title
+        for name, group in (parser.groups or {}).items():
+            group.title = _TITLES.get(name, group.title)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and let the data say what the network needs and the user did not."""
