@@ -51,7 +51,9 @@ class ImageDataModule(TableDataModule):
         values = channels * size**2
         shape = f"images of {channels} x {size} x {size}"
         lower = "lower data.init_args.size or data.init_args.batch_size"
-        require_memory(4.0 * self.batch_size * values, f"the float32 values of a batch of {self.batch_size} {shape}", lower)
+        require_memory(
+            4.0 * self.batch_size * values, f"the float32 values of a batch of {self.batch_size} {shape}", lower
+        )
         require_memory(float(bytes_each) * count * values, f"{count} {shape}", remedy)
 
     @abstractmethod

@@ -155,7 +155,7 @@ class TagCLI(LightningCLI):
         folders = [Path(saver.dirpath or default) for saver in self._savers()]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(map(str, folders))
-            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {remedy}")
+            raise FileNotFoundError(f"--ckpt_path last: {where} has no last.ckpt; {remedy}")
 
     def _savers(self) -> list[ModelCheckpoint]:
         return [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
