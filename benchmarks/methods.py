@@ -58,6 +58,7 @@ from tag_lightning.guidance import (
     FixedLengthSteps,
     FreeDoM,
     LangevinCorrector,
+    LevelAlignment,
     MoreRedAS,
     MoreRedITP,
     MoreRedJT,
@@ -182,7 +183,7 @@ def methods(
 ) -> dict[str, list[Guidance]]:
     """Every method with its defaults, at a scale that keeps the samples finite.
 
-    Two need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
+    Three need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
     tag = partial(TemporalAlignment, predictor, 0.01)
     listed: dict[str, list[Guidance]] = {
@@ -236,6 +237,7 @@ def methods(
     if regressor is not None:
         listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
         listed["Retiming"] = [Retiming(RegressedNoise(regressor))]
+        listed["LevelAlignment"] = [LevelAlignment(predictor, RegressedNoise(regressor))]
     return listed
 
 

@@ -63,17 +63,25 @@ _FIRST = {
     "lsd": Shown("LSD dB", 1, "LSD, dB"),
     "snr": Shown("SNR dB", 1, "SNR, dB"),
     "si_sdr": Shown("SI-SDR dB", 1, "SI-SDR, dB"),
+    "psnr": Shown("PSNR dB", 1, "PSNR, dB"),
+    "precision": _share("precision"),
+    "recall": _share("recall"),
 }
+_HIDDEN = {"seconds", "num_samples"}
 _LAST = {"xtb_converged": _share("xTB converged"), "nan": _share("NaN"), "time_gap": Shown("Time-Gap", 1, "Time-Gap")}
 
 
 def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
-    """The metrics that some arm has and the tables show, in their order."""
+    """The metrics that some arm has, in their order; those that this file does not know by their own names."""
     present = list(dict.fromkeys(metric for arm in runs[0].values() for metric in arm))
-    errors = [metric for metric in present if metric.startswith(("mae_", "xtb_mae_"))]
-    named = {metric: metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ") for metric in errors}
-    table = _FIRST | {metric: Shown(name, 1, name, digits=2) for metric, name in named.items()} | _LAST
+    further = [metric for metric in present if metric not in _FIRST.keys() | _LAST.keys() | _HIDDEN]
+    table = _FIRST | {metric: _further(metric) for metric in further} | _LAST
     return {metric: how for metric, how in table.items() if metric in present}
+
+
+def _further(metric: str) -> Shown:
+    name = metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ").replace("_", " ")
+    return _share(name) if metric.startswith("accuracy_") else Shown(name, 1, name, digits=2)
 
 
 def values(runs: Sequence[Arms]) -> pd.DataFrame:
@@ -290,7 +298,7 @@ def main(args: Sequence[str] | None = None) -> None:
             drawn.add_column(column, justify="left" if column == heading[0] else "right")
         for cells in rows:
             drawn.add_row(*cells)
-        Console(width=100).print(drawn)
+        Console(width=max(100, 14 * len(heading))).print(drawn)
 
 
 def _mean_and_spread(found: Sequence[float | None]) -> str:

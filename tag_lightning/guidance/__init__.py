@@ -24,6 +24,7 @@ from tag_lightning.guidance.evaluators import ConditionEvaluator, DiscriminatorE
 from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
 from tag_lightning.guidance.gfcg import GFCG
 from tag_lightning.guidance.langevin import LangevinCorrector
+from tag_lightning.guidance.level_alignment import LevelAlignment
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP, MoreRedJT
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
@@ -95,6 +96,7 @@ __all__ = [
     "JointCondition",
     "KnownNoise",
     "LangevinCorrector",
+    "LevelAlignment",
     "MoreRedAS",
     "MoreRedITP",
     "MoreRedJT",

@@ -59,6 +59,8 @@ class Condition:
         predictor: Called on clean samples ``x0 [B, ...]`` with the inputs of the space.
         target: One target per sample, ``[B, ...]``.
         loss: ``(output, target) -> [B]``.
+        num_measured: Entries of each sample's target that were measured, if it is filled up with others as in
+            inpainting; None is all of them.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Condition:
         predictor: nn.Module,
         target: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        num_measured: int | None = None,
     ) -> None:
         self.predictor = predictor
         with torch.inference_mode(False):  # a target made under inference mode could not be differentiated against
             self.target = torch.as_tensor(target).clone()
         self.loss = loss
+        self.num_measured = self.target.shape[1:].numel() if num_measured is None else num_measured
 
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
         """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``."""

@@ -38,10 +38,11 @@ class REDDiff(OwnStep, ConditionedGuidance):
 
     Readings:
 
-    - A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term at ``sigma_v = 1``. Adam ignores the
-      scale of the sum, so ``regularization`` alone balances the terms. Any other condition enters as its negative
-      log-likelihood. The published code averages each term over its own elements, so its weight is lower here by the
-      number of elements of ``y`` over that of ``mu``: its 0.25 is 0.25 / 16 for ``SuperResolution(4)``.
+    - A measured residual enters as ``|y - A mu|^2 / 2``, the paper's data term at ``sigma_v = 1``. As in the published
+      code each term is averaged over its own elements: ``lambda_t`` is multiplied by the number of elements of ``y``
+      over that of ``mu``, 1/16 for ``SuperResolution(4)`` and the share of known pixels for ``Inpainting``, so that one
+      ``regularization`` serves all operators. Adam ignores the scale of the sum. Any other condition enters as its
+      negative log-likelihood, without that factor.
     - ``mu`` starts at 0, for which the noise that the run starts from is ``x_t``. The published code (NVlabs/RED-diff)
       starts at the pseudo-inverse ``A^+ y``, which a condition does not know.
     - ``x0_hat`` is clipped to the range of the space. Near pure noise the plain estimate
@@ -100,10 +101,18 @@ class REDDiff(OwnStep, ConditionedGuidance):
             step.state.update(mu=mu, optimizer=torch.optim.Adam([mu], self.learning_rate, _BETAS))
         mu = step.state["mu"]
         with torch.no_grad():
-            mu.grad = self.regularization * (mu - x0) - self.clean_gradient(mu, step)
+            weight = self.regularization * _measured_share(self.condition, mu)
+            mu.grad = weight * (mu - x0) - self.clean_gradient(mu, step)
             step.state["optimizer"].step()
             mu.copy_(step.space.project(mu))
             return mu.clone()
+
+
+def _measured_share(condition: Conditions, mu: Tensor) -> float:
+    """Elements of the measurement over those of a sample of ``mu [B, ...]``; 1 for a condition without a residual."""
+    members = condition.conditions if isinstance(condition, JointCondition) else (condition,)
+    measured = [c.num_measured for c in members if isinstance(c, Condition) and c.loss is half_squared_residual]
+    return sum(measured) / mu[0].numel() if measured else 1.0
 
 
 def _with_squares(condition: Conditions) -> Conditions:
@@ -116,4 +125,4 @@ def _with_squares(condition: Conditions) -> Conditions:
 def _with_square(condition: Condition) -> Condition:
     if condition.loss is not residual_norm:
         return condition
-    return Condition(condition.predictor, condition.target, half_squared_residual)
+    return Condition(condition.predictor, condition.target, half_squared_residual, condition.num_measured)

@@ -94,7 +94,8 @@ class Measurement(nn.Module, ABC):
                 f"{type(self).__name__} of {self.kind} {list(sample_shape)} gives measurements {list(expected)}, but "
                 f"they have the shape {list(y.shape)}; check the operator and the {self.kind}"
             )
-        return Condition(self, y, residual_norm)
+        measured = int(self.visible(torch.ones_like(y))[0].sum())
+        return Condition(self, y, residual_norm, measured)
 
     def visible(self, noise: Tensor) -> Tensor:
         """The part of ``noise``, in the shape of a measurement, that falls on what is measured."""

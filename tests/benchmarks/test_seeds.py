@@ -77,6 +77,13 @@ def test_sound_is_shown_by_its_distances_and_ratios() -> None:
     assert "| dps | -50.0 ± 0.0 | +0.0 ± 0.0 | +1.5 ± 0.0 | +0.0 ± 0.0 | +0.0 ± 0.0 |" in rows
 
 
+def test_a_metric_of_ones_own_is_shown_by_its_name() -> None:
+    figures = {"fid": 9.0, "psnr": 20.0, "accuracy_hue": 0.5, "my_spread": 0.125, "seconds": 0.1, "num_samples": 8}
+    rows = markdown(tables([{"dps": figures}] * 2, [0, 1])).splitlines()
+    assert "| arm | FID | PSNR dB | accuracy hue % | my spread |" in rows
+    assert "| dps | 9.0 ± 0.0 | 20.0 ± 0.0 | 50.0 ± 0.0 | 0.12 ± 0.00 |" in rows
+
+
 def _write(out: Path, seed: int, changed: dict[str, Any] | None = None) -> None:
     (out / str(seed)).mkdir(parents=True)
     results = {"arms": RUNS[seed], "seed": seed} | (changed or {})

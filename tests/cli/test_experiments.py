@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tiny_runs import TinyNetworks, predictor_arguments
+from tiny_runs import TIMESTEPS, TinyNetworks, predictor_arguments, seeded
 
 from tag_lightning.cli import main
+from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.evaluation import Arm, ArmSampler
+from tag_lightning.networks import NoiseLevelCNN
+from tag_lightning.pretrained import save_pretrained
 
 FOLDER = Path(__file__).parents[2] / "configs" / "experiments"
 # Their time predictors are trained first, by the command in the file.
-TRAINED_FIRST = {"predictor_architecture", "predictor_depth", "predictor_training"}
+TRAINED_FIRST = {"conditional_predictors", "predictor_architecture", "predictor_depth", "predictor_training"}
 EXPERIMENTS = sorted({path.stem for path in FOLDER.glob("*.yaml")} - TRAINED_FIRST)
 
 METRICS = (
@@ -87,7 +90,9 @@ def test_a_class_and_a_hue_at_once_with_a_single_condition_predictor(tiny: TinyN
 @pytest.mark.filterwarnings("ignore:lpips is left out")
 @pytest.mark.parametrize("operator", [None, "Inpainting"])
 def test_restoration_by_the_operator_of_choice(operator: str | None, tiny: TinyNetworks, tmp_path: Path) -> None:
-    more = ["--sampling.num_samples=6"]
+    level = seeded(lambda: NoiseLevelCNN(3, TIMESTEPS, widths=(4, 4)), 4)
+    save_pretrained(tmp_path / "noise_level", level, LinearSchedule(num_timesteps=TIMESTEPS))
+    more = ["--sampling.num_samples=6", f"--sampling.noise_level={tmp_path / 'noise_level'}"]
     more += [] if operator is None else [f"--sampling.task.measurement={operator}"]
     main(experiment("restoration", predictor_arguments("validate", tmp_path, tiny, *more)))
     arms = arms_of(tmp_path)

@@ -53,6 +53,7 @@ from tag_lightning.guidance import (
     FreeDoM,
     GuidanceWrapper,
     LangevinCorrector,
+    LevelAlignment,
     MoreRedAS,
     MoreRedITP,
     MoreRedJT,
@@ -197,6 +198,7 @@ class World:
             "NoiseAwarenessGuidance": NoiseAwarenessGuidance(p, 0.1),
             "ClassifierFreeNoiseAwareness": ClassifierFreeNoiseAwareness(0.1),
             "Retiming": Retiming(RegressedNoise(self.regressor)),
+            "LevelAlignment": LevelAlignment(p, RegressedNoise(self.regressor)),
             "ClassifierFreeGuidance": ClassifierFreeGuidance(1.5),
             "CFGPlusPlus": CFGPlusPlus(0.7),
             "AdaptiveProjectedGuidance": AdaptiveProjectedGuidance(1.7),
@@ -255,7 +257,13 @@ PREDICTING = {
     "Retiming",
     "TimePredictorLevelCorrection",
 }
-MOVED_BEFORE = {"Corruption", "LangevinCorrector", "TemporalAlignment", "TemporalAlignment looking ahead"}
+MOVED_BEFORE = {
+    "Corruption",
+    "LangevinCorrector",
+    "LevelAlignment",
+    "TemporalAlignment",
+    "TemporalAlignment looking ahead",
+}
 MOVING = set(NAMES) - PREDICTING - MOVED_BEFORE - {"UGD"}
 
 

@@ -47,7 +47,7 @@ MEASURED = Condition(Linear(), TARGET, residual_norm)
 
 
 def by_the_book(script: Tensor, moved: Callable[[Tensor, int], Tensor] = lambda x, t: x) -> Tensor:
-    """Algorithm 1 with the published optimiser, its gradient by autograd; ``moved`` acts on ``x_t``."""
+    """Algorithm 1 with the published optimiser and averages, its gradient by autograd; ``moved`` acts on ``x_t``."""
     noises, timesteps = list(script), [99, 79, 59, 39, 19]
     mu = torch.zeros_like(noises[0]).requires_grad_(True)
     optimizer = torch.optim.Adam([mu], lr=RATE, betas=(0.9, 0.99))
@@ -58,9 +58,9 @@ def by_the_book(script: Tensor, moved: Callable[[Tensor, int], Tensor] = lambda 
         x = moved((noises[k] if k == 0 else alpha * mu + sigma * noises[k]).detach(), t)
         epsilon = (x - alpha * mu.detach()) / sigma
         difference = (DENOISER(x, t).epsilon - epsilon).detach()
-        data = (TARGET - mu @ MATRIX.T).square().sum() / 2
+        data = (TARGET - mu @ MATRIX.T).square().mean(1).sum() / 2
         optimizer.zero_grad()
-        (data + WEIGHT * sigma / alpha * (difference * mu).sum()).backward()
+        (data + WEIGHT * sigma / alpha * (difference * mu).mean(1).sum()).backward()
         optimizer.step()
     return mu.detach()
 
@@ -98,20 +98,33 @@ def test_a_move_of_the_noisy_sample_counts_as_its_noise(script: Tensor) -> None:
     torch.testing.assert_close(restored(interleaved(script), tag), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_entries_that_fill_a_measurement_up_do_not_count(script: Tensor) -> None:
+    class Filled(Linear):
+        def forward(self, x0: Tensor) -> Tensor:
+            return torch.nn.functional.pad(super().forward(x0), (0, 3))
+
+    target = torch.nn.functional.pad(TARGET, (0, 3))
+    script, whole = interleaved(script), Condition(Filled(), target, residual_norm)
+    filled = Condition(Filled(), target, residual_norm, num_measured=1)
+    torch.testing.assert_close(restored(script, condition=filled), restored(script), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(restored(script, condition=whole), restored(script))
+
+
 @pytest.mark.parametrize("timestep", [10, 99])
 def test_at_one_noise_level_it_converges_to_regularised_least_squares(timestep: int) -> None:
     """For Gaussian data of mean m and variance v: ``(A^T A + w I)(mu - m) = A^T (y - A m)``.
 
-    ``w = regularization (1 - a) / (a v + 1 - a)``, since the exact denoiser leaves ``a v / (a v + 1 - a)`` of
-    ``mu - m``. It is affine, so that the mean over the noise is its answer without noise.
+    ``w = regularization / 2 (1 - a) / (a v + 1 - a)``, since one of two coordinates is measured and the exact denoiser
+    leaves ``a v / (a v + 1 - a)`` of ``mu - m``. It is affine, so that the mean over the noise is its answer without
+    noise.
     """
     mean, variance, a = random_vectors(2, seed=7), 0.3, float(SCHEDULE.alphas_cumprod[timestep])
     denoiser = exact_denoiser(GaussianMixture([1], [mean.tolist()], [variance]), SCHEDULE)
     guidance, step = REDDiff(MEASURED, WEIGHT, 0.2), step_at(SCHEDULE, vector_space(range(3)), timestep, None)
     mu = torch.zeros(3, 2, dtype=torch.float64)
-    for _ in range(200):
+    for _ in range(400):
         mu = guidance.updated(denoiser(math.sqrt(a) * mu, timestep).x0, step)
-    weight = WEIGHT * (1 - a) / (a * variance + 1 - a)
+    weight = WEIGHT / 2 * (1 - a) / (a * variance + 1 - a)
     normal = MATRIX.T @ MATRIX + weight * torch.eye(2, dtype=torch.float64)
     expected = mean + torch.linalg.solve(normal, ((TARGET - mean @ MATRIX.T) @ MATRIX).T).T
     torch.testing.assert_close(mu, expected, rtol=0, atol=1e-4)

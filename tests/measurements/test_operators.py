@@ -122,3 +122,12 @@ def test_impossible_settings_and_shapes_are_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             build()
+
+
+@pytest.mark.parametrize(
+    ("operator", "share"), [(GaussianBlur(1.3), 1.0), (SuperResolution(4), 1 / 16), (Inpainting(0.75), 0.25)], ids=repr
+)
+def test_a_condition_knows_how_much_was_measured(operator: Measurement, share: float) -> None:
+    operator, x = bound(operator), images(2, *SHAPE).float()
+    condition = operator.condition(operator.measure(x, SampleNoise(0, range(2), 1)), SHAPE)
+    assert condition.num_measured == share * x[0].numel()
