@@ -12,6 +12,8 @@ from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.tables import ImageTable, TintedTable, fixed_order, select
 
+_BYTES = 9  # float64 and the rounded byte
+
 
 class DigitsDataModule(ImageDataModule):
     """The 1,797 handwritten digits of scikit-learn (UCI, 8x8 grey), resized.
@@ -50,6 +52,7 @@ class DigitsDataModule(ImageDataModule):
         from sklearn.datasets import load_digits
 
         digits = load_digits()
+        self.require_memory(len(digits.images), self.size, 1, _BYTES, "lower data.init_args.size")
         images = torch.from_numpy(digits.images)[:, None] / 16
         images = F.interpolate(images, size=self.size, mode="bilinear", align_corners=False)
         pixels = (images * 255).round().byte()

@@ -57,7 +57,8 @@ class GeneratedDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (("num_images", num_images, 20), ("chunk_size", chunk_size, 1)):
+        least_values = (("num_images", num_images, 20), ("num_steps", num_steps, 1), ("chunk_size", chunk_size, 1))
+        for name, value, least in least_values:
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}; set data.init_args.{name}")
         self.denoiser = denoiser

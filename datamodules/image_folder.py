@@ -75,6 +75,8 @@ class ImageFolderDataModule(ImageDataModule):
         self.num_classes = {"label": len(self._folders.classes)}
         folder = self._folders.folder(split)
         paths, labels = self._folders.files(folder)
+        in_memory = len(paths) if self.in_memory else 0
+        self.require_memory(in_memory, self.size, self.channels, 1, "set data.init_args.in_memory false, or lower size")
         files = ImageFiles(paths, self.size, self.channels)
         cached = self.in_memory and self.cache is not None
         images = cached_images(files, folder, self.cache) if cached else files  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from tag_lightning.datamodules.base import Half, Split, TableDataModule
 from tag_lightning.datamodules.tables import ImageTable, fixed_order, select
+from tag_lightning.memory import require_memory
 
 
 class ImageDataModule(TableDataModule):
@@ -33,6 +34,27 @@ class ImageDataModule(TableDataModule):
             classes: Number of values of each class attribute.
         """
         return {"sample_size": size, "in_channels": channels, "out_channels": channels, "num_classes": classes}
+
+    def require_memory(self, count: int, size: int, channels: int, bytes_each: int, remedy: str) -> None:
+        """Check that images can be held before they are made.
+
+        Args:
+            count: Images that are held at once.
+            size: Height and width.
+            channels: Number of channels of the images that are held.
+            bytes_each: Bytes of a value while the images are made.
+            remedy: The way out if one batch can be held, but not all of them.
+
+        Raises:
+            ValueError: If they, or the float32 values of one batch, take more memory than is free.
+        """
+        values = channels * size**2
+        shape = f"images of {channels} x {size} x {size}"
+        lower = "lower data.init_args.size or data.init_args.batch_size"
+        require_memory(
+            4.0 * self.batch_size * values, f"the float32 values of a batch of {self.batch_size} {shape}", lower
+        )
+        require_memory(float(bytes_each) * count * values, f"{count} {shape}", remedy)
 
     @abstractmethod
     def load(self, split: Split) -> ImageTable:

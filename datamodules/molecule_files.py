@@ -60,7 +60,7 @@ class MoleculeFilesDataModule(MoleculeDataModule):
     def load(self) -> Molecules:
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"there is no file {self.path}; give a .smi, .txt, .csv or .sdf file as data.init_args.path"
+                f"{self.path} does not exist; give a .smi, .txt, .csv or .sdf file as data.init_args.path"
             )
         rules = inspect.getsource(inspect.getmodule(read_molecules))  # type: ignore[arg-type]
         content = f"{rules}\n{self.path.suffix}\n{self.max_molecules}\n".encode() + self.path.read_bytes()

@@ -247,4 +247,4 @@ def atomic_number(symbol: str) -> int:
         try:
             return Chem.GetPeriodicTable().GetAtomicNumber(symbol)
         except RuntimeError as error:
-            raise ValueError(f"there is no element {symbol!r}; expected symbols such as H, C, N, O, F") from error
+            raise ValueError(f"{symbol!r} is not an element; expected symbols such as H, C, N, O, F") from error

@@ -94,7 +94,7 @@ class QM9DataModule(MoleculeDataModule):
         self.test_molecules = None if test_molecules is None else Path(test_molecules)
         if self.test_molecules is not None and not self.test_molecules.is_file():
             raise FileNotFoundError(
-                f"there is no file {self.test_molecules}; set data.init_args.test_molecules to an .npz file with the "
+                f"{self.test_molecules} does not exist; set data.init_args.test_molecules to an .npz file with the "
                 "array index, or to null"
             )
         self._test_rows: Tensor | None = None

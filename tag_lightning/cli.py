@@ -41,6 +41,7 @@ from tag_lightning.evaluation.arm_result import FailedArmError
 from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers, require_writable
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.interruption import Interrupted, interruption
+from tag_lightning.memory import memory_error
 from tag_lightning.modules.base import NetworkModule
 from tag_lightning.network_arguments import complete_network
 from tag_lightning.pretrained.store import network_folder
@@ -173,7 +174,7 @@ class TagCLI(LightningCLI):
         folders = [Path(saver.dirpath or default) for saver in self._savers()]
         if not any(next(folder.glob("last*.ckpt"), None) for folder in folders):
             where = ", ".join(map(str, folders))
-            raise FileNotFoundError(f"--ckpt_path last: there is no last.ckpt in {where}; {remedy}")
+            raise FileNotFoundError(f"--ckpt_path last: {where} has no last.ckpt; {remedy}")
 
     def _savers(self) -> list[ModelCheckpoint]:
         return [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
@@ -244,7 +245,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 raise
             text = f"{one_line(str(expected))} (set {TRACEBACK_VARIABLE}=1 for the traceback)"
             # Every process finds the other errors, which lie in settings, files and data, by itself.
-            alone = isinstance(error, FloatingPointError) and not isinstance(error, FailedArmError)
+            alone = isinstance(expected, FloatingPointError | MemoryError) and not isinstance(error, FailedArmError)
             print_error(text, only_here=alone)
             sys.exit(1)
         sys.exit(128 + (interruption.signum or 0))
@@ -278,6 +279,8 @@ def _expected(error: Exception) -> Exception | None:
     disk = disk_error(error)
     if disk is not None and is_full(disk):
         return full_disk(disk, interruption.folder)
+    if (memory := memory_error(error)) is not None:
+        return memory
     # Lightning has no exception class for a missing metric.
     absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     # Around the error of a constructor jsonargparse lists all types that it tried.

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
 from tag_lightning.class_names import public_classes
+from tag_lightning.type_mistakes import type_mistake
 
 TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
 _USAGE = "usage: fit --config digits/time_predictor --OPTION VALUE; see also --help"
@@ -72,8 +73,8 @@ def one_line(message: str) -> str:
 def readable(message: str, error: BaseException | None = None, options: Iterable[str] = ()) -> str:
     """Return a mistake in the arguments in one line, with the name that may have been meant.
 
-    This rests on the types of the exceptions and on the names that exist, not on jsonargparse's wording: the result
-    consists of pieces of ``message`` and, in brackets, a suggestion.
+    ``type_mistake`` tells values of the wrong type. All else rests on the types of the exceptions and on the names
+    that exist, not on jsonargparse's wording: it consists of pieces of ``message`` and, in brackets, a suggestion.
 
     Args:
         message: Text of the mistake.
@@ -84,8 +85,10 @@ def readable(message: str, error: BaseException | None = None, options: Iterable
     reason = str(cause) if cause else ""
     close = _closest(_unknown_options(message, cause), {*options, *_parameters()}, 0.75)
     close = close or _closest(re.findall(r"\b[A-Z]\w+", reason), public_classes(), 0.8)
-    if reason and reason in message and (close or isinstance(cause, KeyError | AttributeError | ImportError)):
-        # Between its first line and the cause, jsonargparse lists all that it tried.
+    if error is not None and (mistake := type_mistake(message)) is not None:
+        message = mistake
+    elif reason and reason in message and (close or isinstance(cause, KeyError | AttributeError | ImportError)):
+        # Between its first line and the cause, jsonargparse lists everything it tried.
         first = message.strip().splitlines()[0]
         message = first if reason in first else f"{first} {reason}"
     # At the end of a long message, jsonargparse prints the configuration.

@@ -48,7 +48,7 @@ def config_file(value: Any) -> Any:
     matches = difflib.get_close_matches(value.removeprefix("configs/").removesuffix(".yaml"), shipped)
     close = f" (did you mean {' or '.join(matches)}?)" if matches else ""
     raise ConfigFileError(
-        f"there is no file {value} and no shipped configuration of that name{close}; "
+        f"{value} is neither a file nor the name of a shipped configuration{close}; "
         "give the path of a YAML file, or a name such as digits/time_predictor"
     )
 

@@ -271,7 +271,7 @@ def _folder(source: str) -> Path:
         if folder is not None and folder.is_dir():
             return folder
     raise ValueError(
-        f"there is no folder {source} and no shipped experiment of that name; give a folder with one configuration "
+        f"{source} is neither a folder nor the name of a shipped experiment; give a folder with one configuration "
         f"per stage, or one of {', '.join(shipped)}"
     )
 

@@ -57,7 +57,7 @@ def read_sdf(path: str | Path, sanitize: bool = True) -> Iterator[tuple[int, Che
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no SD file '{path}'; check the path, or unpack the archive of the file.")
+        raise FileNotFoundError(f"SD file {path} does not exist; check the path, or unpack the archive of the file.")
     return _records(path, sanitize)
 
 

@@ -111,7 +111,7 @@ def joined(names: Sequence[str], available: Mapping[str, Condition]) -> Conditio
     unknown = [name for name in names if name not in available]
     if unknown:
         known = ", ".join(available) or "none at all"
-        raise ValueError(f"there is no condition {unknown[0]!r}; the guide of this run offers {known}")
+        raise ValueError(f"the guide of this run has no condition {unknown[0]!r}; it offers {known}")
     chosen = [available[name] for name in names]
     return chosen[0] if len(chosen) == 1 else JointCondition(chosen)
 

@@ -13,6 +13,7 @@ class SNR(RestorationMetric):
     """Signal-to-noise ratio ``snr`` in dB, by torchmetrics; the noise is the difference to the original."""
 
     name = "snr"
+    measured = ("waveforms", 2)
 
     def compared(self, restored: Tensor, originals: Tensor) -> Tensor:
         return signal_noise_ratio(restored, originals).mean(1)
@@ -22,6 +23,7 @@ class SISDR(RestorationMetric):
     """Scale-invariant signal-to-distortion ratio ``si_sdr`` in dB (Le Roux et al. 2019), by torchmetrics."""
 
     name = "si_sdr"
+    measured = ("waveforms", 2)
 
     def compared(self, restored: Tensor, originals: Tensor) -> Tensor:
         return scale_invariant_signal_distortion_ratio(restored, originals).mean(1)
@@ -37,6 +39,7 @@ class LogSpectralDistance(RestorationMetric):
     """
 
     name = "lsd"
+    measured = ("waveforms", 2)
 
     def compared(self, restored: Tensor, originals: Tensor) -> Tensor:
         window = window_length(self.task.data.sample_rate, originals.shape[-1])

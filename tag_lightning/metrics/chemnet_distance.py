@@ -46,7 +46,9 @@ class FCD(SampleMetric):
             ValueError: If the task's samples are not molecules.
         """
         if not hasattr(task, "encoding"):
-            raise ValueError(f"metrics: FCD compares molecules, which {type(task).__name__} does not draw")
+            raise ValueError(
+                f"metrics: FCD compares molecules, which {type(task).__name__} does not draw; remove the metric"
+            )
         bound = super().for_task(task)
         bound._network = _chemnet()
         bound._distance = FrechetDistance(_NUM_FEATURES)

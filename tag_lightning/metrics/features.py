@@ -164,7 +164,9 @@ def feature_extractor(
     if judge is not None:
         return JudgeFeatures(judge)
     if choice == "judge":
-        raise ValueError("features is judge, but there is no judge")
+        raise ValueError(
+            "features is judge, but the task has no judge; set judge, or take features auto, pixels or a network"
+        )
     return None
 
 

@@ -27,6 +27,10 @@ class FAD(FID):
         super().__init__(name="fad")
 
     def for_task(self, task: Any) -> Self:
+        if not hasattr(task.data, "sample_rate"):
+            raise ValueError(
+                f"metrics: FAD compares sounds, but {type(task.data).__name__} has no sample rate; remove the metric"
+            )
         bound = SampleMetric.for_task(self, task)  # its features cannot be chosen
         length, rate = task.sample_shape[-1], task.data.sample_rate
         if length < EXAMPLE * rate / SAMPLE_RATE:

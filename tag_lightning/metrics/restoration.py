@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -21,9 +22,27 @@ class RestorationMetric(SampleMetric):
 
     Attributes:
         name: Name of the row quantity and of the figure.
+        measured: The kind of samples that the metric measures, and their number of axes.
     """
 
     name: str
+    measured: tuple[str, int] = ("images", 3)
+
+    def for_task(self, task: Any) -> Self:
+        """Bind to the task.
+
+        Raises:
+            ValueError: If the task has no originals, or draws samples of another kind.
+        """
+        (kind, axes), own, drawn = self.measured, type(self).__name__, type(task).__name__
+        if not hasattr(task, "originals"):
+            raise ValueError(
+                f"metrics: {own} compares restored samples with their originals, which {drawn} does not have; use "
+                "RestorationTask or AudioRestorationTask, or remove the metric"
+            )
+        if len(task.sample_shape) != axes:
+            raise ValueError(f"metrics: {own} measures {kind}, which {drawn} does not draw here; remove the metric")
+        return super().for_task(task)
 
     @property
     def columns(self) -> dict[str, int]:

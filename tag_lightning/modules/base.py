@@ -186,8 +186,15 @@ class NetworkModule(LightningModule):
         stream, rank = 0, self.global_rank
         if not self.training:
             stream, index, rank = 1, index * self._world_size + rank, 0
-        key = ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + rank
-        return torch.Generator(self.device).manual_seed(key)
+        return torch.Generator(self.device).manual_seed(self._key(stream, index, rank))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout, which draws from torch's global generators, so that a resumed run continues it too."""
+        # Negative seeds are streams that `generator` never has: the same one would drop pixels by their own noise.
+        torch.manual_seed(-1 - self._key(0, self.batches_trained, self.global_rank))
+
+    def _key(self, stream: int, index: int, rank: int) -> int:
+        return ((self.seed * 2 + stream) * 1_000_003 + index) * 64 + rank
 
     def blurred(self, x: Tensor, noise: float) -> Tensor:
         """Training batch ``x [B, ...]`` plus Gaussian noise of standard deviation ``noise``."""

@@ -84,7 +84,10 @@ class RewardWeightedModule(DiffusionModule):
         rewards = self.reward(batch.x, **batch.inputs)
         name = type(self.reward).__name__
         if rewards.shape != batch.x.shape[:1]:
-            raise ValueError(f"a reward is one number per sample, but {name} returns {list(rewards.shape)}")
+            raise ValueError(
+                f"a reward must be one number per sample, but {name} returns {list(rewards.shape)} for {len(batch.x)} "
+                "samples; set model.init_args.reward"
+            )
         if not bool(rewards.isfinite().all()):
             raise ValueError(f"{name} rewards {int((~rewards.isfinite()).sum())} training samples with NaN or infinity")
         return rewards

@@ -98,8 +98,8 @@ class _NamespaceUnpickler(pickle.Unpickler):
 def _arguments(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
-            f"there is no {file} beside the weights of EDM, which do not tell its architecture; copy it from EDM's "
-            "output folder"
+            f"{file} does not exist, and the weights of EDM beside it do not tell the architecture; copy it from "
+            "EDM's output folder"
         )
     try:
         with file.open("rb") as stream:

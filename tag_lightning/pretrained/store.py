@@ -171,8 +171,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If it is truncated, not a checkpoint, or would execute code.
     """
     if not path.is_file():
-        why = ": it is a folder; give a file, as in checkpoints/last.ckpt" if path.is_dir() else ""
-        raise FileNotFoundError(f"there is no checkpoint {path}{why}")
+        mistake = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"checkpoint {path} {mistake}; give a .ckpt file of a run, as in checkpoints/last.ckpt")
     checkpoint = load_values(path, "checkpoint")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(

@@ -78,7 +78,7 @@ def test_another_configuration_takes_the_place_of_the_base(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("base: digits/guid\n", "no file digits/guid and no shipped configuration of that name (did you mean"),
+        ("base: digits/guid\n", "digits/guid is neither a file nor the name of a shipped configuration (did you mean"),
         ("base: {path}\n", "leads back to itself; name another configuration"),
         ("base: digits/guide\nmodle: 5\n", "'modle'"),
     ],
@@ -119,10 +119,13 @@ def test_a_pipe_is_not_read_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        ("digits/time_predicto", r"no file digits/time_predicto and no .*\(did you mean digits/time_predictor "),
-        ("configs/qm9/guide.yaml", r"no file configs/qm9/guide\.yaml .*\(did you mean .*\bqm9/guide\b"),
-        ("nothing_like_it", r"of that name; give the path of a YAML file, or a name such as"),
-        ("x" * 5000, "there is no file xxx"),
+        ("digits/time_predicto", r"digits/time_predicto is neither .*\(did you mean digits/time_predictor "),
+        ("configs/qm9/guide.yaml", r"configs/qm9/guide\.yaml is neither .*\(did you mean .*\bqm9/guide\b"),
+        (
+            "nothing_like_it",
+            r"neither a file nor the name of a shipped configuration; give the path of a YAML file, or a name",
+        ),
+        ("x" * 5000, "xxx is neither"),
     ],
 )
 def test_a_wrong_name(value: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

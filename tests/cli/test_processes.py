@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import TASK, TinyNetworks, predictor_arguments
+from tiny_runs import TASK, TinyNetworks, denoiser_arguments, predictor_arguments
 
 from tag_lightning.cli import main
 
@@ -133,6 +133,19 @@ def test_a_fit_on_two_processes_that_is_stopped_goes_on_as_if_it_was_not(tiny: T
     assert first["global_step"] == second["global_step"] == 12
     assert all(torch.equal(first["state_dict"][name], value) for name, value in second["state_dict"].items())
     assert _scalars(stopped, "train/loss") == _scalars(whole, "train/loss")
+
+
+@pytest.mark.slow
+def test_dropout_of_two_processes_goes_on_too(tmp_path: Path) -> None:
+    settings = ["--model.init_args.network.init_args.dropout=0.5", f"{TASK}.features=auto"]
+    settings += ["--trainer.limit_train_batches=4", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    _on_two_processes(denoiser_arguments("fit", whole, *settings))
+    for last, more in (("2", []), ("4", ["--ckpt_path=last", "--seed_everything=2"])):
+        _on_two_processes(denoiser_arguments("fit", stopped, *settings, f"--trainer.max_steps={last}", *more))
+    first, second = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, stopped))
+    assert first["global_step"] == second["global_step"] == 4
+    assert all(torch.equal(first["state_dict"][name], value) for name, value in second["state_dict"].items())
 
 
 def _scalars(run: Path, *tags: str) -> dict[str, list[float]]:

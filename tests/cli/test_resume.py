@@ -89,4 +89,4 @@ def test_going_on_from_nothing_is_refused(
     with pytest.raises(SystemExit) as stop:
         main(predictor_arguments(verb, tmp_path / "run", tiny, "--ckpt_path=last"))
     assert stop.value.code == 1
-    assert "there is no last.ckpt in" in capsys.readouterr().err
+    assert "has no last.ckpt; " in capsys.readouterr().err

@@ -231,9 +231,9 @@ def test_a_network_named_by_the_user_stays(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=mine"], "there is no folder mine and no shipped experiment"),
+        (["--config=mine"], "mine is neither a folder nor the name of a shipped experiment"),
         (["--config=experiments"], "molecules, my_audio, my_images, my_molecules"),
-        (["--config=my_images", "--config=lost.yaml"], "there is no file lost.yaml"),
+        (["--config=my_images", "--config=lost.yaml"], "lost.yaml is neither a file nor"),
         (["--config=my_images", "--only", "guide", "prior"], "has no stage prior"),
         (["--config=my_images", "--only", "judge", "--guide.model.noise=1"], "guide is not among the stages judge"),
         (["--config=my_images", "--trainer.default_root_dir=here"], "give --out"),
@@ -242,7 +242,7 @@ def test_a_network_named_by_the_user_stays(photos: Path) -> None:
         (["--config=my_images", "photos"], "unrecognized arguments: photos"),
         (["photos", "--config=my_images"], "photos belongs to no option"),
         ([], "the following arguments are required: -c/--config"),
-        (["--config=my_images", "--config=[1]"], "there is no file [1]"),
+        (["--config=my_images", "--config=[1]"], "[1] is neither a file nor"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_runs(

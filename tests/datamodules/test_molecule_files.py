@@ -173,7 +173,7 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("name", "text", "arguments", "error", "message"),
     [
-        ("missing.smi", None, {}, FileNotFoundError, r"there is no file .*missing\.smi"),
+        ("missing.smi", None, {}, FileNotFoundError, r"missing\.smi does not exist"),
         ("some.pdb", "x", {}, ValueError, r"some\.pdb is of an unknown kind; expected .*\.smi, \.txt, \.csv, \.sdf"),
         ("some.smi", "", {}, ValueError, r"some\.smi has no molecules"),
         ("some.sdf", "", {}, ValueError, r"some\.sdf has no molecules"),

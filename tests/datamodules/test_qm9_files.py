@@ -30,7 +30,7 @@ SDF_DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "cut after a molecule": (lambda t: cut(t, 0.5).rsplit("gdb_", 1)[0], r"ends after \d+ molecules, but .*row"),
     "an atom less": (lambda t: drop_line(t, 5), r"molecule 1 \(gdb_1\): the counts line gives"),
     "no number": (lambda t: change_line(t, 4, ".", "x"), r"molecule 1 \(gdb_1\): could not convert"),
-    "no element": (lambda t: change_line(t, 4, " C ", " Xx"), r"\(gdb_1\): there is no element 'Xx'"),
+    "no element": (lambda t: change_line(t, 4, " C ", " Xx"), r"\(gdb_1\): 'Xx' is not an element"),
     "nothing": (lambda t: "", r"ends after 0 molecules"),
 }
 TABLE_DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
@@ -73,7 +73,7 @@ def test_a_molecule_that_occurs_twice_is_named(tmp_path: Path) -> None:
         (lambda t: t.replace("gdb 7", "gdb 8"), r"dsgdb9nsd_000007\.xyz: it holds gdb_8"),
         (lambda t: t.replace("gdb 7", "gdb 7\t1.0"), r"its second line has 18 words"),
         (lambda t: t.replace("*^-3", "*^x", 1), r"dsgdb9nsd_000007\.xyz: could not convert"),
-        (lambda t: t.replace("C\t", "Xx\t", 1), r"no element 'Xx'"),
+        (lambda t: t.replace("C\t", "Xx\t", 1), r"'Xx' is not an element"),
     ],
 )
 def test_damage_to_single_files_is_named(change: Callable[[str], str], message: str, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_time_predictor_trains_on_the_data_set(folder: Path, shape: tuple[int,
 def test_a_missing_data_file_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "--config=npz.yaml", "--trainer.accelerator=cpu"])
-    assert "there is no file images.npz; set data.init_args.path" in capsys.readouterr().err
+    assert "images.npz does not exist; set data.init_args.path" in capsys.readouterr().err
 
 
 def test_the_readme_compares_in_python(folder: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_impossible_temperature_is_refused(temperature: float) -> None:
 
 
 def test_a_reward_that_is_not_one_finite_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a reward is one number per sample, but Identity returns \[4, 2\]"):
+    with pytest.raises(ValueError, match=r"a reward must be one number per sample, but Identity returns \[4, 2\]"):
         measured(RewardWeightedModule(nn.Identity(), nn.Identity(), 1.0, schedule=SCHEDULE), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="First rewards 3 training samples with NaN or infinity"):
         measured(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_runs import UNET
 
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
-from tag_lightning.modules import TimePredictorModule
+from tag_lightning.modules import DiffusionModule, TimePredictorModule
+from tag_lightning.modules.base import NetworkModule
 from tag_lightning.networks import SimpleCNN
 
 # Three epochs of five steps.
@@ -35,6 +39,15 @@ class _PowerCut(Callback):
             raise _PowerCutError
 
 
+def _time_predictor() -> NetworkModule:
+    network = SimpleCNN(sample_size=8, num_timesteps=20, widths=(8, 8))
+    return TimePredictorModule(network, LinearSchedule(20), noise_draws=1)
+
+
+def _denoiser_with_dropout() -> NetworkModule:
+    return DiffusionModule(UNet2DModel(**UNET, dropout=0.5), LinearSchedule(20))
+
+
 def _fit(
     folder: Path,
     limit: dict[str, int],
@@ -42,11 +55,12 @@ def _fit(
     continue_from: Path | None = None,
     every: int | None = None,
     num_workers: int = 0,
+    batch_size: int = 2048,
+    build: Callable[[], NetworkModule] = _time_predictor,
 ) -> dict[str, Any]:
     """Train, with a checkpoint after ``every`` so many steps or each epoch, and return the last one."""
     seed_everything(0 if continue_from is None else 1)
-    network = SimpleCNN(sample_size=8, num_timesteps=20, widths=(8, 8))
-    module = TimePredictorModule(network, LinearSchedule(20), noise_draws=1)
+    module = build()
     checkpoint = ModelCheckpoint(folder, save_last=True, every_n_train_steps=every, enable_version_counter=False)
     trainer = Trainer(
         accelerator="cpu",
@@ -58,7 +72,7 @@ def _fit(
         enable_model_summary=False,
         **limit,  # type: ignore[arg-type]
     )
-    data = DigitsDataModule(size=8, batch_size=2048, num_workers=num_workers)
+    data = DigitsDataModule(size=8, batch_size=batch_size, num_workers=num_workers)
     source = None if continue_from is None else continue_from / "last.ckpt"
     if cut_at < 0:
         trainer.fit(module, datamodule=data, ckpt_path=source)
@@ -140,3 +154,22 @@ def test_epochs_without_validation_are_counted_too(total: dict[str, int], steps:
     _fit(tmp_path / "short", {"max_steps": steps}, every=steps)
     continued = _fit(tmp_path / "continued", settings, continue_from=tmp_path / "short")
     _assert_same(continued, _fit(tmp_path / "whole", settings))
+
+
+@pytest.mark.parametrize("cut_at", [3, 4], ids=["within an epoch", "after an epoch"])
+def test_dropout_goes_on_too(cut_at: int, tmp_path: Path) -> None:
+    limit = {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}
+    small: dict[str, Any] = {"batch_size": 8, "build": _denoiser_with_dropout}
+    whole = _fit(tmp_path / "whole", limit, **small)
+    assert _fit(tmp_path / "cut", limit, cut_at, every=1, **small)["global_step"] == cut_at - 1
+    _assert_same(_fit(tmp_path / "on", limit, continue_from=tmp_path / "cut", **small), whole)
+
+
+def test_every_batch_of_every_process_has_dropout_and_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, drawn = _denoiser_with_dropout(), set()
+    for index, rank in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        monkeypatch.setattr(NetworkModule, "batches_trained", index)
+        monkeypatch.setattr(NetworkModule, "global_rank", rank)
+        module.on_train_batch_start(None, 0)
+        drawn |= {torch.rand(1).item(), torch.rand(1, generator=module.generator(index)).item()}
+    assert len(drawn) == 8

@@ -300,12 +300,19 @@ def test_data(case: str, tmp_path: Path) -> None:
 # Of the kinds above and of the command line's own, a few each: what is printed and with which exit code.
 COMMANDS = [
     (["fitt"], 2, "invalid choice: 'fitt'"),
-    (["fit", "--config=nowhere.yaml"], 2, "there is no file nowhere.yaml"),
+    (["fit", "--config=nowhere.yaml"], 2, "nowhere.yaml is neither a file nor"),
     (["fit", "--config=digits/guid"], 2, "did you mean digits/guide"),
     (["fit", "--model=Nope"], 2, "Nope"),
     (["fit", "--model=os.system"], 2, "os.system"),
     (["fit", "--config=digits/guide", "--data=FolderOfImages"], 2, "FolderOfImages"),
-    (["fit", "--config=digits/guide", "--data.batch_size=many"], 2, "batch_size"),
+    (["fit", "--config=digits/guide", "--data.batch_size=many"], 2, "data.batch_size must be a whole number, got many"),
+    (["fit", "--config=digits/denoiser", "--model.prediction_type=x0"], 2, "prediction_type must be one of epsilon, "),
+    (["fit", "--config=latent_digits/denoiser", "--data.autoencoder=nowhere"], 1, "no network under nowhere"),
+    (["fit", "--config=latent_digits/denoiser", "--data.autoencoder=digits/denoiser"], 1, "is not an autoencoder"),
+    (["fit", "--config=digits/guidance_adapters", "--model.base=digits/denoiser"], 1, "give a conditional denoiser"),
+    (["fit", "--config=digits/noisy_guide", "--model.base=molecules/guide"], 1, "experts are made on an ImageClassif"),
+    (["fit", "--config=digits/noisy_guide", "--data.denoiser=molecules/denoiser"], 1, "set data.init_args.shape"),
+    (["fit", "--config=my_audio/judge", "--data.root=nowhere"], 1, "nowhere/train does not exist"),
     (["validate", "--config=digits/guide"], 1, "validate needs weights"),
 ]
 SAMPLING = [
@@ -315,6 +322,16 @@ SAMPLING = [
     ("--sampling.denoiser=hf://name", 1, "must be hf://owner/name"),
     ("--sampling.denoiser=models/256x256_diffusion_uncond.pt", 1, "download https://openaipublic.blob"),
     (f"{TASK}.judge=nowhere", 1, "no network under nowhere"),
+    (f"{TASK}.metrics=[PSNR]", 1, "PSNR compares restored samples with their originals, which ImageTask does not have"),
+    (f"{TASK}.metrics=[LogSpectralDistance]", 1, "LogSpectralDistance compares restored samples"),
+    (f"{TASK}.metrics=[FAD]", 1, "FAD compares sounds, but DigitsDataModule has no sample rate"),
+    (f"{TASK}.metrics=[FCD]", 1, "FCD compares molecules"),
+    (f"{TASK}.metrics=[MeanReward]", 2, "network"),
+    ("--sampling.arms={a: {guidance: [AdapterGuidance]}}", 1, "AdapterGuidance needs a denoiser that was trained"),
+    ("--sampling.arms={a: {guidance: [{class_path: RLGuidance, init_args: {tuned: nowhere}}]}}", 1, "under nowhere"),
+    ("--sampling.arms={a: {guidance: [ClassifierFreeGuidance]}}", 1, "ClassifierFreeGuidance"),
+    ("--data.init_args.size=40000", 1, "lower data.init_args.size"),
+    ("--sampling.num_steps=many", 2, "sampling.num_steps must be a whole number, got many"),
 ]
 
 
