@@ -21,7 +21,16 @@ from rich.table import Table
 from benchmarks.molecules import egnn, loader
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
 from benchmarks.training_step import RECIPES, bare_seconds, trainer_seconds
-from tag_lightning.diffusion import DDIM, Conditioning, Denoiser, ImageSpace, LinearSchedule, Sampler
+from tag_lightning.diffusion import (
+    DDIM,
+    Conditioning,
+    CounterNoise,
+    Denoiser,
+    ImageSpace,
+    LinearSchedule,
+    SampleNoise,
+    Sampler,
+)
 from tag_lightning.guidance import (
     DPS,
     AdapterGuidance,
@@ -108,6 +117,23 @@ def training(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     return found
 
 
+def noise(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
+    """A draw of noise as samples on an accelerator have it, over other ways to have it on this device."""
+    shape, count = ((3, 8, 8), 8) if quick else ((3, 32, 32), 512)
+    space = ImageSpace(shape, range(count), device)
+    draws: dict[str, Callable[[], object]] = {
+        "counters": partial(space.noise, CounterNoise(0, range(count), 0, device)),
+        "host": partial(space.noise, SampleNoise(0, range(count))),
+        "randn": partial(torch.randn, count, *shape, device=device),
+    }
+    seconds = interleaved({name: seconds_of(draw, device) for name, draw in draws.items()}, repeats, "noise")
+    size = " x ".join(map(str, (count, *shape)))
+    return [
+        Ratio(f"noise of an accelerator / {other}, {size}", over(seconds["counters"], seconds[name]), None)
+        for name, other in {"host": "a generator per sample on the host", "randn": "torch.randn"}.items()
+    ]
+
+
 def accumulation(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """Features and Frechet distance of digits, over drawing them with 25 steps."""
     count = 64 if quick else 512
@@ -159,6 +185,7 @@ def main(args: list[str] | None = None) -> None:
         "distilled": distilled,
         "training": training,
         "accumulation": accumulation,
+        "noise": noise,
         "egnn": egnn,
         "loader": loader,
     }

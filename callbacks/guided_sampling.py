@@ -47,8 +47,7 @@ class GuidedSampling(Callback):
     Runs after validation and testing, and under ``predict``, where it writes the samples of one arm. Logs
     ``<arm>/fid``, ``<arm>/accuracy``, ``<arm>/time_gap`` (training timesteps), ``<arm>/seconds`` (per sample) and
     whatever else the task's metrics measure; writes ``results.json``, pictures and Time-Gap curves to the run's
-    folder and TensorBoard. An arm that becomes NaN or infinite is marked there and told in a warning; the others are
-    not affected.
+    folder and TensorBoard. An arm that becomes NaN or infinite is marked there and costs the others nothing.
 
     With ``trainer.fast_dev_run`` a few samples per arm are drawn, compared with a few batches of real data and shown
     as a table; nothing is written, so that a finished run in the same folder keeps its results.
@@ -56,28 +55,28 @@ class GuidedSampling(Callback):
     A network is named by a shipped one (``digits/denoiser``), a folder, or a checkpoint of this package.
 
     Args:
-        denoiser: None takes the one being trained; without either nothing is sampled.
+        denoiser: Base diffusion model; None takes the one being trained. Without either nothing is sampled.
         predictor: Time predictor that corrects; None takes the one being trained.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
-        noise_level: Regressor of the noise level, for arms that retime by it.
+        noise_level: Regressor of the noise level, for arms with ``Retiming``.
         task: Kind of samples with its guide, judge and metrics; needed to sample.
-        arms: The ways of sampling by name, one with a ``sweep`` once per value; None takes ``default_arms``.
+        arms: Ways of sampling by name, drawn once per value of their ``sweep`` if any; None takes ``default_arms``.
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of plain DPS in the default arms.
         kappa: Length of the guided steps of the arm ``fixed length``, as a fraction of the noise that they leave.
         strength: Strength of TAG in the default arms: a constant, or a rule.
-        solver: Proposes the next sample.
-        num_steps: Reverse steps of arms that state none.
+        solver: Solver of the reverse process.
+        num_steps: Reverse steps of arms that do not set their own.
         num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
-        chunk_size: Samples drawn at once.
+        chunk_size: Samples drawn at once; lower it if memory runs out.
         seed: Seed of noise and targets.
         every_n_epochs: Sample in the validation after every so many epochs of ``fit``, and in that of the final
             weights; if ``fit`` ends without one, a warning says how to make the samples.
-        num_shown: Samples in the pictures.
-        predict_arm: The arm that ``predict`` draws; None is the last.
-        published: Figures of others, shown beside ours: by class of the datamodule, then arm, then metric.
+        num_shown: Samples per picture.
+        predict_arm: The arm that ``predict`` draws; None takes the last.
+        published: Published figures, shown beside ours: by datamodule class, then arm, then metric.
 
     Raises:
         ValueError: If a setting is impossible by itself; what depends on networks or data is checked before
@@ -329,6 +328,7 @@ class GuidedSampling(Callback):
         show_pictures(boards, pictures, step)
         write_sounds(folder, sounds)
         play_sounds(boards, sounds, step)
+        print(f"Results and pictures are in {folder}")
 
     def _load(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any] | None:
         own, data = pl_module.sampling_resources(), trainer.datamodule  # type: ignore[attr-defined,operator]

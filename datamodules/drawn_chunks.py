@@ -1,4 +1,4 @@
-"""What a denoiser draws as data: drawn once, in chunks that are kept as they are finished."""
+"""Samples of a denoiser as data: drawn once, in chunks that are kept as they are finished."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class MoleculeFilesDataModule(MoleculeDataModule):
         names = [smiles for smiles in molecules.smiles if smiles]
         repeated = len(names) - len(set(names))
         if repeated:
-            rank_zero_info(f"{repeated} molecules of {self.path} are repeats of earlier ones; they are kept.")
+            rank_zero_info(f"{repeated} of {len(names)} molecules of {self.path} repeat an earlier one; they are kept.")
         return molecules.with_skipped(unreadable)
 
 

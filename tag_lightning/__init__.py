@@ -24,7 +24,7 @@ __all__ = [
     "load_pretrained",
 ]
 
-# Imported at first use: every module of the package runs this file, and must not load all the others by it.
+# Imported at first use: every module of the package runs this file, which must not load all the others.
 _ROOMS = {
     "DDIM": "diffusion",
     "Denoiser": "diffusion",

@@ -8,14 +8,15 @@ usage: python -m tag_lightning {fit,validate,test,predict,stages,arms} ...
 Train and evaluate Temporal Alignment Guidance. A first run:
   python -m tag_lightning fit --config digits/time_predictor
 
-  fit        train a network; a run with sampling compares the arms at its validations
-  validate   compare the arms of a trained network on the validation data
+  fit        train a network; if its configuration has `sampling`, compare the arms at validation
+  validate   compare the arms with trained networks, on the validation data
   test       the same on the test data
-  predict    draw and write the samples of one arm
-  stages     fit all networks of an experiment in turn, as for images or molecules of your own
-  arms       list all guidance, with cost and parameters
+  predict    draw the samples of one arm and write them to files
+  stages     fit all networks of an experiment in turn, for example on your own images
+  arms       list all guidance methods, with cost and parameters
 
-fit --help lists every option; stages --help has those of stages."""
+An arm is one way of sampling, such as unguided, DPS, or DPS with TAG. fit --help lists all options,
+stages --help those of stages."""
 
 if __name__ == "__main__":
     # Lightning takes seconds to load.

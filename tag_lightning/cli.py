@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
@@ -15,6 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
 from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
@@ -46,11 +50,16 @@ from tag_lightning.setting_checks import require_possible_trainer, require_worke
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
-    "python -m tag_lightning fit --config digits/time_predictor. All guidance, with cost and parameters: "
+    "python -m tag_lightning fit --config digits/time_predictor. All guidance methods, with cost and parameters: "
     "python -m tag_lightning arms"
 )
 # Lightning's own description speaks of inference on the user's data.
 _VERBS = {"predict": {"description": "Draw and write the samples of one arm."}}
+_TITLES = {
+    "model": "Network and training (a LightningModule)",
+    "data": "Data (a LightningDataModule)",
+    "sampling": "Comparison of ways of sampling, the arms, at validation",
+}
 _EXPECTED_ERRORS = (ValueError, OSError, FloatingPointError, MisconfigurationException)
 _UNTRAINED = "untrained"
 
@@ -75,6 +84,9 @@ class TagCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(GuidedSampling, "sampling")
         parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs/default"})
+        # The first lines of Lightning's docstrings say nothing here.
+        for name, title in _TITLES.items():
+            parser.groups[name].title = title
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and let the data say what the network needs and the user did not."""
@@ -126,12 +138,19 @@ class TagCLI(LightningCLI):
             )
         self._take_network()
         self._require_last("give a checkpoint file")
+        self._wants_figures = bool(settings.get("verbose"))
+        if self._wants_figures:
+            # Lightning's table would repeat every figure of every arm, one per row, below the table of the arms.
+            settings["verbose"] = False
 
     before_test = before_predict = before_validate
 
     def after_validate(self) -> None:
         """End with an error if an arm failed, now that the others are written; a training is worth more than an arm."""
-        self.config_init[self.subcommand]["sampling"].require_all_drawn(self.trainer)
+        sampling = self.config_init[self.subcommand]["sampling"]
+        if self._wants_figures and self.trainer.is_global_zero:
+            print(_own_figures(self.trainer, sampling))
+        sampling.require_all_drawn(self.trainer)
 
     after_test = after_validate
 
@@ -167,6 +186,13 @@ class TagCLI(LightningCLI):
 def _has_table(data: Any) -> bool:
     source = None if data is None else locate(data.class_path)
     return isinstance(source, type) and issubclass(source, TableDataModule)
+
+
+def _own_figures(trainer: Trainer, sampling: GuidedSampling) -> str:
+    """The figures of the network under evaluation in a few lines, without those of the arms."""
+    arms = tuple(f"{name}/" for name in sampling.results)
+    figures = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith(arms)}
+    return textwrap.fill(", ".join(f"{name}={float(value):.4g}" for name, value in figures.items()), 110)
 
 
 def _check(settings: Any) -> None:
@@ -225,7 +251,14 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(128 + (interruption.signum or 0))
 
 
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
 def _run(args: Sequence[str] | None) -> None:
+    # Lightning prints both in every run, and the user can act on neither.
+    rank_zero_module.log.addFilter(_worth_showing)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     for argument in sys.argv[1:] if args is None else args:
         require_distinct_keys(argument)
     TagCLI(
@@ -248,7 +281,7 @@ def _expected(error: Exception) -> Exception | None:
         return full_disk(disk, interruption.folder)
     if (memory := memory_error(error)) is not None:
         return memory
-    # Lightning has no class of its own for a metric that is not there.
+    # Lightning has no exception class for a missing metric.
     absent = isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
     # Around the error of a constructor jsonargparse lists all types that it tried.
     while isinstance(error.__cause__, Exception) and raised_by(error, "jsonargparse"):

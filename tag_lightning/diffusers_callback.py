@@ -67,13 +67,14 @@ class StepEndGuidance:
         """
         if step_index == 0:
             self._states = [{} for _ in self.guidance]
-            self._noises = [self._noise(place, len(samples)) for place in range(len(self.guidance))]
+            self._noises = [self._noise(place, samples) for place in range(len(self.guidance))]
         if not hasattr(scheduler, "alphas_cumprod"):
             raise ValueError(
                 f"{type(scheduler).__name__} has no alphas_cumprod: guidance needs a scheduler with a noise schedule "
                 "of discrete timesteps, such as DDIMScheduler"
             )
-        timesteps = [round(float(timestep)) for timestep in scheduler.timesteps]
+        # In one transfer, since each waits for the device that the pipeline keeps them on.
+        timesteps = [round(timestep) for timestep in torch.as_tensor(scheduler.timesteps).tolist()]
         if step_index + 1 >= len(timesteps):
             return samples  # the data itself
         # Schedulers that follow an unscaled ODE, such as Euler's, hand the network samples of unit variance.
@@ -87,13 +88,14 @@ class StepEndGuidance:
         step.checks.settle()
         return (x / scale).to(samples)
 
-    def _noise(self, place: int, count: int) -> SampleNoise:
+    def _noise(self, place: int, samples: Tensor) -> SampleNoise:
         name = f"{type(self.guidance[place]).__qualname__} {place}"
-        return SampleNoise(self.seed, range(count), zlib.crc32(name.encode()))
+        return _space(samples).noise_source(self.seed, zlib.crc32(name.encode()))
 
     def _step(self, scheduler: Any, index: int, timesteps: Sequence[int], x: Tensor) -> Step:
         powers = scheduler.alphas_cumprod
-        bars = [float(powers[timestep]) for timestep in timesteps] + [1.0]
+        known = powers.tolist()
+        bars = [known[timestep] for timestep in timesteps] + [1.0]
         return Step(
             index=index,
             timestep=timesteps[index],
@@ -102,10 +104,14 @@ class StepEndGuidance:
             next_alpha_bar=bars[index + 1],
             num_timesteps=len(powers),
             levels=list(pairwise(bars)),
-            space=BoxSpace(x.shape[1:], range(len(x)), x.device, x.dtype),
+            space=_space(x),
             noise_source=self._noises[0],
             alphas_cumprod=powers.double(),
         )
+
+
+def _space(x: Tensor) -> BoxSpace:
+    return BoxSpace(x.shape[1:], range(len(x)), x.device, x.dtype)
 
 
 class _Refusal:

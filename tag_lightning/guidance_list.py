@@ -12,8 +12,8 @@ from tag_lightning.diffusion import Guidance
 _BASES = (Guidance, tag_lightning.guidance.ConditionedGuidance, tag_lightning.guidance.GuidanceWrapper)
 _WIDTH = 110
 _INTRODUCTION = """\
-Guidance for the arms of a configuration, as in
-  arms: {mine: {guidance: [{class_path: DPS, init_args: {scale: 2.0}}], sweep: {scale: [1, 2, 4]}}}
+Guidance methods for the arms of a comparison. An arm is one way of sampling: a list of these methods, as in
+  sampling: {arms: {mine: {guidance: [{class_path: DPS, init_args: {scale: 2.0}}]}}}
 Cost is in forward / backward passes per step; K noise draws, n moves of mean guidance, r passes of a recurrence."""
 
 
@@ -42,4 +42,7 @@ def _parameter(one: inspect.Parameter) -> str:
     if one.default is inspect.Parameter.empty:
         return f"{one.name} (required)"
     default = list(one.default) if isinstance(one.default, tuple) else one.default
-    return f"{one.name}={default if isinstance(default, str) else json.dumps(default, default=str)}"
+    if isinstance(default, str):
+        return f"{one.name}={default}"
+    plain = default is None or isinstance(default, bool | int | float | list)
+    return f"{one.name}={json.dumps(default) if plain else f'{type(default).__name__}()'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,10 +36,10 @@ _OWN = ("c", "config", "out", "only", "h", "help")
 _RECORD = "stage.yaml"
 _COMMAND = (sys.executable, "-m", "tag_lightning")
 _DESCRIPTION = (
-    "Fits every stage of an experiment, one process after another: autoencoder, guide, judge, denoiser, the "
-    "predictors that measure and correct, the last of which compares the arms. Finished stages are skipped, and an "
-    "interrupted one goes on. All other options are those of fit and apply to every stage; "
-    "--denoiser.trainer.max_steps 1000 is the denoiser's alone."
+    "Fits every stage of an experiment, one process after another: autoencoder, guide, judge, denoiser, and the "
+    "predictors that measure and correct; the last stage compares the arms, which are the ways of sampling. Finished "
+    "stages are skipped, and an interrupted one resumes. All other options are those of fit and apply to every stage; "
+    "--denoiser.trainer.max_steps 1000 applies to the denoiser only."
 )
 
 
@@ -157,7 +158,8 @@ class Experiment:
         if not path.is_file():  # fitted by `fit` itself
             return []
         before, now = config_content(path), self._record(stage)
-        new = [argument for argument in now["arguments"] if argument not in before["arguments"]]
+        known = [words for _, words in _grouped(before["arguments"])]
+        new = [shlex.join(words) for _, words in _grouped(now["arguments"]) if words not in known]
         return new if before["configuration"] == now["configuration"] else [f"today's {self.files[stage]}", *new]
 
     def _record(self, stage: str) -> dict[str, Any]:
@@ -171,7 +173,7 @@ class Experiment:
         sampling = config_content(config).get("sampling", {}) if config.is_file() else {}
         if (folder / "results.json").is_file() or not (sampling.get("denoiser") and sampling.get("task")):
             return 0
-        print("Comparison of the arms, which the last step of the training did not make", flush=True)
+        print("Comparison of the arms, which the training ended without", flush=True)
         last = (folder / "checkpoints" / "last.ckpt").is_file()
         source = "last" if last else folder / "pretrained"
         return _run(["validate", f"--config={config}", f"--ckpt_path={source}"])
@@ -219,13 +221,20 @@ def _run_stages(experiment: Experiment) -> None:
         if experiment.is_finished(stage):
             print(f"{title}: finished, in {folder}", flush=True)
             if changes := experiment.changes(stage):
-                print(f"  without {', '.join(changes)}; remove {folder} to train it again", flush=True)
+                print(f"  without {', '.join(changes)}; {_remedy(changes, folder)}", flush=True)
         else:
             print(f"{title}: into {folder}", flush=True)
             _require_success(experiment.fit(stage), title)
         if stage == "time_predictor":
             _require_success(experiment.compare(stage), f"{title}, comparison")
     print(f"All stages are finished: {experiment.out}", flush=True)
+
+
+def _remedy(changes: Sequence[str], folder: Path) -> str:
+    if not all(change.startswith("--sampling.") for change in changes):
+        return f"remove {folder} to train it again"
+    command = f"validate --config {folder / 'config.yaml'} --ckpt_path last {' '.join(changes)}"
+    return f"to sample with that: python -m tag_lightning {command}"
 
 
 def _require_success(code: int, title: str) -> None:
@@ -235,7 +244,7 @@ def _require_success(code: int, title: str) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run a command of this package in a process of its own, which gets the signals that this one gets."""
+    """Run a command of this package in a separate process, which gets the signals that this one gets."""
     process: subprocess.Popen[bytes] | None = None
     arrived: list[int] = []
 

@@ -1,6 +1,7 @@
 """The diffusion process and its one reverse loop, without data sets, metrics or Lightning."""
 
 from tag_lightning.diffusion.conditioning import CONDITION_KEY, Conditioning
+from tag_lightning.diffusion.counter_noise import CounterNoise
 from tag_lightning.diffusion.denoiser import (
     NULL_TIMESTEP_KEY,
     PREDICTION_KEY,
@@ -11,6 +12,7 @@ from tag_lightning.diffusion.denoiser import (
     require_prediction_type,
     trained_prediction_type,
 )
+from tag_lightning.diffusion.device_transfer import on_device
 from tag_lightning.diffusion.guidance import Guidance, Predict, Run
 from tag_lightning.diffusion.latents import Autoencoder, LatentSpace
 from tag_lightning.diffusion.reverse_process import (
@@ -21,10 +23,11 @@ from tag_lightning.diffusion.reverse_process import (
     Step,
     per_sample,
 )
+from tag_lightning.diffusion.sample_noise import SampleNoise
 from tag_lightning.diffusion.sampler import Observer, Sampler
 from tag_lightning.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule, PolynomialSchedule
 from tag_lightning.diffusion.solvers import DDIM, DPMSolverPlusPlus, DPMSolverPlusPlusSDE, Solver
-from tag_lightning.diffusion.spaces import BoxSpace, ImageSpace, PointCloudSpace, SampleNoise, Space, centred
+from tag_lightning.diffusion.spaces import BoxSpace, ImageSpace, PointCloudSpace, Space, centred
 
 __all__ = [
     "CONDITION_KEY",
@@ -35,6 +38,7 @@ __all__ = [
     "BoxSpace",
     "Conditioning",
     "CosineSchedule",
+    "CounterNoise",
     "DPMSolverPlusPlus",
     "DPMSolverPlusPlusSDE",
     "DeferredChecks",
@@ -60,6 +64,7 @@ __all__ = [
     "Space",
     "Step",
     "centred",
+    "on_device",
     "per_sample",
     "prediction_target",
     "require_prediction_type",

@@ -61,12 +61,12 @@ def prediction_target(
 
 
 class Prediction(NamedTuple):
-    """The denoiser's belief about noisy samples ``x_t``.
+    """The denoiser's prediction for noisy samples ``x_t``.
 
     Attributes:
         epsilon: The noise in them, ``[B, ...]``.
         x0: The clean samples behind them (Tweedie), ``[B, ...]``.
-        alpha_bar: ``alphas_cumprod`` of the noise level that ``epsilon`` belongs to, if that is another than the
+        alpha_bar: ``alphas_cumprod`` of the noise level that ``epsilon`` belongs to, if it differs from the
             step's: a float, or ``[B]`` for one per sample.
     """
 
@@ -82,7 +82,7 @@ class Prediction(NamedTuple):
 class Denoiser(nn.Module):
     """Turns a network into predictions of noise and clean sample.
 
-    A conditional network is told the condition among ``inputs``, and the null condition if it is missing there.
+    A conditional network gets the condition from ``inputs``, and the null condition if ``inputs`` lacks it.
 
     Args:
         network: Called as ``network(x_t, timesteps, **inputs)`` with ``timesteps [B]``; returns a tensor of the shape
@@ -97,7 +97,7 @@ class Denoiser(nn.Module):
         conditioning: How the network is told a condition; None for an unconditional one.
 
     Raises:
-        ValueError: If ``prediction_type`` is another, or ``clip_range`` is not above 0.
+        ValueError: If ``prediction_type`` is unknown, or ``clip_range`` is not above 0.
     """
 
     def __init__(

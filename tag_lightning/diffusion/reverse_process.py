@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion.spaces import SampleNoise, Space
+from tag_lightning.diffusion.sample_noise import SampleNoise
+from tag_lightning.diffusion.spaces import Space
 
 
 class NonFiniteError(FloatingPointError):

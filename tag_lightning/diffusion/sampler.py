@@ -17,8 +17,9 @@ from torch import Tensor
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
 from tag_lightning.diffusion.guidance import Guidance, Predict
 from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step, per_sample
+from tag_lightning.diffusion.sample_noise import SampleNoise
 from tag_lightning.diffusion.solvers import Solver
-from tag_lightning.diffusion.spaces import SampleNoise, Space
+from tag_lightning.diffusion.spaces import Space
 from tag_lightning.evaluation_mode import evaluating
 
 Observer = Callable[[Tensor, Step], None]
@@ -30,23 +31,23 @@ _STEPS_BETWEEN_CHECKS = 10
 
 
 class Sampler:
-    """Turns noise into samples with a denoiser, a solver and any number of guidances.
+    """Turns noise into samples with a denoiser, a solver and any number of guidance methods.
 
-    Samples are projected onto their space after every change. A step without gradient guidance costs one forward pass
-    of the denoiser, one with it one forward and one backward pass.
+    Samples are projected onto their space after every change. A step costs one forward pass of the denoiser, and with
+    gradient guidance one backward pass as well.
 
     Args:
         denoiser: Frozen denoiser, called in evaluation mode.
         solver: Proposes the next sample, for example ``DDIM()``.
         num_steps: Number of reverse steps, spaced evenly over the T training timesteps, starting at T-1.
-        guidance: Guidances, run in this order at every step.
+        guidance: Guidance methods, run in this order at every step.
         recurrence: Number of times each step is taken, or a ``Recurrence`` for a range of timesteps. None takes the
-            largest that a guidance is published with, or else 1.
+            largest default of the guidance methods, or 1.
         keep_nonfinite: Return samples that became NaN or infinite as they are, instead of raising.
 
     Raises:
         ValueError: If ``num_steps`` or ``recurrence`` is out of range, or a guidance cannot run with this denoiser,
-            solver or recurrence, or the guidances beside it.
+            solver or recurrence, or the other methods in the list.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Sampler:
 
         Args:
             space: Shape, global indices and device of the batch.
-            seed: Non-negative; a sample depends on it and on its global index alone.
+            seed: Non-negative; a sample depends only on it and on its global index.
             observers: Called at every pass of every step with the samples the denoiser is about to see.
 
         Returns:
@@ -156,9 +157,9 @@ class Sampler:
             entry.require_company(before, after)
 
     def _run(self, space: Space, seed: int, observers: Sequence[Observer]) -> Tensor:
-        noise, checks = SampleNoise(seed, space.indices, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
-        members = list(_members(self.guidance, self.timesteps, seed, space.indices))
-        onlooker: dict[str, Any] = {"noise_source": SampleNoise(seed, space.indices, _OBSERVER_STREAM), "state": {}}
+        noise, checks = space.noise_source(seed, _SOLVER_STREAM), DeferredChecks(self.keep_nonfinite)
+        members = list(_members(self.guidance, self.timesteps, partial(space.noise_source, seed)))
+        onlooker: dict[str, Any] = {"noise_source": space.noise_source(seed, _OBSERVER_STREAM), "state": {}}
         watch = [lambda x, step, o=o: o(x, replace(step, **onlooker)) for o in observers]
         x = space.noise(noise)
         for first, passes in zip(self._steps(space, noise, checks), self.passes, strict=True):
@@ -239,7 +240,7 @@ class _Member(NamedTuple):
 
 
 def _members(
-    guidances: Sequence[Guidance], timesteps: Sequence[int], seed: int, indices: Sequence[int]
+    guidances: Sequence[Guidance], timesteps: Sequence[int], source: Callable[[int], SampleNoise]
 ) -> Iterator[_Member]:
     """Each guidance with a noise stream that depends on its class and its place among its class alone.
 
@@ -252,7 +253,7 @@ def _members(
         places[name] += 1
         hooks = frozenset(n for n in ("correct", "denoise", "propose") if getattr(kind, n) is not getattr(Guidance, n))
         acts = frozenset(timestep for timestep in timesteps if guidance.acts(timestep))
-        yield _Member(guidance, hooks, acts, SampleNoise(seed, indices, stream), {})
+        yield _Member(guidance, hooks, acts, source(stream), {})
 
 
 @dataclass

@@ -4,46 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class SampleNoise:
-    """Standard normal noise from one generator per sample.
-
-    The noise of a sample depends on the seed, the stream and the sample's global index alone. It is the same in every
-    batch, on every process and for every sampler.
-
-    Args:
-        seed: Non-negative seed of the run.
-        indices: Global index of each sample of the batch.
-        stream: Separates independent uses of noise under one seed: a new consumer with its own stream leaves the
-            others as they were.
-    """
-
-    def __init__(self, seed: int, indices: Sequence[int], stream: int = 0) -> None:
-        self._seed, self._indices, self._stream = seed, indices, stream
-
-    @cached_property
-    def _generators(self) -> list[np.random.Generator]:
-        # Built at the first draw: constructing them for guidance that never draws would cost more than a small step.
-        keys = (np.random.SeedSequence((self._seed, self._stream, i)) for i in self._indices)
-        return [np.random.Generator(np.random.Philox(key=key.generate_state(2, np.uint64))) for key in keys]
-
-    def normal(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """One float32 CPU tensor per sample, row ``i`` of shape ``shapes[i]``."""
-        return [
-            torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
-            for generator, shape in zip(self._generators, shapes, strict=True)
-        ]
-
-    def integers(self, high: int) -> list[int]:
-        """One integer per sample, uniform in ``0 .. high - 1``."""
-        return [int(generator.integers(high)) for generator in self._generators]
+from tag_lightning.diffusion.counter_noise import CounterNoise
+from tag_lightning.diffusion.device_transfer import on_device
+from tag_lightning.diffusion.sample_noise import SampleNoise
 
 
 class Space(ABC):
@@ -61,6 +30,20 @@ class Space(ABC):
     inputs: Mapping[str, Tensor]
     denoiser_inputs: Mapping[str, Tensor] = MappingProxyType({})
     degrees_of_freedom: Tensor
+
+    def noise_source(self, seed: int, stream: int = 0) -> SampleNoise:
+        """The source of this batch's noise: on the CPU for samples that live there, else on their device.
+
+        Both give a sample the same noise in every batch and on every process, but not the same as each other.
+
+        Args:
+            seed: Non-negative seed of the run.
+            stream: See ``SampleNoise``.
+        """
+        device = self.degrees_of_freedom.device
+        if device.type == "cpu":
+            return SampleNoise(seed, self.indices, stream)
+        return CounterNoise(seed, self.indices, stream, device)
 
     @abstractmethod
     def noise(self, source: SampleNoise) -> Tensor:
@@ -111,8 +94,7 @@ class BoxSpace(Space):
         self.degrees_of_freedom = torch.full((len(indices),), float(np.prod(shape)), device=device, dtype=dtype)
 
     def noise(self, source: SampleNoise) -> Tensor:
-        rows = source.normal([self.shape] * len(self.indices))
-        return _on_device(torch.stack(rows), self.device, self.dtype)
+        return on_device(source.batch(self.shape), self.device, self.dtype)
 
     def project(self, direction: Tensor) -> Tensor:
         return direction
@@ -179,30 +161,20 @@ class PointCloudSpace(Space):
         self.indices = indices
         self.width = width
         self.dtype = dtype
-        counts = torch.tensor(self.sizes, device=device)
+        counts = on_device(torch.tensor(self.sizes), torch.device(device))
         self.mask = torch.arange(width, device=device) < counts[:, None]
         self.inputs = {"mask": self.mask}
         self.degrees_of_freedom = (3 * (counts - 1) + num_features * counts).to(dtype)
 
     def noise(self, source: SampleNoise) -> Tensor:
-        # Drawn point by point, so that a sample's noise does not depend on the padding.
-        rows = source.normal([(size, 3 + self.num_features) for size in self.sizes])
-        padded = torch.zeros(len(rows), self.width, 3 + self.num_features)
-        for row, values in zip(padded, rows, strict=True):
-            row[: len(values)] = values
-        return self.project(_on_device(padded, self.mask.device, self.dtype))
+        noise = source.batch((self.width, 3 + self.num_features), self.sizes)
+        return self.project(on_device(noise, self.mask.device, self.dtype))
 
     def project(self, direction: Tensor) -> Tensor:
         return centred(direction, self.mask)
 
     def clip(self, x0: Tensor) -> Tensor:
         return x0
-
-
-def _on_device(noise: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    if device.type == "cuda":
-        noise = noise.pin_memory()  # a copy from pageable memory would wait for the GPU
-    return noise.to(device, dtype, non_blocking=True)
 
 
 def centred(x: Tensor, mask: Tensor) -> Tensor:

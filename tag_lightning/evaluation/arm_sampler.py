@@ -48,7 +48,7 @@ class ArmSampler:
         predictor: Time predictor that corrects; None suffices for arms without TAG.
         time_gap_predictor: A second, independently trained time predictor that measures the Time-Gap, since the one
             that corrects flatters itself; None measures with the one that corrects.
-        noise_level: Regressor of the noise level, for arms that retime by it.
+        noise_level: Regressor of the noise level, for arms with ``Retiming``.
         solver: Proposes the next sample.
         num_steps: Reverse steps of arms that state none.
         chunk_size: Samples drawn at once, no more than there are. Another size changes samples by rounding alone; they

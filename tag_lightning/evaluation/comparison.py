@@ -45,15 +45,15 @@ def compare(
         seed: Seed of noise and targets.
         predictor: Time predictor that corrects, for arms with TAG.
         time_gap_predictor: A second time predictor that measures the Time-Gap; None measures with ``predictor``.
-        noise_level: Regressor of the noise level, for arms that retime by it.
+        noise_level: Regressor of the noise level, for arms with ``Retiming``.
         reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
         **settings: ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
             ``world_size``, ``progress`` and ``store``, see ``ArmSampler``.
 
     Raises:
         ValueError: If a setting is impossible; raised before anything is drawn.
-        NonFiniteError: If every arm became NaN or infinite in a task that does not count such samples. Where only some
-            did, ``Results.failed`` has them, and a warning tells each at once.
+        NonFiniteError: If every arm became NaN or infinite in a task that does not count such samples. If only some
+            did, a warning names each at once, and ``Results.failed`` holds them.
     """
     for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
         if value < least:

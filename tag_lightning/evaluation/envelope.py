@@ -22,7 +22,7 @@ class Curve(NamedTuple):
 def envelope(curve: Curve) -> Curve:
     """The points that no other point beats in both respects, in order of rising alignment and rising cost.
 
-    Between them the envelope is linear. To the left of the first it is constant: whoever asks for less alignment than
+    Between them the envelope is linear. To the left of the first it is constant: asking for less alignment than
     that point has may take that point.
     """
     order = np.lexsort((curve.log_cost, -curve.alignment))  # from the best alignment down, ties by cost

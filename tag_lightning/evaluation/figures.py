@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
@@ -97,19 +97,17 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
     beside = math.ceil(len(curves) / MOST_BELOW) if len(curves) > MOST_INSIDE else 0
     figure, axes = _figure(6.4 + 2.6 * beside, 5.6 if beside else 4.0)
     largest, smallest = 0.0, math.inf
-    for (name, (timesteps, gaps)), style in zip(curves.items(), cycle(range(len(COLOURS))), strict=False):
+    for index, (name, (timesteps, gaps)) in enumerate(curves.items()):
         x, y = np.asarray(timesteps, float), np.asarray(gaps, float)
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         order = np.argsort(x, kind="stable")
         axes.plot(
             x[order],
             y[order],
-            LINES[style % len(LINES)],
-            color=COLOURS[style],
-            marker=MARKERS[style] if len(x) <= 60 else None,
             markersize=4,
             linewidth=1.8,
             label=name,
+            **line_style(index) | ({} if len(x) <= 60 else {"marker": None}),
         )
         if len(y):
             largest, smallest = max(largest, y.max()), min(smallest, y.min())
@@ -199,7 +197,8 @@ def comparison_strip(grids: Mapping[str, Tensor]) -> Figure:
     rows = math.ceil(len(grids) / MOST_SIDE_BY_SIDE)
     columns = math.ceil(len(grids) / rows)
     aspect = max(grid.shape[2] / grid.shape[1] for grid in grids.values())
-    figure = Figure(figsize=((4 * aspect + 0.2) * columns, 4.4 * rows), dpi=120, layout=_margins())
+    height = min(4.0, 6.0 / aspect)  # inches; a single row of wide spectrograms would dwarf the names
+    figure = Figure(figsize=((height * aspect + 0.2) * columns, (height + 0.4) * rows), dpi=120, layout=_margins())
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -219,22 +218,11 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
         lower_x_is_better: Turn the axis of alignment round, as for an error.
     """
     figure, axes = _figure(8.0, 4.6)
-    for (name, line), style in zip(lines.items(), cycle(range(len(COLOURS))), strict=False):
-        colour = COLOURS[style]
-        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            line.x,
-            line.y,
-            linestyle=LINES[style % len(LINES)] if len(line.x) > 1 else "none",
-            color=colour,
-            marker=MARKERS[style],
-            markersize=5,
-            linewidth=1.6,
-            label=name,
-        )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    for index, (name, line) in enumerate(lines.items()):
+        look = line_style(index) | ({} if len(line.x) > 1 else {"linestyle": "none"})
+        axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.plot(line.x, line.y, markersize=5, linewidth=1.6, label=name, **look)
+    make_logarithmic(axes)
     if lower_x_is_better:
         axes.invert_xaxis()
     axes.set_xlabel(f"{x_label} (better to the right)")
@@ -243,6 +231,21 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
     if lines:
         axes.legend(frameon=False, handlelength=3.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line of the curve with this index; the first 28 differ."""
+    place = index % len(COLOURS)
+    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": LINES[index % len(LINES)]}
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Make the vertical axis of a finished plot logarithmic, with a few plain numbers beside it."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(MaxNLocator(7) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

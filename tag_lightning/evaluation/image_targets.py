@@ -184,7 +184,7 @@ class QuantityTarget(ImageTarget):
     def values(self, indices: Sequence[int], seed: int) -> Tensor | None:
         if self.range is not None:
             return None
-        return self._real(SampleNoise(seed, indices, _TARGET_STREAM).integers(len(self._train)))
+        return self._real(SampleNoise(seed, indices, _TARGET_STREAM).integers(len(self._train)).tolist())
 
     def condition(self, indices: Sequence[int], seed: int, device: torch.device) -> Condition:
         assert self.guide is not None

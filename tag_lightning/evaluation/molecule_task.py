@@ -200,8 +200,7 @@ class MoleculeTask(SamplingTask):
 
     def _sources_of(self, indices: Sequence[int]) -> Tensor:
         """The training molecule behind each sample, ``[B]``."""
-        drawn = SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._labelled))
-        return self._labelled[torch.tensor(drawn, dtype=torch.long)]
+        return self._labelled[SampleNoise(self.seed, indices, _TARGET_STREAM).integers(len(self._labelled))]
 
     def _rows_with(self, properties: Sequence[str]) -> Tensor:
         """Rows of the training molecules whose ``properties`` are all known, ``[n]``."""

@@ -51,7 +51,7 @@ class Results(Mapping[str, ArmResult]):
         predictor: The time predictor that corrects; None without one.
         time_gap_by: The time predictor that measured the Time-Gap, in words.
         failed: Arms that became NaN or infinite, by name.
-        published: Figures of others for the same data, by arm and metric, shown beside ours.
+        published: Published figures for the same data, by arm and metric, shown beside ours.
     """
 
     arms: dict[str, ArmResult]

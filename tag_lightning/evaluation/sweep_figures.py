@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
-from tag_lightning.evaluation.figures import COLOURS, LINES, MARKERS
+from tag_lightning.evaluation.figures import line_style, make_logarithmic
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.8
 
@@ -41,25 +39,22 @@ def sweep_figure(lines: Mapping[str, SweepLine], parameter: str, metrics: Sequen
     figure = Figure(figsize=(_PANEL_WIDTH * len(metrics), _PANEL_HEIGHT), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
-        for (name, line), style in zip(lines.items(), cycle(range(len(COLOURS))), strict=False):
+        for index, (name, line) in enumerate(lines.items()):
             if metric not in line.figures:
                 continue
-            points, colour = line.figures[metric], COLOURS[style]
+            points, look = line.figures[metric], line_style(index)
             if not len(line.values):
-                axes.axhline(points.mean(), color=colour, linestyle=":", linewidth=1.2, label=name)
+                axes.axhline(points.mean(), color=look["color"], linestyle=":", linewidth=1.2, label=name)
                 continue
-            axes.fill_between(line.values, points.min(1), points.max(1), color=colour, alpha=0.18, linewidth=0)
-            look = {"linestyle": LINES[style % len(LINES)], "marker": MARKERS[style], "markersize": 5}
-            axes.plot(line.values, points.mean(1), color=colour, linewidth=1.6, label=name, **look)
+            axes.fill_between(line.values, points.min(1), points.max(1), color=look["color"], alpha=0.18, linewidth=0)
+            axes.plot(line.values, points.mean(1), markersize=5, linewidth=1.6, label=name, **look)
         values = np.concatenate([line.values for line in lines.values()])
         if values.min() > 0 and values.max() > 10 * values.min():
             axes.set_xscale("log")
             axes.set_xticks(np.unique(values), [f"{value:g}" for value in np.unique(values)])
             axes.minorticks_off()
         if metric == "fid":
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
+            make_logarithmic(axes)
         axes.set(xlabel=parameter, ylabel=metric)
         axes.grid(alpha=0.3)
     panels[0].legend(frameon=False, fontsize="small")

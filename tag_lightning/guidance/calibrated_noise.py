@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, SampleNoise, Space, Step
+from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Space, Step
 from tag_lightning.guidance.noise_level import NoiseLevel, timesteps
 
 
@@ -59,7 +59,7 @@ class CalibratedNoise(NoiseLevel):
             threshold: See the class.
             seed: Seed of the noise.
         """
-        schedule, source = denoiser.schedule, SampleNoise(seed, space.indices)
+        schedule, source = denoiser.schedule, space.noise_source(seed)
         powers = schedule.alphas_cumprod
         rows = []
 

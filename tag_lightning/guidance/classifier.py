@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, per_sample
+from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, on_device, per_sample
 from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, Conditions, JointCondition
 
 
@@ -81,7 +81,7 @@ class ClassifierGuidance(ConditionedGuidance):
 
     def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
         """``grad_x log p(c | x, t)`` for noisy samples ``x [B, ...]``, projected onto the space."""
-        timesteps = torch.as_tensor(step.timestep, device=x.device).expand(len(x))
+        timesteps = on_device(step.timestep, x.device).expand(len(x))
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             log_likelihood = self.log_likelihood(x, timesteps=timesteps, **step.space.inputs)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, on_device
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class SquaredError:
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """``[B]`` for ``output`` and ``target``, both ``[B]`` or ``[B, K]``."""
-        error = (output - target) / self.spread.to(output)
+        error = (output - target) / on_device(self.spread, output.device, output.dtype)
         return error.square().reshape(len(error), -1).sum(1)
 
 
@@ -59,8 +59,8 @@ class Condition:
         predictor: Called on clean samples ``x0 [B, ...]`` with the inputs of the space.
         target: One target per sample, ``[B, ...]``.
         loss: ``(output, target) -> [B]``.
-        num_measured: Entries of each sample's target that were measured, if it is filled up with others as in
-            inpainting; None is all of them.
+        num_measured: Number of measured entries in each sample's target, if the rest is filled in as for inpainting;
+            None means all.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Condition:
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
         """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``."""
         output = self.predictor(x0, **inputs)
-        return -self.loss(output, self.target.to(output.device))
+        return -self.loss(output, on_device(self.target, output.device))
 
 
 class JointCondition:

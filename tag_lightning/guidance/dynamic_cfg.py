@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Denoiser, Prediction, Run, Step
+from tag_lightning.diffusion import Denoiser, Prediction, Run, Step, on_device
 from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated, with_clean
 from tag_lightning.guidance.evaluators import ConditionEvaluator, Evaluator
 
@@ -75,7 +75,7 @@ class DynamicCFG(ConditionContrast):
             evaluator.require_ready()
 
     def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        scales = torch.tensor(self.scales, device=told.x0.device, dtype=told.x0.dtype)
+        scales = on_device(torch.tensor(self.scales, dtype=told.x0.dtype), told.x0.device)
         return extrapolated(told, untold, scales[self.chosen(told, untold, step)], step)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Predict, Run, Step
+from tag_lightning.diffusion import Predict, Run, Step, on_device
 
 
 class NoiseLevel(ABC):
@@ -52,7 +52,7 @@ class KnownNoise(NoiseLevel):
         self.sigma = sigma
 
     def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        power = torch.as_tensor(step.alpha_bar, dtype=x.dtype, device=x.device).expand(len(x))
+        power = on_device(step.alpha_bar, x.device, x.dtype).expand(len(x))
         return 0.5 * torch.log1p(self.sigma**2 / (1 - power))
 
 
@@ -83,12 +83,12 @@ class RegressedNoise(NoiseLevel):
 
 def timesteps(x: Tensor, step: Step) -> Tensor:
     """The timestep of every sample, ``[B]``."""
-    return torch.as_tensor(step.timestep, device=x.device).expand(len(x))
+    return on_device(step.timestep, x.device).expand(len(x))
 
 
 def half_log_snr(alpha_bar: Any, like: Tensor) -> Tensor:
     """``log(alpha_bar / (1 - alpha_bar)) / 2`` in float64 on the device of ``like``."""
-    return 0.5 * torch.as_tensor(alpha_bar, dtype=torch.float64, device=like.device).logit()
+    return 0.5 * on_device(alpha_bar, like.device, torch.float64).logit()
 
 
 def retimed(log_ratio: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -98,8 +98,8 @@ def retimed(log_ratio: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         log_ratio: ``log r [B]``; 0 gives the step's own timestep and scale 1.
         step: The step they should be at.
     """
-    powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=log_ratio.device)
-    here = torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=log_ratio.device)
+    powers = on_device(step.alphas_cumprod, log_ratio.device, torch.float64)
+    here = on_device(step.alpha_bar, log_ratio.device, torch.float64)
     sought = half_log_snr(here, log_ratio) - log_ratio.double()
     grid = half_log_snr(powers, log_ratio)  # decreasing
     after = torch.searchsorted(-grid, -sought).clamp(1, len(grid) - 1)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, per_sample
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, on_device, per_sample
 from tag_lightning.guidance.time_posterior import TimePredictorGuidance
 
 
@@ -41,8 +41,8 @@ class EstimatedLevel(Guidance, ABC):
         with torch.no_grad():
             ratio = self.log_ratio(x.detach(), step).double().exp()
         step.checks.require_finite(step.timestep, the_estimate_of_the_noise_level=ratio)
-        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
-        a = torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=x.device)
+        powers = on_device(step.alphas_cumprod, x.device, torch.float64)
+        a = on_device(step.alpha_bar, x.device, torch.float64)
         level = ratio * ((1 - a) / a).sqrt()
         estimated = 1 / (1 + level.square())
         timesteps = ((1 / powers - 1).log()[None] - 2 * level.log()[:, None]).abs().argmin(1)
@@ -87,7 +87,7 @@ class NoiseLevelCorrection(EstimatedLevel):
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:
         if self.network is None:
             raise ValueError("NoiseLevelCorrection has no network: pass network=..., or call for_run with one")
-        timesteps = torch.as_tensor(step.timestep, device=x.device).expand(len(x))
+        timesteps = on_device(step.timestep, x.device).expand(len(x))
         return self.network(x, timesteps, **step.space.inputs)
 
 
@@ -104,7 +104,7 @@ class TimePredictorLevelCorrection(TimePredictorGuidance, EstimatedLevel):
     cost = "denoiser 1 / 0, predictor 1 / 0"
 
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:
-        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
+        powers = on_device(step.alphas_cumprod, x.device, torch.float64)
         log_levels = (1 / powers - 1).log() / 2
         expected = (self.log_posterior(x, step).double().exp() * log_levels).sum(1)
         return expected - log_levels[step.timestep]

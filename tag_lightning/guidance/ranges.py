@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.diffusion import on_device
 from tag_lightning.guidance.conditions import Condition
 
 
@@ -24,7 +25,7 @@ class Hinge:
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """``[B]`` for quantities ``output [B]`` and bounds ``target [B, 2]``, which may be infinite."""
         lower, upper = target.to(output).unbind(1)
-        return (_distance(output, lower, upper) / self.spread.to(output)).square()
+        return (_distance(output, lower, upper) / on_device(self.spread, output.device, output.dtype)).square()
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Range:
 
     def distance(self, values: Tensor) -> Tensor:
         """Distance of each of ``values`` from the interval, 0 inside; NaN stays NaN."""
-        lower, upper = (values.new_tensor(bound) for bound in self.bounds)
-        return _distance(values, lower, upper)
+        return _distance(values, *self.bounds)
 
     def condition(self, predictor: nn.Module, num_samples: int, spread: Tensor | float = 1.0) -> Condition:
         """The condition that a predicted quantity lies in this range, by the squared ``Hinge``.
@@ -78,5 +78,5 @@ class Range:
         return f"at least {self.at_least:g}" if self.at_most is None else f"{self.at_least:g} to {self.at_most:g}"
 
 
-def _distance(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _distance(values: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
     return (lower - values).clamp(min=0) + (values - upper).clamp(min=0)

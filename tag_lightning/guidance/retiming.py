@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, per_sample
@@ -41,6 +40,6 @@ class Retiming(Guidance):
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         log_ratio = self.level.log_ratio(x.detach(), step, predict)
-        step.checks.require_finite(int(torch.as_tensor(step.timestep).max()), the_noise_level=log_ratio)
+        step.checks.require_finite(step.timestep, the_noise_level=log_ratio)
         timesteps, scale = retimed(log_ratio, step)
         return predict(per_sample(scale, x) * x, timesteps)

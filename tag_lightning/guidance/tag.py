@@ -115,15 +115,23 @@ def real_nll(predictor: nn.Module, step: Step) -> tuple[Tensor | None, dict[floa
     """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
     mean: Any = getattr(predictor, "typical_nll", None)
     rows: Any = getattr(predictor, "nll_quantiles", None)
-    if "measured" not in step.state:  # read once per run, in one transfer, since it waits for the device
-        known = [] if mean is None else [mean.isfinite()]
-        known += [] if mean is None or rows is None else [rows.isfinite().all(0)]
-        step.state["measured"] = torch.stack(known).tolist() if known else []
+    if "measured" not in step.state:
+        step.state["measured"] = measured_timesteps(mean, rows)  # once per run, since it waits for the device
     measured: list[bool] = [row[step.timestep] for row in step.state["measured"]]
     typical = mean[step.timestep] if measured and measured[0] else None
     if len(measured) < 2 or not measured[1]:
         return typical, {}
     return typical, dict(zip(predictor.quantile_levels, rows[:, step.timestep], strict=True))  # type: ignore[arg-type]
+
+
+def measured_timesteps(mean: Tensor | None, quantiles: Tensor | None) -> list[list[bool]]:
+    """True at the timesteps at which real data were measured: by their mean ``[T]``, and by their quantiles ``[Q, T]``.
+
+    As far as there are any; read from the device in one transfer.
+    """
+    known = [] if mean is None else [mean.isfinite()]
+    known += [] if mean is None or quantiles is None else [quantiles.isfinite().all(0)]
+    return torch.stack(known).tolist() if known else []
 
 
 class TemporalAlignmentAfterStep(TemporalAlignment):

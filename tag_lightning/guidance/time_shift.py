@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Space, Step
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Space, Step, on_device
 from tag_lightning.guidance.time_posterior import require_one_timestep
 
 
@@ -54,9 +54,9 @@ class TimeShift(Guidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         if step.index == 0:
             return predict(x, step.timestep)
-        powers = torch.as_tensor(step.alphas_cumprod, dtype=torch.float64, device=x.device)
+        powers = on_device(step.alphas_cumprod, x.device, torch.float64)
         marginal = 1 - powers + powers * self.data_variance
-        timestep = torch.as_tensor(step.timestep, device=x.device).expand(len(x))[:, None]
+        timestep = on_device(step.timestep, x.device).expand(len(x))[:, None]
         places = torch.arange(step.num_timesteps, device=x.device)
         distance = (coordinate_variance(x.detach(), step.space)[:, None] - marginal).abs()
         outside = (places - timestep).abs() > self.window // 2

@@ -7,10 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Step
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, on_device
 from tag_lightning.guidance.time_posterior import with_noise
 
 
@@ -106,6 +105,6 @@ class TimestepGuidance(TimestepContrast):
         self.spread = spread
 
     def other_timestep(self, x: Tensor, step: Step) -> Tensor:
-        noise = torch.cat(step.noise_source.normal([(1,)] * len(x))).to(x.device, non_blocking=True)
+        noise = on_device(step.noise_source.batch((1,))[:, 0], x.device)
         perturbed = step.timestep + self.spread * step.num_timesteps * noise
         return perturbed.round().long().clamp(0, step.num_timesteps - 1)

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Run, Step
+from tag_lightning.diffusion import Predict, Run, Step, on_device
 from tag_lightning.guidance.noise_level import NoiseLevel
 
 
@@ -40,7 +40,7 @@ class TrackedNoise(NoiseLevel):
 
     def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         ratio = (2 * self.level.log_ratio(x, step, predict).double()).exp()
-        power = 1 - torch.as_tensor(step.alpha_bar, dtype=torch.float64, device=x.device).expand(len(x))
+        power = 1 - on_device(step.alpha_bar, x.device, torch.float64).expand(len(x))
         seen = (ratio - 1) * power
         error = (2 * ratio * power).square() / (2 * step.space.degrees_of_freedom.double())
         before = step.state.get("tracked_noise")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Predict, Step
+from tag_lightning.diffusion import Predict, Step, on_device
 from tag_lightning.guidance.noise_level import NoiseLevel
 
 # The median of |z| for a standard normal z.
@@ -31,5 +31,5 @@ class WaveletNoise(NoiseLevel):
         rows = x[..., ::2, :] - x[..., 1::2, :]
         detail = (rows[..., ::2] - rows[..., 1::2]) / 2
         sigma = detail.flatten(1).abs().median(1).values / _MEDIAN
-        power = torch.as_tensor(step.alpha_bar, dtype=x.dtype, device=x.device)
+        power = on_device(step.alpha_bar, x.device, x.dtype)
         return sigma.clamp(min=torch.finfo(x.dtype).tiny).log() - 0.5 * (1 - power).log()

@@ -103,7 +103,7 @@ class MissingIntervals(Inpainting):
         ends = [round(self.missing * length) * k // self.count for k in range(self.count + 1)]
         places = torch.arange(length)
         # Where each interval begins among the samples that are left.
-        draws = torch.tensor([source.integers(length - ends[-1] + 1) for _ in range(self.count)])
+        draws = torch.stack([source.integers(length - ends[-1] + 1) for _ in range(self.count)])
         mask = torch.ones(count, 1, length, dtype=torch.bool)
         for k, start in enumerate(draws.sort(0).values):
             first = (start + ends[k])[:, None]

@@ -69,7 +69,7 @@ class Measurement(nn.Module, ABC):
         """Noisy measurements of samples ``x [B, ...]``, the noise drawn from ``source``."""
         with torch.no_grad():
             clean = self(x)
-            noise = torch.stack(source.normal([clean.shape[1:]] * len(clean))).to(clean)
+            noise = source.batch(clean.shape[1:]).to(clean)
             return clean + self.noise * self.visible(noise)
 
     def condition(self, y: Tensor, sample_shape: Sequence[int]) -> Condition:

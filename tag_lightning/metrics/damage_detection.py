@@ -1,4 +1,4 @@
-"""Whether a time predictor sees damage that was planted in real molecules."""
+"""How well a time predictor sees damage that was planted in real molecules."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class MEGNet(nn.Module):
     Attributes:
         mean: Mean of the target, per atom if extensive; a 0-dimensional tensor.
         std: Its standard deviation, likewise.
-        extensive: Whether the output is multiplied by the number of atoms.
+        extensive: Multiply the output by the number of atoms.
     """
 
     mean: Tensor

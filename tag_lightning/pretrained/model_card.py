@@ -20,7 +20,7 @@ def model_card(
     Args:
         network: The network; a time predictor's typical NLL is listed.
         schedule: Noise schedule of its training.
-        figures: What the last validation measured, by its name in the logs, as in ``val/time_gap``.
+        figures: Figures of the last validation, by their names in the logs, as in ``val/time_gap``.
         data: The data that it was trained on.
         command: The command that made it.
     """

@@ -130,7 +130,7 @@ def load_pretrained(source: str | Path) -> Pretrained:
     Args:
         source: ``digits/denoiser`` and the like, a ``.ckpt`` file of this package, or a folder written by
             ``save_pretrained`` or by diffusers: a model with ``scheduler_config.json`` beside it, or a pipeline with
-            the folders ``unet`` and ``scheduler``. The scheduler tells the noise schedule, the prediction type and
+            the folders ``unet`` and ``scheduler``. The scheduler gives the noise schedule, the prediction type and
             the clip range. Also a ``.pt`` UNet of OpenAI's improved- or guided-diffusion, and EDM's output folder or
             its ``generative_model*.npy``, and ``hf://owner/name``, a folder of the Hugging Face Hub; see
             ``docs/your_model.md``.

@@ -32,7 +32,13 @@ def test_the_table_shows_the_median_and_the_range(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("part", "lines"),
-    [("steps", 3), ("distilled", 1), pytest.param("training", 2, marks=pytest.mark.slow), ("accumulation", 1)],
+    [
+        ("steps", 3),
+        ("distilled", 1),
+        pytest.param("training", 2, marks=pytest.mark.slow),
+        ("accumulation", 1),
+        ("noise", 2),
+    ],
 )
 def test_a_quick_run_prints_every_line(part: str, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
     speed.main(["--quick", "--repeats", "1", "--parts", part])

@@ -410,3 +410,11 @@ def test_help_names_every_verb() -> None:
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0
     assert all(f"\n  {verb} " in finished.stdout for verb in ("fit", "validate", "test", "predict", "stages", "arms"))
+
+
+def test_the_help_of_fit_says_what_each_group_of_options_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert "Comparison of ways of sampling, the arms, at validation:" in titles
+    assert not [title for title in titles if title.startswith(("<class", "A DataModule"))]

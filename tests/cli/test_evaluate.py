@@ -121,6 +121,29 @@ def test_arms_replace_the_default_ones(tiny: TinyNetworks, tmp_path: Path) -> No
     assert list(_results(tmp_path)["arms"]) == ["plain", "guided"]
 
 
+def test_validate_prints_the_figures_of_the_network_below_the_arms_and_none_twice(
+    tiny: TinyNetworks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={plain: {}}"))
+    printed, told = capfd.readouterr()
+    table, figures = printed.split("val/loss=")
+    assert "plain" in table
+    assert f"Results and pictures are in {tmp_path}\n" in table
+    assert "val/time_gap=" in figures
+    assert "plain" not in figures
+    assert "Tip: " not in printed + told
+    assert "LeafSpec" not in told
+
+
+def test_validate_prints_no_figures_of_the_network_if_it_is_not_verbose(
+    tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={plain: {}}", "--verbose=false"))
+    printed = capsys.readouterr().out
+    assert "plain" in printed
+    assert "val/loss" not in printed
+
+
 def test_arms_of_the_same_settings_get_the_same_noise(tiny: TinyNetworks, tmp_path: Path) -> None:
     main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={first: {}, second: {}}"))
     first, second = (_results(tmp_path)["arms"][arm] for arm in ("first", "second"))

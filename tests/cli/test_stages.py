@@ -186,6 +186,12 @@ def test_finished_stages_are_skipped_and_say_what_they_were_made_without(
     assert [line for line in lines if "without" in line] == [
         "  without --model.noise=0.2; remove runs/photos/guide to train it again"
     ]
+    main([*PHOTOS, "--time_predictor.sampling.num_steps", "5", "--denoiser.model.seed", "1"])
+    assert [line for line in capsys.readouterr().out.splitlines() if "without" in line] == [
+        "  without --model.seed 1; remove runs/photos/denoiser to train it again",
+        "  without --sampling.num_steps 5; to sample with that: python -m tag_lightning validate "
+        "--config runs/photos/time_predictor/config.yaml --ckpt_path last --sampling.num_steps 5",
+    ]
     Path("runs/photos/judge/stage.yaml").write_text("{configuration: {}, arguments: []}")
     main(PHOTOS)
     assert "without today's" in capsys.readouterr().out

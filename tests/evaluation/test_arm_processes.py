@@ -12,13 +12,23 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from problems import DeviceNoiseSpace
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, ImageSpace, LinearSchedule, Predict, Sampler, Step
+from tag_lightning.diffusion import (
+    DDIM,
+    Denoiser,
+    Guidance,
+    ImageSpace,
+    LinearSchedule,
+    Predict,
+    Sampler,
+    Step,
+)
 from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
-from tag_lightning.guidance import DPS, Condition
+from tag_lightning.guidance import DPS, Condition, Corruption
 from tag_lightning.metrics import FID, SampleMetric
 
 SHAPE = (1, 2, 2)
@@ -55,6 +65,13 @@ class BareTask(SamplingTask):
 
     def space(self, indices: Any, device: torch.device) -> ImageSpace:
         return ImageSpace(SHAPE, indices, device)
+
+
+class DeviceNoiseTask(BareTask):
+    """Images with the noise of an accelerator."""
+
+    def space(self, indices: Any, device: torch.device) -> ImageSpace:
+        return DeviceNoiseSpace(SHAPE, indices, device)
 
 
 class Poison(Guidance):
@@ -101,6 +118,10 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     idle.prepare(real)
     figures = idle.draw("short", Arm()).figures
     assert "fid_first" not in figures
+    counted = DeviceNoiseTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    counting = ArmSampler(sampler.denoiser, counted, progress=False, **shared)
+    counting.prepare(real)
+    found["device noise"] = counting.draw("device noise", Arm([Corruption(0.1)])).samples
     return found | {"short, distances": torch.tensor([figures["fid"]])} | sharded_outcome(sampler)
 
 

@@ -12,6 +12,7 @@ from tag_lightning.evaluation.figures import (
     comparison_strip,
     figure_pixels,
     frontier_curves,
+    line_style,
     quiver_2d,
     sample_grid,
     save_png,
@@ -146,6 +147,30 @@ def test_strip_shows_every_arm_under_its_name(count, generator):
     for axes, grid in zip(panels(figure), grids.values(), strict=True):
         assert np.array_equal(axes.images[0].get_array(), grid.permute(1, 2, 0).numpy())
     assert figure_pixels(figure).ndim == 3
+
+
+def test_a_strip_of_wide_grids_stays_readable():
+    wide = {f"arm {i}": torch.zeros(3, 66, 392, dtype=torch.uint8) for i in range(9)}
+    _, height, width = figure_pixels(comparison_strip(wide)).shape
+    assert width < 2400
+    assert width / height < 5
+
+
+def test_curves_of_a_large_comparison_look_different():
+    looks = [tuple(line_style(index).values()) for index in range(28)]
+    assert len(set(looks)) == 28
+
+
+@pytest.mark.parametrize("span", [(77, 180), (12, 14), (2, 90), (0.5, 700)])
+def test_a_logarithmic_axis_has_a_few_numbers(span):
+    curve = FrontierLine(np.array([0.1, 0.9]), *(np.array(span, float),) * 3)
+    figure = frontier_curves({"dps": curve}, "accuracy", "FID", lower_x_is_better=False)
+    figure_pixels(figure)
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    shown = [place for place in axis.get_majorticklocs() if low <= place <= high]
+    assert 3 <= len(shown) <= 12
+    assert not len(axis.get_minorticklocs())
 
 
 def test_drawing_leaves_pyplot_alone():

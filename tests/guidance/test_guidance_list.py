@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tag_lightning.diffusion import Guidance
-from tag_lightning.guidance import DPS, GuidanceWrapper
+from tag_lightning.guidance import DPS, GuidanceWrapper, TemporalAlignment
 from tag_lightning.guidance_list import description, main, shipped
 
 METHODS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -56,6 +56,11 @@ def test_a_description_in_full() -> None:
         f"  Cost: {DPS.cost}",
         "  Parameters: condition=null, scale=1.0, clip=null, guide_clipped=false, start=null, stop=null",
     ]
+
+
+def test_defaults_are_written_as_a_user_would_write_them() -> None:
+    assert "strength=PolyakStrength()" in description(TemporalAlignment)
+    assert not [guidance.__name__ for guidance in shipped() if " at 0x" in " ".join(description(guidance).split())]
 
 
 def test_the_list_names_every_class(capsys: pytest.CaptureFixture[str]) -> None:

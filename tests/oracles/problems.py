@@ -9,6 +9,7 @@ from gaussian_mixture import ExactDenoiser, GaussianMixture
 from torch import Tensor
 
 from tag_lightning.diffusion import (
+    CounterNoise,
     Denoiser,
     ImageSpace,
     LinearSchedule,
@@ -57,6 +58,13 @@ class ScriptedSpace(ImageSpace):
 
     def noise(self, source: SampleNoise) -> Tensor:
         return self.script.pop(0)
+
+
+class DeviceNoiseSpace(ImageSpace):
+    """Samples on the CPU with the noise that those on an accelerator have."""
+
+    def noise_source(self, seed: int, stream: int = 0) -> SampleNoise:
+        return CounterNoise(seed, self.indices, stream, self.device)
 
 
 def step_at(schedule: NoiseSchedule, space: Space, timestep: int, next_timestep: int | None, index: int = 0) -> Step:

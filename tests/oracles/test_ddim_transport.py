@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 from gaussian_mixture import GaussianMixture
-from problems import ScriptedSpace, exact_denoiser
+from problems import DeviceNoiseSpace, ScriptedSpace, exact_denoiser
+from scipy import stats
 
 from tag_lightning.diffusion import DDIM, LinearSchedule, Sampler
 
@@ -50,6 +51,15 @@ def test_moments_of_every_step_are_exact(eta: float, num_steps: int) -> None:
     assert moments_of_the_sampler(eta, num_steps) == pytest.approx(
         moments_in_closed_form(eta, timesteps), rel=1e-10, abs=1e-12
     )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_noise_of_an_accelerator_has_the_same_moments(eta: float) -> None:
+    sampler = Sampler(exact_denoiser(GaussianMixture([1], [[MEAN]], [VARIANCE]), SCHEDULE), DDIM(eta), 50)
+    mean, variance = moments_in_closed_form(eta, sampler.timesteps)
+    space = DeviceNoiseSpace((1,), range(2000), dtype=torch.float64, clip_range=None)
+    samples = sampler.sample(space, seed=0)[:, 0]
+    assert stats.kstest(samples.numpy(), "norm", (mean, math.sqrt(variance))).pvalue > 1e-4
 
 
 @pytest.mark.parametrize(("eta", "mean_error", "variance_error"), [(0.0, 0.003, 0.002), (1.0, 1e-5, 0.005)])
