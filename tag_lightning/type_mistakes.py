@@ -43,6 +43,8 @@ def type_mistake(message: str) -> str | None:
         if key := _KEY.fullmatch(line):
             keys.append(key[1])
         elif given := _CLASS.fullmatch(line):
+            if any(lines[place + 1 :]):  # other types follow, and the value may be meant for one of them
+                return None
             return f"{'.'.join(keys)} must be the name of a class, or its class_path and init_args, got {given[1]}"
         elif _TYPE.fullmatch(line):
             wanted, value = _alternatives(lines[place:])

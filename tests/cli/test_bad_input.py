@@ -67,7 +67,7 @@ def error_of(capsys: pytest.CaptureFixture[str]) -> Failing:
             "--sampling.extra_arms={a: {guidance: [{class_path: TemporalAlignment, init_args: {strength: -1}}]}}",
             "strength",
         ),
-        ("--ckpt_path=tests", "checkpoint tests is a folder; give a file"),
+        ("--ckpt_path=tests", "checkpoint tests is a folder; give a .ckpt file"),
         (
             "--trainer.devices=0",
             "trainer.devices must be the number of processes, at least 1, on trainer.accelerator cpu, got 0",
