@@ -77,7 +77,8 @@ def test_real_molecules_are_evenly_spaced_in_the_order_of_their_smiles() -> None
 
 
 def test_other_samples_and_impossible_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^metrics: FCD compares molecules, which SimpleNamespace does not draw; remove the metric$"):
+    other = r"^metrics: FCD compares molecules, which SimpleNamespace does not draw; remove the metric$"
+    with pytest.raises(ValueError, match=other):
         FCD().for_task(SimpleNamespace())
     with pytest.raises(ValueError, match=r"^metrics: FCD needs at least 2 real molecules, got num_reference 1$"):
         FCD(1)
