@@ -19,7 +19,7 @@ from tag_lightning.diffusion import NoiseSchedule, centred
 from tag_lightning.evaluation_mode import evaluating
 from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.networks.trial_run import require_accepts
-from tag_lightning.pretrained import describe, load_pretrained, require_same
+from tag_lightning.pretrained import constructor_defaults, describe, load_pretrained, require_same
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 # Arguments of torch's schedulers, with the value that leaves them to the length of the run. T_max is required there.
@@ -217,7 +217,8 @@ class NetworkModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if CHECKPOINT_KEY not in checkpoint:
             raise ValueError("the checkpoint was not made by tag_lightning: it does not describe its network")
-        require_same(checkpoint[CHECKPOINT_KEY], describe(self.network, self.schedule), "the checkpoint")
+        saved, current = checkpoint[CHECKPOINT_KEY], describe(self.network, self.schedule)
+        require_same(saved, current, "the checkpoint", constructor_defaults(self.network))
 
 
 def noised(

@@ -2,10 +2,18 @@
 
 from tag_lightning.pretrained.model_card import model_card
 from tag_lightning.pretrained.public import push_to_hub
-from tag_lightning.pretrained.store import Pretrained, describe, load_pretrained, require_same, save_pretrained
+from tag_lightning.pretrained.store import (
+    Pretrained,
+    constructor_defaults,
+    describe,
+    load_pretrained,
+    require_same,
+    save_pretrained,
+)
 
 __all__ = [
     "Pretrained",
+    "constructor_defaults",
     "describe",
     "load_pretrained",
     "model_card",

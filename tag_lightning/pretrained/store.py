@@ -7,9 +7,10 @@ description under the key ``tag_lightning``. Neither can execute code.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,24 @@ def describe(network: nn.Module, schedule: NoiseSchedule | None) -> dict[str, An
     return {"class": type(network).__name__, "config": values, "alphas_cumprod": powers}
 
 
-def require_same(saved: dict[str, Any], current: dict[str, Any], source: str) -> None:
+def constructor_defaults(network: nn.Module) -> dict[str, Any]:
+    """Defaults of the arguments of the network's class, in plain types; those that are not plain are left out."""
+    parameters = inspect.signature(type(network)).parameters.values()
+    plain = (bool, int, float, str, list, tuple, dict, type(None))
+    known = {p.name: p.default for p in parameters if isinstance(p.default, plain)}
+    return json.loads(json.dumps(known))
+
+
+def require_same(
+    saved: dict[str, Any], current: dict[str, Any], source: str, defaults: Mapping[str, Any] | None = None
+) -> None:
     """Check that a checkpoint matches the configured network and schedule.
 
     Args:
         saved: Description in the checkpoint.
         current: Description of the configured network.
         source: Name of the checkpoint in errors.
+        defaults: Values of arguments that the network's class did not have when the checkpoint was written.
 
     Raises:
         ValueError: If they differ; names the differences.
@@ -78,10 +90,10 @@ def require_same(saved: dict[str, Any], current: dict[str, Any], source: str) ->
             f"{source} holds a {saved['class']} but a {current['class']} is configured; use the configuration "
             "of the checkpoint"
         )
-    keys = sorted(saved["config"].keys() | current["config"].keys())
-    differing = [k for k in keys if saved["config"].get(k) != current["config"].get(k)]
+    there, here = dict(defaults or {}) | saved["config"], dict(defaults or {}) | current["config"]
+    differing = [k for k in sorted(there.keys() | here.keys()) if there.get(k) != here.get(k)]
     if differing:
-        rows = ", ".join(f"{k} {saved['config'].get(k)} there and {current['config'].get(k)} here" for k in differing)
+        rows = ", ".join(f"{k} {there.get(k)} there and {here.get(k)} here" for k in differing)
         raise ValueError(f"{source} was made for another architecture: {rows}; use the configuration of the checkpoint")
     require_same_schedule(saved["alphas_cumprod"], current["alphas_cumprod"], source, "the configured schedule")
 

@@ -14,7 +14,7 @@ from torch import nn
 import tag_lightning.pretrained as pretrained
 from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
 from tag_lightning.networks import ImageClassifier, MLPTimePredictor, SimpleCNN
-from tag_lightning.pretrained import describe, load_pretrained, require_same, save_pretrained
+from tag_lightning.pretrained import constructor_defaults, describe, load_pretrained, require_same, save_pretrained
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 SHIPPED = [
@@ -172,6 +172,16 @@ def test_networks_without_a_configuration_are_refused() -> None:
 def test_a_description_is_the_same_as_itself() -> None:
     same = describe(_predictor(), LinearSchedule(20))
     assert require_same(same, describe(_predictor(), LinearSchedule(20)), "the file") is None
+
+
+def test_an_argument_that_a_class_gained_since_may_be_missing_if_it_has_its_default() -> None:
+    old, network = describe(_predictor(), LinearSchedule(20)), _predictor()
+    del old["config"]["conditions"]
+    current = describe(network, LinearSchedule(20))
+    assert require_same(old, current, "the file", constructor_defaults(network)) is None
+    current["config"]["conditions"] = {"hue": 8}
+    with pytest.raises(ValueError, match=r"conditions None there and \{'hue': 8\} here"):
+        require_same(old, current, "the file", constructor_defaults(network))
 
 
 @pytest.mark.parametrize(
