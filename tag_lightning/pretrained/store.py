@@ -128,12 +128,20 @@ def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | 
     """
     with replacing(folder) as temporary:
         network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+        _forget_origin(temporary / "config.json")
         if schedule is not None:
             save_file({"alphas_cumprod": schedule.alphas_cumprod.cpu()}, temporary / "schedule.safetensors")
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors leaves its files readable by the owner only
+
+
+def _forget_origin(file: Path) -> None:
+    """Remove the path that diffusers notes in a loaded network's configuration: it means nothing elsewhere."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_pretrained(source: str | Path) -> Pretrained:

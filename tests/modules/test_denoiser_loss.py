@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,14 +117,20 @@ def unet() -> UNet2DModel:
     )
 
 
+def saved_both_ways(module: DiffusionModule, root: Path) -> dict[str, Any]:
+    """Save the module's network as ``folder`` and as ``file.ckpt``, whose content is returned."""
+    save_pretrained(root / "folder", module.network, module.schedule)
+    checkpoint: dict[str, Any] = {"state_dict": {f"network.{k}": v for k, v in module.network.state_dict().items()}}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, root / "file.ckpt")
+    return checkpoint
+
+
 def test_a_saved_denoiser_remembers_that_it_was_trained_without_its_timestep(tmp_path: Path) -> None:
     """In a folder and in a checkpoint."""
     for probability in (0.0, 0.1):
         module = DiffusionModule(unet(), LinearSchedule(TIMESTEPS), timestep_dropout=probability)
-        save_pretrained(tmp_path / "folder", module.network, module.schedule)
-        checkpoint = {"state_dict": {f"network.{k}": v for k, v in module.network.state_dict().items()}}
-        module.on_save_checkpoint(checkpoint)
-        torch.save(checkpoint, tmp_path / "file.ckpt")
+        saved_both_ways(module, tmp_path)
         for source in ("folder", "file.ckpt"):
             network, schedule, prediction_type, *_ = load_pretrained(tmp_path / source)
             assert schedule is not None
@@ -162,10 +169,7 @@ def test_a_network_learns_the_quantity_that_is_asked_for(prediction_type: Predic
 def test_a_saved_denoiser_remembers_what_it_predicts(prediction_type: PredictionType, tmp_path: Path) -> None:
     """In a folder, in a checkpoint and in training that goes on from either."""
     module = DiffusionModule(unet(), LinearSchedule(TIMESTEPS), prediction_type=prediction_type)
-    save_pretrained(tmp_path / "folder", module.network, module.schedule)
-    checkpoint = {"state_dict": {f"network.{k}": v for k, v in module.network.state_dict().items()}}
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "file.ckpt")
+    checkpoint = saved_both_ways(module, tmp_path)
     for source in ("folder", "file.ckpt"):
         loaded = load_pretrained(tmp_path / source)
         assert loaded.prediction_type == prediction_type

@@ -111,6 +111,15 @@ def test_saving_again_replaces_the_folder_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
+def test_a_saved_network_does_not_tell_where_it_was_loaded_from(tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "first", _predictor(), LinearSchedule(20))
+    loaded = load_pretrained(tmp_path / "first")
+    save_pretrained(tmp_path / "second", loaded.network, loaded.schedule)
+    first, second = ((tmp_path / folder / "config.json").read_text() for folder in ("first", "second"))
+    assert str(tmp_path) not in second
+    assert first == second
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_networks_load(name: str) -> None:
     loaded = load_pretrained(name)
