@@ -185,13 +185,12 @@ def methods(
 
     Three need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
-    tag = partial(TemporalAlignment, predictor, 0.01)
     listed: dict[str, list[Guidance]] = {
         "plain": [],
-        "TemporalAlignment": [tag()],
+        "TemporalAlignment": [TemporalAlignment(predictor, 0.01)],
         "TemporalAlignmentAfterStep": [TemporalAlignmentAfterStep(predictor, 0.01)],
         "DPS": [DPS(condition, 0.01)],
-        "TemporalAlignment, DPS": [tag(), DPS(condition, 0.01)],
+        "TemporalAlignment, DPS": [TemporalAlignment(predictor, 0.01), DPS(condition, 0.01)],
         "ResidualDPS": [ResidualDPS(condition, 0.01)],
         "TFG": [TFG(condition, 0.01, 0.01)],
         "LGD": [LGD(condition, 0.01)],
