@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from tag_lightning.run_logger import RunLogger
 
 
-class StartRunLogger(Callback):
-    """Starts the ``RunLogger`` when all checks have passed and a checkpoint's step is known."""
+class RunLoggerSync(Callback):
+    """Keeps the ``RunLogger`` in step with the checkpoints.
+
+    Starts it when all checks have passed and a checkpoint's step is known. Before each checkpoint is written, so are
+    the events up to it: a resumed run does not repeat their steps.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.start(trainer.global_step)
+        for logger in _run_loggers(trainer):
+            logger.start(trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -25,6 +30,14 @@ class StartRunLogger(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in _run_loggers(trainer):
+            logger.flush()
+
+
+def _run_loggers(trainer: Trainer) -> list[RunLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
 
 
 class SaveCheckedConfig(SaveConfigCallback):

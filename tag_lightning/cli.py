@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from tag_lightning.callbacks import GuidedSampling, PretrainedExport, progress_bars
 from tag_lightning.callbacks.exact_resume import ExactResume
 from tag_lightning.callbacks.monitor_check import MonitorCheck
-from tag_lightning.callbacks.run_record import SaveCheckedConfig, StartRunLogger
+from tag_lightning.callbacks.run_record import RunLoggerSync, SaveCheckedConfig
 from tag_lightning.callbacks.save_and_stop import SaveAndStop
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli_errors import (
@@ -209,7 +209,7 @@ def _callbacks(trainer: Any, sampling: GuidedSampling) -> list[Callback]:
     """Return the user's callbacks between ours; the sampling comes first, to see EMA weights while they are in use."""
     own = trainer["callbacks"] or []
     own = own if isinstance(own, list) else [own]
-    callbacks = [StartRunLogger(), ExactResume(), MonitorCheck(), sampling, *own]
+    callbacks = [RunLoggerSync(), ExactResume(), MonitorCheck(), sampling, *own]
     # A trial leaves no trace; Lightning's own rule spares only its own checkpoint callback.
     trial = trainer["fast_dev_run"] or trainer["barebones"] or trainer["enable_checkpointing"] is False
     if not trial and not any(isinstance(callback, ModelCheckpoint) for callback in own):

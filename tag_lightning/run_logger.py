@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events in the run's folder; each step of a curve appears once, however often the run is resumed.
+    """TensorBoard events in the run's folder; each step of a curve has one value, however often the run is resumed.
 
     Nothing is written before ``start``: Lightning asks for the writer, which creates a file, before anything
     has been checked.
@@ -29,6 +29,11 @@ class RunLogger(TensorBoardLogger):
         if not self._started:
             self._started = True
             self._kwargs["purge_step"] = step
+
+    def flush(self) -> None:
+        """Write the events so far to disk, where a killed process would leave them."""
+        if self._started:
+            self.experiment.flush()
 
     @property
     def experiment(self) -> Any:

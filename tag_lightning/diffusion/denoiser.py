@@ -173,11 +173,12 @@ class Denoiser(nn.Module):
                 f"the denoiser returned shape {list(output.shape)} for samples of shape {list(x.shape)}; "
                 "its out_channels must equal its in_channels (without a predicted variance)"
             )
-        if self.prediction_type == "epsilon":
-            return Prediction(output, self.schedule.x0_from_epsilon(x, output, timestep))
-        if self.prediction_type == "sample":
-            return Prediction(self.schedule.epsilon_from_x0(x, output, timestep), output)
         signal, noise = self.schedule.signal_and_noise(x, timestep)
+        # Tweedie's estimate (Chung et al. 2023, Eq. 10), or the noise that leads from it to x.
+        if self.prediction_type == "epsilon":
+            return Prediction(output, (x - noise * output) / signal)
+        if self.prediction_type == "sample":
+            return Prediction((x - signal * output) / noise, output)
         return Prediction(noise * x + signal * output, signal * x - noise * output)
 
     def _with_condition(self, inputs: dict[str, Tensor], x: Tensor, null_condition: bool) -> dict[str, Tensor]:

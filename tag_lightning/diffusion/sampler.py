@@ -189,7 +189,8 @@ class Sampler:
 
     def _reverse(self, x: Tensor, step: Step, members: Sequence[_Member], observers: Sequence[Observer]) -> Tensor:
         acting = [(m, replace(step, noise_source=m.noise, state=m.state)) for m in members if step.timestep in m.acts]
-        predict: Predict = (own := _OwnPrediction(self.denoiser, step, self._alpha_bars))
+        inputs = {**step.space.inputs, **step.space.denoiser_inputs}
+        predict: Predict = (own := _OwnPrediction(self.denoiser, step, self._alpha_bars, inputs))
         for member, view in acting:
             if "correct" in member.hooks:
                 x = step.space.project(member.guidance.correct(x, view, predict))
@@ -263,11 +264,12 @@ class _OwnPrediction:
     denoiser: Denoiser
     step: Step
     alpha_bars: Sequence[float]
+    inputs: Mapping[str, Tensor]
     x: Tensor | None = None
     answer: Prediction | None = None
 
     def __call__(self, x: Tensor, timestep: Tensor | int, **inputs: Any) -> Prediction:
-        prediction = self.denoiser(x, timestep, **{**self._inputs, **inputs})
+        prediction = self.denoiser(x, timestep, **{**self.inputs, **inputs})
         if isinstance(timestep, Tensor):
             return prediction._replace(alpha_bar=_at(self.denoiser, timestep))
         if timestep != self.step.timestep:
@@ -281,11 +283,7 @@ class _OwnPrediction:
         """A new prediction for the samples of the step: none was asked for, or none that leads back to them."""
         assert self.x is not None
         with torch.set_grad_enabled(self.x.requires_grad):
-            return self.denoiser(self.x, self.step.timestep, **self._inputs)
-
-    @property
-    def _inputs(self) -> dict[str, Tensor]:
-        return {**self.step.space.inputs, **self.step.space.denoiser_inputs}
+            return self.denoiser(self.x, self.step.timestep, **self.inputs)
 
 
 def _clipped(prediction: Prediction, step: Step, limit: float | None = None) -> Prediction:

@@ -74,21 +74,6 @@ class NoiseSchedule(nn.Module):
         signal, noise = self.signal_and_noise(x0, timesteps)
         return signal * x0 + noise * epsilon
 
-    def x0_from_epsilon(self, x_t: Tensor, epsilon: Tensor, timesteps: Tensor | int) -> Tensor:
-        """Tweedie's estimate of the clean sample (Chung et al. 2023, Eq. 10), ``[B, ...]``."""
-        signal, noise = self.signal_and_noise(x_t, timesteps)
-        return (x_t - noise * epsilon) / signal
-
-    def epsilon_from_x0(self, x_t: Tensor, x0: Tensor, timesteps: Tensor | int) -> Tensor:
-        """The noise that leads from ``x0`` to ``x_t``, ``[B, ...]``."""
-        signal, noise = self.signal_and_noise(x_t, timesteps)
-        return (x_t - signal * x0) / noise
-
-    def score_from_epsilon(self, epsilon: Tensor, timesteps: Tensor | int) -> Tensor:
-        """``grad_x log p_t(x) = -epsilon / sqrt(1 - alphas_cumprod[t])``, ``[B, ...]``."""
-        _, noise = self.signal_and_noise(epsilon, timesteps)
-        return -epsilon / noise
-
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> NoiseSchedule:
         # Follow the module to its device, but not to a lower precision.
         device = fn(torch.empty(0, device=self.alphas_cumprod.device)).device

@@ -103,15 +103,15 @@ class TemporalAlignment(TimePredictorGuidance):
     def evidence(self, x: Tensor, step: Step) -> Evidence:
         """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
         score, log_posterior = self.time_score(x, step)
-        return Evidence(-log_posterior, score, *real_nll(self.require_predictor(), step))
+        return Evidence(-log_posterior, score, *real_nll(self.predictor, step))
 
     def likelihood(self, x: Tensor, step: Step) -> Evidence:
         """The evidence without its score, which is zero: a forward pass alone, recorded under grad."""
         log_posterior = self.log_posterior(x, step)[:, step.timestep]
-        return Evidence(-log_posterior, torch.zeros_like(x), *real_nll(self.require_predictor(), step))
+        return Evidence(-log_posterior, torch.zeros_like(x), *real_nll(self.predictor, step))
 
 
-def real_nll(predictor: nn.Module, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
+def real_nll(predictor: nn.Module | None, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
     """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
     mean: Any = getattr(predictor, "typical_nll", None)
     rows: Any = getattr(predictor, "nll_quantiles", None)
