@@ -147,7 +147,7 @@ def differences(runs: Sequence[Arms]) -> dict[str, dict[str, list[float]]]:
 
 
 def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
-    """The arms, and the changes by TAG over all seeds and in each: two tables of rows of cells, headings first."""
+    """The arms, and the changes by TAG, if any, over all seeds and in each: tables of rows of cells, headings first."""
     columns = shown(runs)
     arms = [["arm", *(how.heading for how in columns.values())]]
     for arm, figures in aggregate(runs).items():
@@ -159,7 +159,7 @@ def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
         for k, seed in enumerate(seeds):
             found = [(each[arm].get(name), how.digits) for name, how in columns.items()]
             tag.append([f"{arm}, seed {seed}", *(ABSENT if v is None else f"{v[k]:+.{n}f}" for v, n in found)])
-    return [arms, tag]
+    return [arms, tag] if len(tag) > 1 else [arms]
 
 
 def frontier_tables(frontier: Frontier, seeds: Sequence[int]) -> list[list[list[str]]]:

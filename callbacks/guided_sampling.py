@@ -295,8 +295,8 @@ class GuidedSampling(Callback):
                     pl_module.log(f"{name}/{metric}", value, sync_dist=False, rank_zero_only=False)
         if trainer.is_global_zero:
             # Only `fit` takes its count of steps up again from a checkpoint.
-            counted = trainer.state.fn == "fit" or self._loaded_step is None
-            self._report(trainer, results, stage, trainer.global_step if counted else self._loaded_step, store)
+            step = trainer.global_step if trainer.state.fn == "fit" else self._loaded_step or trainer.global_step
+            self._report(trainer, results, stage, step, store)
 
     def _store(self, trainer: Trainer) -> ChunkStore | None:
         """Chunks of an evaluation that was interrupted, those of each verb by themselves; none in a trial."""
@@ -306,10 +306,10 @@ class GuidedSampling(Callback):
         return ChunkStore(folder / str(trainer.state.fn.value))  # type: ignore[union-attr]
 
     def _report(
-        self, trainer: Trainer, results: Results, stage: str, global_step: int | None, store: ChunkStore | None
+        self, trainer: Trainer, results: Results, stage: str, global_step: int, store: ChunkStore | None
     ) -> None:
-        """Print and write the figures before anything else can fail, then the pictures."""
-        results.print(f"Guided sampling at step {global_step}")
+        """Print and write the figures before anything else can fail, then the pictures; an unknown step is 0."""
+        results.print(f"Guided sampling at step {global_step}" if global_step else "Guided sampling")
         if self._trial:
             return
         folder = Path(trainer.default_root_dir)
