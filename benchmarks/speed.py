@@ -32,9 +32,9 @@ from tag_lightning.diffusion import (
     Sampler,
 )
 from tag_lightning.guidance import (
+    CFG,
     DPS,
     AdapterGuidance,
-    ClassifierFreeGuidance,
     Condition,
     Guidance,
     TemporalAlignment,
@@ -93,13 +93,13 @@ def distilled(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     denoiser = Denoiser(adapted, LinearSchedule()).to(device)
     space = ImageSpace((3, 32, 32), range(8), device)
     space.denoiser_inputs = {"class_labels": torch.arange(8, device=device)}
-    arms = {"cfg": ClassifierFreeGuidance(2.0), "agd": AdapterGuidance(2.0)}
+    arms = {"cfg": CFG(2.0), "agd": AdapterGuidance(2.0)}
     jobs = {
         name: seconds_of(partial(Sampler(denoiser, DDIM(), _STEPS, [guidance]).sample, space, 0), device)
         for name, guidance in arms.items()
     }
     seconds = interleaved(jobs, repeats, "distilled guidance")
-    return [Ratio("AdapterGuidance step / ClassifierFreeGuidance step", over(seconds["agd"], seconds["cfg"]), 0.55)]
+    return [Ratio("AdapterGuidance step / CFG step", over(seconds["agd"], seconds["cfg"]), 0.55)]
 
 
 def training(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:

@@ -1,4 +1,4 @@
-"""Ratios of times, taken in turns so that what else the machine does hits both sides."""
+"""Ratios of times, taken in turns, so that background load affects both sides."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
         module: Builds the module from network, optimizer and scheduler.
         network: Builds the network.
         loss: From the network, noisy samples ``[B, ...]``, their noise and their timesteps ``[B]``.
-        batch_size: Samples a batch.
+        batch_size: Samples per batch.
         ema_decay: Decay of the EMA; None neither averages nor clips gradients.
         steps: How many are timed together.
     """
@@ -81,7 +81,7 @@ RECIPES = (
 
 
 def trainer_seconds(recipe: Recipe, count: int, device: torch.device) -> float:
-    """Seconds a step inside the Trainer, with the logger and the bar that the command line sets up on a terminal.
+    """Seconds per step inside the Trainer, with the logger and the bar that the command line sets up on a terminal.
 
     Validation, sampling and checkpoints, which do not come with every step, are left out.
 
@@ -116,7 +116,7 @@ def trainer_seconds(recipe: Recipe, count: int, device: torch.device) -> float:
 
 
 def bare_seconds(recipe: Recipe, count: int, device: torch.device) -> float:
-    """Seconds a step in a loop without Lightning; arguments as of ``trainer_seconds``."""
+    """Seconds per step in a loop without Lightning; arguments as of ``trainer_seconds``."""
     data = DigitsDataModule(batch_size=recipe.batch_size)
     network = recipe.network().train().to(device)
     schedule = LinearSchedule().to(device)

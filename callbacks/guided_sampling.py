@@ -79,7 +79,7 @@ class GuidedSampling(Callback):
         published: Published figures, shown beside ours: by datamodule class, then arm, then metric.
 
     Raises:
-        ValueError: If a setting is impossible by itself; what depends on networks or data is checked before
+        ValueError: If a setting is impossible by itself; settings that depend on networks or data are checked before
             training starts.
     """
 

@@ -173,8 +173,8 @@ class _Recorder(Guidance):
         self.seen: dict[str, list[Tensor]] = {"x": [], "epsilon": []}
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        told, untold = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
-        guided = extrapolated(told, untold, self.scales, step)
+        conditional, unconditional = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
+        guided = extrapolated(conditional, unconditional, self.scales, step)
         self.seen["x"].append(x.detach().half())
         self.seen["epsilon"].append(guided.epsilon.half())
         return guided

@@ -51,7 +51,7 @@ class NegativeAwaySteerAttention:
         if attn.spatial_norm is not None or attn.group_norm is not None or hidden_states.ndim != 3:
             raise ValueError("NASA takes the cross-attention of transformer blocks, on hidden states [B, L, D]")
         projection: Any = attn.to_out[0]
-        # The projection is linear, so what is subtracted before it can be subtracted after it, without its bias.
+        # The projection is linear, so the subtraction may follow it, without its bias.
         subtracted = F.linear(self._negative(attn, hidden_states), projection.weight)
         return positive - self.scale * subtracted / attn.rescale_output_factor
 

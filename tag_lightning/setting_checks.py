@@ -161,7 +161,7 @@ def _require_precision(trainer: Mapping[str, Any], on_cpu: bool) -> None:
         )
     if on_cpu and str(precision) in ("16-mixed", "16"):
         raise ValueError(
-            f"trainer.precision {precision} takes forever on a CPU; choose 32-true or bf16-mixed, or a GPU"
+            f"trainer.precision {precision} is impractically slow on a CPU; choose 32-true or bf16-mixed, or a GPU"
         )
 
 

@@ -173,7 +173,7 @@ class Experiment:
         sampling = config_content(config).get("sampling", {}) if config.is_file() else {}
         if (folder / "results.json").is_file() or not (sampling.get("denoiser") and sampling.get("task")):
             return 0
-        print("Comparison of the arms, which the training ended without", flush=True)
+        print("Comparing the arms, since the training ended before it did", flush=True)
         last = (folder / "checkpoints" / "last.ckpt").is_file()
         source = "last" if last else folder / "pretrained"
         return _run(["validate", f"--config={config}", f"--ckpt_path={source}"])

@@ -134,7 +134,7 @@ class Conditioning:
         if not self.has_null:
             raise ValueError(
                 f"this denoiser was always told the {self.attribute!r} of a sample and cannot predict without; train "
-                "one with model.init_args.condition_dropout 0.1"
+                "one with condition_dropout 0.1"
             )
         if self.num_classes is None:
             return {self.argument: torch.full((count,), torch.nan, device=device)}

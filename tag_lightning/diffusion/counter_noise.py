@@ -77,6 +77,9 @@ class CounterNoise(SampleNoise):
         super().__init__(seed, indices, stream)
         self._device, self._draws = torch.device(device), 0
 
+    def _with_stream(self, stream: int) -> CounterNoise:
+        return CounterNoise(self._seed, self._indices, stream, self._device)
+
     @cached_property
     def _philox(self) -> Philox4x32:
         key = np.random.SeedSequence(self._seed, spawn_key=(self._stream,)).generate_state(2, np.uint32)

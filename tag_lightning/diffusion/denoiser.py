@@ -158,22 +158,22 @@ class Denoiser(nn.Module):
         if null_timestep and not self.has_null_timestep:
             raise ValueError(
                 "this denoiser was always told its timestep and cannot predict without; train one with "
-                "model.init_args.timestep_dropout 0.1"
+                "timestep_dropout 0.1"
             )
+        signal, noise = self.schedule.signal_and_noise(x, timestep)
+        if null_timestep:
+            timestep = self.schedule.null_timestep
         if isinstance(timestep, int):
-            if not 0 <= timestep < self.schedule.num_timesteps:
-                raise IndexError(f"timestep {timestep} is outside 0 .. {self.schedule.num_timesteps - 1}")
             timestep = torch.full((len(x),), timestep, device=x.device)
-        timestep = timestep.to(x.device).expand(len(x))
-        told = torch.full_like(timestep, self.schedule.null_timestep) if null_timestep else timestep
-        output = self.network(x, told, **self._with_condition(inputs, x, null_condition))
+        if null_condition or self.conditioning is not None:
+            inputs = self._with_condition(inputs, x, null_condition)
+        output = self.network(x, timestep.to(x.device).expand(len(x)), **inputs)
         output = output if isinstance(output, Tensor) else output.sample
         if output.shape != x.shape:
             raise ValueError(
                 f"the denoiser returned shape {list(output.shape)} for samples of shape {list(x.shape)}; "
                 "its out_channels must equal its in_channels (without a predicted variance)"
             )
-        signal, noise = self.schedule.signal_and_noise(x, timestep)
         # Tweedie's estimate (Chung et al. 2023, Eq. 10), or the noise that leads from it to x.
         if self.prediction_type == "epsilon":
             return Prediction(output, (x - noise * output) / signal)
@@ -184,9 +184,7 @@ class Denoiser(nn.Module):
     def _with_condition(self, inputs: dict[str, Tensor], x: Tensor, null_condition: bool) -> dict[str, Tensor]:
         if self.conditioning is None:
             if null_condition:
-                raise ValueError(
-                    "this denoiser is unconditional and has no null condition; train one with model.init_args.condition"
-                )
+                raise ValueError("this denoiser is unconditional and has no null condition; train one with a condition")
             return inputs
         if null_condition or self.conditioning.argument not in inputs:
             return inputs | self.conditioning.null(len(x), x.device)

@@ -103,6 +103,11 @@ class Step:
         """Fresh standard normal noise of the space, ``[B, ...]``."""
         return self.space.noise(self.noise_source)
 
+    def within(self, name: str) -> Step:
+        """The step as a guidance inside this one sees it, by a ``name`` of its own: with its own noise and memory."""
+        noise, state = self.state.setdefault(name, (self.noise_source.branch(name), {}))
+        return replace(self, noise_source=noise, state=state)
+
     def reached(self) -> Step:
         """The step as seen from its end, for corrections made after it.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Apart from the streams of solver, guidance and observers.
+_FIRST_BRANCH = 2**34
 
 
 class SampleNoise:
@@ -26,6 +30,13 @@ class SampleNoise:
 
     def __init__(self, seed: int, indices: Sequence[int], stream: int = 0) -> None:
         self._seed, self._indices, self._stream = seed, indices, stream
+
+    def branch(self, name: str) -> SampleNoise:
+        """The noise of the same samples from a stream that depends on this one and on ``name`` alone."""
+        return self._with_stream(_FIRST_BRANCH + zlib.crc32(f"{self._stream} {name}".encode()))
+
+    def _with_stream(self, stream: int) -> SampleNoise:
+        return SampleNoise(self._seed, self._indices, stream)
 
     @cached_property
     def _generators(self) -> list[np.random.Generator]:

@@ -126,17 +126,17 @@ class Sampler:
             if entry.needs_null_timestep and not self.denoiser.has_null_timestep:
                 raise ValueError(
                     f"{type(entry).__name__} needs a denoiser that was trained with its timestep dropped at random, "
-                    "which this one was not; train one with model.init_args.timestep_dropout 0.1"
+                    "which this one was not; train one with timestep_dropout 0.1"
                 )
             if entry.needs_null_condition and not self.denoiser.has_null_condition:
                 raise ValueError(
                     f"{type(entry).__name__} needs a denoiser that was trained with a condition dropped at random, "
-                    "which this one was not; train one with model.init_args.condition, or take a conditional one"
+                    "which this one was not; train one with condition and condition_dropout"
                 )
             if entry.needs_condition and self.denoiser.conditioning is None:
                 raise ValueError(
                     f"{type(entry).__name__} needs a conditional denoiser, which this one is not; take "
-                    "digits/conditional_denoiser, or train one with model.init_args.condition"
+                    "another one, or train one with a condition"
                 )
             entry.require_denoiser(self.denoiser)
             if entry.needs_predicted_noise and not self.solver.reads_noise:
@@ -222,7 +222,7 @@ class Sampler:
         elif timestep != step.timestep:
             step = replace(step, timestep=timestep, alpha_bar=self._alpha_bars[timestep])
         if inputs:
-            step = replace(step, space=_told(step.space, inputs))
+            step = replace(step, space=_conditioned(step.space, inputs))
         return guidance.denoise(x, step, partial(inner, **inputs) if inputs else inner)
 
     @cached_property
@@ -308,8 +308,9 @@ def _at(denoiser: Denoiser, timesteps: Tensor) -> Tensor:
     return denoiser.schedule.alphas_cumprod[timesteps.to(denoiser.schedule.alphas_cumprod.device)]
 
 
-def _told(space: Space, inputs: Mapping[str, Any]) -> Space:
+def _conditioned(space: Space, inputs: Mapping[str, Any]) -> Space:
     """The space with the condition of its samples that a prediction asks for: none, or another one."""
-    told, own = copy.copy(space), space.denoiser_inputs
-    told.denoiser_inputs = {} if inputs.get("null_condition") else {name: inputs.get(name, own[name]) for name in own}
-    return told
+    changed, own = copy.copy(space), space.denoiser_inputs
+    hidden = inputs.get("null_condition")
+    changed.denoiser_inputs = {} if hidden else {name: inputs.get(name, own[name]) for name in own}
+    return changed

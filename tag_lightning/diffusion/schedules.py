@@ -49,7 +49,7 @@ class NoiseSchedule(nn.Module):
         return 2 * self.num_timesteps
 
     def signal_and_noise(self, x: Tensor, timesteps: Tensor | int) -> tuple[Tensor, Tensor]:
-        """``sqrt(alphas_cumprod[t])`` and ``sqrt(1 - alphas_cumprod[t])``, shaped to multiply ``x``.
+        """``sqrt(alphas_cumprod[t])`` and ``sqrt(1 - alphas_cumprod[t])``, shaped to multiply ``x [B, ...]``.
 
         Args:
             x: ``[B, ...]``, only its shape, dtype and device are used.
@@ -58,11 +58,11 @@ class NoiseSchedule(nn.Module):
         Raises:
             IndexError: If a timestep is above T-1, or a single one is negative.
         """
-        if isinstance(timesteps, int):
-            if timesteps < 0:
-                raise IndexError(f"timestep {timesteps} is outside 0 .. {self.num_timesteps - 1}")
-            timesteps = torch.full((len(x),), timesteps, device=x.device)
-        power = self.alphas_cumprod[timesteps.to(self.alphas_cumprod.device)]
+        if isinstance(timesteps, Tensor):
+            timesteps = timesteps.to(self.alphas_cumprod.device)
+        elif not 0 <= timesteps < len(self.alphas_cumprod):
+            raise IndexError(f"timestep {timesteps} is outside 0 .. {len(self.alphas_cumprod) - 1}")
+        power = self.alphas_cumprod[timesteps]
         shape = (-1,) + (1,) * (x.ndim - 1)
         return (
             power.sqrt().reshape(shape).to(x),

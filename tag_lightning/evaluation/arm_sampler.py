@@ -182,7 +182,7 @@ class ArmSampler:
 
         Raises:
             FailedArmError: On every process if a chunk became NaN or infinite on one of them; names the arm and, if a
-                network is to blame, the timestep. Of several chunks it tells the first, whichever process had it.
+                network is to blame, the timestep. If several chunks fail, it names the first of them.
         """
         timesteps = self.sampler(arm).timesteps
         own = self.task.columns
@@ -279,8 +279,8 @@ class ArmSampler:
         if self.store is None or self._sharded:  # no process has the whole weights, which the keys depend on
             return [None] * len(self._chunks)
         try:
-            told = arm.tells_condition(self.denoiser)
-            return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of, told)
+            conditional = arm.tells_condition(self.denoiser)
+            return self._chunk_keys.of(self._networks, self.sampler(arm, [0]), arm.best_of, conditional)
         except IndescribableError as error:
             if self.progress:
                 print(f"samples of {name} cannot be kept for a later run: {error}", flush=True)

@@ -36,7 +36,7 @@ class AudioRestorationTask(RestorationTask):
     Args:
         measurement: The operator and its noise, ``Clipping`` or ``MissingIntervals``.
         judge: Network of waveforms whose features the Frechet distance uses, such as ``SpectrogramClassifier``.
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
     """
 
     axes = ("C", "L")

@@ -30,20 +30,20 @@ class ChunkKeys:
         self._task, self._device, self._chunks, self._settings = task, device, chunks, settings
         self._fingerprints = Fingerprints()
 
-    def of(self, networks: Iterable[nn.Module], sampler: Sampler, best_of: int, told: bool) -> list[str]:
+    def of(self, networks: Iterable[nn.Module], sampler: Sampler, best_of: int, conditional: bool) -> list[str]:
         """The key of every chunk of an arm.
 
         Args:
             networks: All networks of the comparison, whose weights are read once.
             sampler: The arm's sampler.
             best_of: The arm's number of candidates.
-            told: The denoiser is told the condition in this arm.
+            conditional: The denoiser is told the condition in this arm.
 
         Raises:
             IndescribableError: If something that samples depend on has no fingerprint; names it.
         """
         self._fingerprints.remember(*networks)
-        arm = self._fingerprints.of(sampler, best_of, told, self._common)
+        arm = self._fingerprints.of(sampler, best_of, conditional, self._common)
         return [self._fingerprints.of(arm, chunk) for chunk in self._asked]
 
     @cached_property

@@ -39,7 +39,7 @@ class Fingerprints:
     """Fingerprints of objects by their content: class, source code and attributes, down to numbers and tensors.
 
     Equal fingerprints mean equal content. The reverse does not hold: state that changes with use, or source code edited
-    between two runs, gives another fingerprint, and what has no stable description is refused.
+    between two runs, gives another fingerprint, and objects without a stable description are refused.
     """
 
     def __init__(self) -> None:

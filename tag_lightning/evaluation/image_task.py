@@ -33,7 +33,7 @@ class ImageTask(SamplingTask):
         attribute: The attribute of the data that guide and judge classify; the name of the condition.
         labels: The classes asked for, in turn; None asks for all of them.
         features: Features of the Frechet distance. ``auto`` is Inception if its weights are found, else the judge.
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
         further_targets: Further attributes asked for, by name: ``ClassTarget`` or ``QuantityTarget``. They add
             ``accuracy_<name>`` and ``accuracy_all``, and ``mae_<name>`` of quantities.
     """

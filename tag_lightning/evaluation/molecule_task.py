@@ -40,7 +40,7 @@ class MoleculeTask(SamplingTask):
             name.
         judge: Another predictor, which scores and never guides.
         physics: Also compute the properties of samples by GFN2-xTB (the extra ``physics``).
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
         ranges: Properties that are asked to lie in a range, by name, in place of a target for each sample.
     """
 

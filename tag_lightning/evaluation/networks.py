@@ -35,10 +35,10 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
             "model, give the folder of its pipeline, or put scheduler_config.json beside it"
         )
     denoiser = Denoiser(network, schedule, prediction_type, clip_range)
-    first, told = torch.zeros(1, dtype=torch.long), {}
+    first, condition = torch.zeros(1, dtype=torch.long), {}
     if denoiser.conditioning is not None:
-        told = denoiser.conditioning.trial(example.attributes)
-    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **told)
+        condition = denoiser.conditioning.trial(example.attributes)
+    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **condition)
     return denoiser
 
 

@@ -22,7 +22,7 @@ class Sound(NamedTuple):
     """A mono sound.
 
     Attributes:
-        waveform: ``[L]`` in [-1, 1]; what is outside is cut off.
+        waveform: ``[L]`` in [-1, 1]; values outside are clipped.
         sample_rate: In Hz.
     """
 

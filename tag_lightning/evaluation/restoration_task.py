@@ -33,7 +33,7 @@ class RestorationTask(SamplingTask):
         measurement: The operator and its noise.
         judge: Network whose features the Frechet distance may use; see ``ImageTask``.
         features: Features of the Frechet distance, see ``ImageTask``.
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
     """
 
     axes: tuple[str, ...] = ("C", "H", "W")

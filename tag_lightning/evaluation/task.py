@@ -25,7 +25,7 @@ class SamplingTask(ABC):
     """One kind of samples. A task is described first and bound later: to data, then to a number of samples.
 
     Args:
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
 
     Attributes:
         axes: Names of the axes of one sample; empty accepts samples of any shape.

@@ -23,7 +23,7 @@ class VectorTask(SamplingTask):
     """Vectors of low dimension, measured by their Wasserstein distance ``w1`` to as many vectors of the data.
 
     Args:
-        metrics: Metrics beside the default ones.
+        metrics: Additional metrics.
     """
 
     axes = ("D",)

@@ -8,7 +8,7 @@ from tag_lightning.guidance.calibrated_noise import CalibratedNoise
 from tag_lightning.guidance.cfg_plus_plus import CFGPlusPlus
 from tag_lightning.guidance.cfg_zero_star import CFGZeroStar
 from tag_lightning.guidance.classifier import ClassifierGuidance
-from tag_lightning.guidance.classifier_free import ClassifierFreeGuidance
+from tag_lightning.guidance.classifier_free import CFG
 from tag_lightning.guidance.conditions import (
     Condition,
     ConditionedGuidance,
@@ -32,7 +32,7 @@ from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, 
 from tag_lightning.guidance.posterior_noise import PosteriorNoise
 from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
 from tag_lightning.guidance.predicted_noise import PredictedNoise
-from tag_lightning.guidance.projected_guidance import AdaptiveProjectedGuidance
+from tag_lightning.guidance.projected_guidance import APG
 from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.red_diff import REDDiff
 from tag_lightning.guidance.retiming import Retiming
@@ -57,6 +57,8 @@ from tag_lightning.guidance.wavelet_noise import WaveletNoise
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 __all__ = [
+    "APG",
+    "CFG",
     "DPS",
     "DSG",
     "GFCG",
@@ -67,13 +69,11 @@ __all__ = [
     "AdapterGuidance",
     "AdaptiveGuidance",
     "AdaptiveMoments",
-    "AdaptiveProjectedGuidance",
     "AlignedMoves",
     "AutoGuidance",
     "CFGPlusPlus",
     "CFGZeroStar",
     "CalibratedNoise",
-    "ClassifierFreeGuidance",
     "ClassifierFreeNoiseAwareness",
     "ClassifierGuidance",
     "Condition",

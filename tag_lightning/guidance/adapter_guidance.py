@@ -16,7 +16,7 @@ class AdapterGuidance(StrengthenedCondition):
     adapters are off and the denoiser is the one that they were trained on.
 
     Args:
-        guidance_scale: w of ``ClassifierFreeGuidance``, inside the range that the adapters were trained in.
+        guidance_scale: w of ``CFG``, inside the range that the adapters were trained in.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -36,7 +36,7 @@ class AdapterGuidance(StrengthenedCondition):
         if not low <= self.guidance_scale <= high:
             raise ValueError(
                 f"guidance_scale must lie in {low:g} .. {high:g}, in which the adapters were trained, got "
-                f"{self.guidance_scale}; ClassifierFreeGuidance takes any scale"
+                f"{self.guidance_scale}; CFG takes any scale"
             )
 
     def denoise(self, x: torch.Tensor, step: Step, predict: Predict) -> Prediction:

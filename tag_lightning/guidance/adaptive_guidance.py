@@ -16,14 +16,14 @@ class AdaptiveGuidance(ConditionContrast):
 
     Classifier-free guidance of each sample up to and including the step at which the cosine between the predictions
     with and without the condition reaches ``agreement``; from then on the condition alone. The pass without the
-    condition is spared once no sample of the batch needs it, for which the processor waits for a GPU once a step.
+    condition is skipped once no sample of the batch needs it; this check synchronises with the GPU once per step.
 
     The paper compares predicted noise, in a latent space. Near pure noise that is the sample itself whatever the
     condition, so that the two would agree at once; here the predicted ``x0``, clipped to the range of the space, are
     compared, which agree more and more on the way.
 
     Args:
-        guidance_scale: w of ``ClassifierFreeGuidance``.
+        guidance_scale: w of ``CFG``.
         agreement: Cosine in (-1, 1] at which guidance stops. 1 hardly ever stops it.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
@@ -45,8 +45,8 @@ class AdaptiveGuidance(ConditionContrast):
         guided = last >= step.index
         if not bool(guided.any()):
             return predict(x, step.timestep)
-        told, untold = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
-        first, second = (step.space.clip(one.x0.detach()).flatten(1) for one in (told, untold))
+        conditional, unconditional = predict(x, step.timestep), predict(x, step.timestep, null_condition=True)
+        first, second = (step.space.clip(one.x0.detach()).flatten(1) for one in (conditional, unconditional))
         cosine = torch.cosine_similarity(first, second)
         step.state["last"] = torch.where(guided & (cosine >= self.agreement), step.index, last)
-        return extrapolated(told, untold, 1 + (self.guidance_scale - 1) * guided.to(x), step)
+        return extrapolated(conditional, unconditional, 1 + (self.guidance_scale - 1) * guided.to(x), step)

@@ -14,7 +14,7 @@ from tag_lightning.guidance.noise_level import NoiseLevel, timesteps
 
 
 class CalibratedNoise(NoiseLevel):
-    """Another estimate less its bias, taken as 0 unless it exceeds so many of its standard deviations.
+    """Another estimate, corrected for its bias; 0 below a threshold in its standard deviations.
 
     Bias and spread are those of real data that hold the right noise, measured once by ``measured``.
 

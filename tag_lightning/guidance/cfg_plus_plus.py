@@ -33,9 +33,10 @@ class CFGPlusPlus(ConditionContrast):
         super().__init__(guidance_scale, **interval)
         if guidance_scale > 1:
             raise ValueError(
-                f"guidance_scale of CFGPlusPlus must lie in 0 .. 1, got {guidance_scale}; for scales above 1 use "
-                "ClassifierFreeGuidance"
+                f"guidance_scale of CFGPlusPlus must lie in 0 .. 1, got {guidance_scale}; for scales above 1 use CFG"
             )
 
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        return extrapolated(told, untold, self.guidance_scale, step)._replace(epsilon=untold.epsilon)
+    def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
+        return extrapolated(conditional, unconditional, self.guidance_scale, step)._replace(
+            epsilon=unconditional.epsilon
+        )

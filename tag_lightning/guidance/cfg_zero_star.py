@@ -38,15 +38,21 @@ class CFGZeroStar(ConditionContrast):
             raise ValueError(f"zero_init_steps must be at least 0, got {zero_init_steps}")
         self.zero_init_steps = zero_init_steps
 
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        a = torch.as_tensor(noise_level(told, step))
-        signal, noise = (per_sample(part.sqrt(), told.x0) for part in (a, 1 - a))
-        x = signal * told.x0 + noise * told.epsilon
-        v_told, v_untold = (signal * one.epsilon - noise * one.x0 for one in (told, untold))
-        velocity = self._guided(v_told, v_untold) if step.index >= self.zero_init_steps else torch.zeros_like(x)
-        return told._replace(epsilon=noise * x + signal * velocity, x0=signal * x - noise * velocity)
+    def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
+        a = torch.as_tensor(noise_level(conditional, step))
+        signal, noise = (per_sample(part.sqrt(), conditional.x0) for part in (a, 1 - a))
+        x = signal * conditional.x0 + noise * conditional.epsilon
+        v_conditional, v_unconditional = (signal * one.epsilon - noise * one.x0 for one in (conditional, unconditional))
+        velocity = (
+            self._guided(v_conditional, v_unconditional) if step.index >= self.zero_init_steps else torch.zeros_like(x)
+        )
+        return conditional._replace(epsilon=noise * x + signal * velocity, x0=signal * x - noise * velocity)
 
-    def _guided(self, told: Tensor, untold: Tensor) -> Tensor:
-        tiny = torch.finfo(untold.dtype).tiny
-        reference = inner_product(told, untold) / inner_product(untold, untold).clamp(min=tiny) * untold
-        return reference + self.guidance_scale * (told - reference)
+    def _guided(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        tiny = torch.finfo(unconditional.dtype).tiny
+        reference = (
+            inner_product(conditional, unconditional)
+            / inner_product(unconditional, unconditional).clamp(min=tiny)
+            * unconditional
+        )
+        return reference + self.guidance_scale * (conditional - reference)

@@ -93,6 +93,6 @@ class ClassifierGuidance(ConditionedGuidance):
 def _takes_timesteps(predictor: nn.Module) -> bool:
     try:
         parameters = inspect.signature(predictor.forward).parameters
-    except ValueError:  # a scripted module does not tell
+    except ValueError:  # a scripted module has no signature
         return True
     return "timesteps" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -50,16 +50,16 @@ class ConditionContrast(StrengthenedCondition):
     the denoiser.
     """
 
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
+    def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
         """The prediction to step with, of those with and without the condition; both have the same noise level."""
-        return extrapolated(told, untold, self.guidance_scale, step)
+        return extrapolated(conditional, unconditional, self.guidance_scale, step)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        told = predict(x, step.timestep)
-        return self.mixed(told, predict(x, step.timestep, null_condition=True), step)
+        conditional = predict(x, step.timestep)
+        return self.mixed(conditional, predict(x, step.timestep, null_condition=True), step)
 
 
-class ClassifierFreeGuidance(ConditionContrast):
+class CFG(ConditionContrast):
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, Eq. 6).
 
     ``epsilon^ = epsilon(x) + w (epsilon(x, c) - epsilon(x))`` with ``x0`` along with it: 0 samples without the
@@ -73,10 +73,13 @@ class ClassifierFreeGuidance(ConditionContrast):
     cost = "denoiser 2 / 0"
 
 
-def extrapolated(told: Prediction, untold: Prediction, scale: float | Tensor, step: Step) -> Prediction:
-    """``told`` with the noise ``untold + scale (told - untold)`` and ``x0`` along with it; one scale, or ``[B]``."""
-    weight = per_sample(scale, told.epsilon)
-    return with_noise(told, untold.epsilon + weight * (told.epsilon - untold.epsilon), step)
+def extrapolated(conditional: Prediction, unconditional: Prediction, scale: float | Tensor, step: Step) -> Prediction:
+    """``conditional`` with its noise extrapolated from the unconditional one, and ``x0`` along with it.
+
+    ``epsilon^ = epsilon_u + scale (epsilon_c - epsilon_u)`` with one scale, or ``[B]`` of them.
+    """
+    weight = per_sample(scale, conditional.epsilon)
+    return with_noise(conditional, unconditional.epsilon + weight * (conditional.epsilon - unconditional.epsilon), step)
 
 
 def with_clean(prediction: Prediction, x0: Tensor, step: Step) -> Prediction:

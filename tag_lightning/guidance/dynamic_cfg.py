@@ -18,7 +18,7 @@ from tag_lightning.guidance.evaluators import ConditionEvaluator, Evaluator
 class DynamicCFG(ConditionContrast):
     """Dynamic classifier-free guidance by online feedback (Papalampidi et al. 2025, arXiv 2509.16131).
 
-    Each step makes one candidate per scale from the two predictions of ``ClassifierFreeGuidance``, has evaluators score
+    Each step makes one candidate per scale from the two predictions of ``CFG``, has evaluators score
     them, and goes on with the best one, greedily, for every sample by itself. A tie goes to the earlier scale.
 
     The scores of an evaluator are put on a common scale first: over the candidates of one sample and step their lowest
@@ -28,7 +28,7 @@ class DynamicCFG(ConditionContrast):
     normalisation is our reading.
 
     Args:
-        scales: The guidance scales to choose from, at least 0 each; see ``ClassifierFreeGuidance``.
+        scales: The guidance scales to choose from, at least 0 each; see ``CFG``.
         evaluators: ``ConditionEvaluator``, ``DiscriminatorEvaluator``, ``TimeEvaluator``, or your own; None is the
             first, by the conditions of the run.
         weights: One per evaluator, at least 0 and not all 0; None weighs them equally.
@@ -74,18 +74,20 @@ class DynamicCFG(ConditionContrast):
         for evaluator in self.evaluators:
             evaluator.require_ready()
 
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        scales = on_device(torch.tensor(self.scales, dtype=told.x0.dtype), told.x0.device)
-        return extrapolated(told, untold, scales[self.chosen(told, untold, step)], step)
+    def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
+        scales = on_device(torch.tensor(self.scales, dtype=conditional.x0.dtype), conditional.x0.device)
+        return extrapolated(conditional, unconditional, scales[self.chosen(conditional, unconditional, step)], step)
 
     @torch.no_grad()
-    def chosen(self, told: Prediction, untold: Prediction, step: Step) -> Tensor:
+    def chosen(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Tensor:
         """The place in ``scales`` of each sample's choice, ``[B]``."""
         candidates = []
         for scale in self.scales:
-            candidate = extrapolated(told, untold, scale, step)
+            candidate = extrapolated(conditional, unconditional, scale, step)
             candidates.append(with_clean(candidate, step.space.clip(candidate.x0), step))
-        total = torch.zeros(len(candidates), len(told.x0), device=told.x0.device, dtype=told.x0.dtype)
+        total = torch.zeros(
+            len(candidates), len(conditional.x0), device=conditional.x0.device, dtype=conditional.x0.dtype
+        )
         for weight, evaluator in zip(self.weights, self.evaluators, strict=True):
             scores = [evaluator.scores(candidate, step) for candidate in candidates]
             step.checks.require_finite(step.timestep, the_evaluator=torch.stack(scores, 1))

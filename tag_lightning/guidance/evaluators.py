@@ -69,7 +69,7 @@ class ConditionEvaluator(Evaluator):
         return self.condition
 
     def scores(self, candidate: Prediction, step: Step) -> Tensor:
-        return self._likelihood().log_likelihood(candidate.x0, **step.space.inputs)
+        return self._likelihood().log_likelihood(step.space.decode(candidate.x0), **step.space.inputs)
 
 
 class DiscriminatorEvaluator(Evaluator):
@@ -91,7 +91,7 @@ class DiscriminatorEvaluator(Evaluator):
         """
         network = self.network.to(candidate.x0.device)
         with evaluating(network):
-            logits = network(candidate.x0, **step.space.inputs)
+            logits = network(step.space.decode(candidate.x0), **step.space.inputs)
         if logits.shape not in ((len(logits),), (len(logits), 1)):
             raise ValueError(
                 f"a discriminator gives one logit per sample, but {type(network).__name__} gives {list(logits.shape)}"

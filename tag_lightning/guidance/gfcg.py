@@ -63,12 +63,12 @@ class GFCG(ConditionContrast):
         raise ValueError(f"{type(self).__name__} asks a classifier; name the condition on a class by condition")
 
     def require_denoiser(self, denoiser: Denoiser) -> None:
-        own, told = type(self).__name__, denoiser.conditioning
-        assert told is not None  # by needs_condition
-        if told.num_classes is None:
+        own, conditioning = type(self).__name__, denoiser.conditioning
+        assert conditioning is not None  # by needs_condition
+        if conditioning.num_classes is None:
             raise ValueError(
-                f"{own} moves away from a class, but this denoiser is told the quantity {told.attribute!r}; take one "
-                "that is told a class, or ClassifierFreeGuidance"
+                f"{own} moves away from a class, but this denoiser is told the quantity {conditioning.attribute!r}; "
+                "take one that is told a class, or CFG"
             )
         classifier = self.require_classifier().predictor
         known = getattr(classifier, "num_classes", None)
@@ -77,24 +77,24 @@ class GFCG(ConditionContrast):
                 f"{own} compares the classes of its classifier with those of the denoiser, but "
                 f"{type(classifier).__name__} has no num_classes; give it that attribute"
             )
-        if known != told.num_classes:
+        if known != conditioning.num_classes:
             raise ValueError(
                 f"the classifier of {own} tells {known} classes apart, but the denoiser is told one of "
-                f"{told.num_classes}; give it a classifier of the same classes"
+                f"{conditioning.num_classes}; give it a classifier of the same classes"
             )
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        told = predict(x, step.timestep)
+        conditional = predict(x, step.timestep)
         for argument, asked in step.space.denoiser_inputs.items():  # one, or none for a prediction without it
-            scale, mistaken = self.reading(told, asked, step)
-            return extrapolated(told, predict(x, step.timestep, **{argument: mistaken}), scale, step)
-        return told
+            scale, mistaken = self.reading(conditional, asked, step)
+            return extrapolated(conditional, predict(x, step.timestep, **{argument: mistaken}), scale, step)
+        return conditional
 
     @torch.no_grad()
-    def reading(self, told: Prediction, asked: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Scale ``s [B]`` and reference class ``r [B]`` by the classifier's view of ``told``; ``asked [B]`` is c."""
+    def reading(self, conditional: Prediction, asked: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Scale ``s [B]`` and reference class ``r [B]`` by the classifier, for the classes ``asked [B]``."""
         classifier = self.require_classifier().predictor
-        logits = classifier(step.space.clip(told.x0), **step.space.inputs)
+        logits = classifier(step.space.decode(step.space.clip(conditional.x0)), **step.space.inputs)
         step.checks.require_finite(step.timestep, the_classifier=logits)
         own = asked.to(logits.device)[:, None]
         others = logits.log_softmax(1).scatter(1, own, -torch.inf)

@@ -43,7 +43,7 @@ class MoreRedAS(OwnStep, TimePredictorGuidance):
         super().require_company(before, after)
         if any(isinstance(other, TemporalAlignment) and other.conditions for other in after):
             own = type(self).__name__
-            raise ValueError(f"TAG cannot look ahead through {own}, which predicts once a step; put TAG before it")
+            raise ValueError(f"TAG cannot look ahead through {own}, which predicts once per step; put TAG before it")
 
     def timesteps(self, x: Tensor, step: Step) -> Tensor:
         """The timesteps from which samples ``x [B, ...]`` step, ``[B]``."""

@@ -75,9 +75,9 @@ class ClassifierFreeNoiseAwareness(Guidance):
         self.guidance_scale = _require_scale(guidance_scale)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
-        told = predict(x, step.timestep)
-        untold = predict(x, step.timestep, null_timestep=True).epsilon
-        return with_noise(told, told.epsilon + self.guidance_scale * (told.epsilon - untold), step)
+        aware = predict(x, step.timestep)
+        unaware = predict(x, step.timestep, null_timestep=True).epsilon
+        return with_noise(aware, aware.epsilon + self.guidance_scale * (aware.epsilon - unaware), step)
 
 
 def _require_scale(guidance_scale: float) -> float:

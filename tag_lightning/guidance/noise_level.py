@@ -1,4 +1,4 @@
-"""How much noise a sample holds beside the noise that its timestep should have: the estimates behind ``Retiming``."""
+"""The noise in a sample relative to that of its timestep: the estimates behind ``Retiming``."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from tag_lightning.diffusion import Prediction, Step
 from tag_lightning.guidance.classifier_free import ConditionContrast, inner_product, with_clean
 
 
-class AdaptiveProjectedGuidance(ConditionContrast):
+class APG(ConditionContrast):
     """Adaptive projected guidance, APG (Sadat et al. 2024, arXiv 2410.02416, Algorithm 1).
 
     The update ``x0(x, c) - x0(x)`` of classifier-free guidance is averaged over the steps with momentum, capped in
     length, and weakened along ``x0(x, c)``; ``x0(x, c)`` plus ``w - 1`` times it is the guided estimate. With
-    ``parallel_weight`` 1, ``momentum`` 0 and no ``norm_threshold`` it is ``ClassifierFreeGuidance``.
+    ``parallel_weight`` 1, ``momentum`` 0 and no ``norm_threshold`` it is ``CFG``.
 
     Args:
         guidance_scale: w, at least 0; 1 samples with the condition alone.
@@ -52,15 +52,19 @@ class AdaptiveProjectedGuidance(ConditionContrast):
         self.norm_threshold = norm_threshold
         self.momentum = momentum
 
-    def mixed(self, told: Prediction, untold: Prediction, step: Step) -> Prediction:
-        update = self._averaged(told.x0 - untold.x0, step)
+    def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
+        update = self._averaged(conditional.x0 - unconditional.x0, step)
         if self.norm_threshold is not None:
             norm = inner_product(update, update).sqrt()
             update = update * (self.norm_threshold / norm.clamp(min=self.norm_threshold))
         tiny = torch.finfo(update.dtype).tiny
-        along = inner_product(update, told.x0) / inner_product(told.x0, told.x0).clamp(min=tiny) * told.x0
+        along = (
+            inner_product(update, conditional.x0)
+            / inner_product(conditional.x0, conditional.x0).clamp(min=tiny)
+            * conditional.x0
+        )
         update = update + (self.parallel_weight - 1) * along
-        return with_clean(told, told.x0 + (self.guidance_scale - 1) * update, step)
+        return with_clean(conditional, conditional.x0 + (self.guidance_scale - 1) * update, step)
 
     def _averaged(self, update: Tensor, step: Step) -> Tensor:
         """The update plus ``momentum`` times the average of the steps before, ``[B, ...]``."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -92,11 +92,11 @@ class TemporalAlignment(TimePredictorGuidance):
         return score
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        moved = x
-        for place, condition in enumerate(self.conditions):
+        moved, places = x, Counter[str]()
+        for condition in self.conditions:
+            places[kind := type(condition).__qualname__] += 1
             if condition.acts(step.timestep):
-                view = replace(step, state=step.state.setdefault(f"condition {place}", {}))
-                moved = moved + condition.look_ahead(moved, view, predict)
+                moved = moved + condition.look_ahead(moved, step.within(f"{kind} {places[kind]}"), predict)
         evidence = self.evidence(moved, step)
         return x + omega(self.strength, evidence, step) * evidence.score
 

@@ -19,8 +19,8 @@ _BATCH = 256
 class FCD(SampleMetric):
     """Frechet ChemNet distance ``fcd`` to the training molecules (Preuer et al. 2018, arXiv 1803.09518).
 
-    Of the valid molecules among the samples, by their SMILES: one that is torn, or that RDKit does not sanitise, does
-    not count. Like every Frechet distance it is biased upwards for few samples. ``reference`` is that of the test
+    Computed from the SMILES of the valid samples; fragmented molecules, and those that RDKit does not sanitise, do not
+    count. Like every Frechet distance it is biased upwards for few samples. ``reference`` is that of the test
     molecules. Network and weights come from the package ``fcd-torch``, whose figures equal those of the authors' code.
 
     Args:

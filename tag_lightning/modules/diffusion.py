@@ -45,7 +45,7 @@ class DiffusionModule(NetworkModule):
             quantity for an ``EGNNDenoiser(num_context=1)``; None trains an unconditional network. The saved network
             remembers it. Validation tells the network every sample's own condition.
         condition_dropout: Probability, in [0, 1), with which the network is told the null condition in its place, as
-            ``ClassifierFreeGuidance`` needs (Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 are
+            ``CFG`` needs (Ho and Salimans 2022, arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 are
             published).
         prediction_type: The quantity the network learns, ``epsilon``, ``sample`` (x0) or ``v_prediction``; see
             ``Denoiser``. None keeps the one that ``network`` was trained for, epsilon if it is new. The saved network
@@ -97,8 +97,8 @@ class DiffusionModule(NetworkModule):
     def try_network(self, example: Any) -> None:
         inputs = example.inputs | self._condition(example.attributes)
         for timestep in (0, self.schedule.null_timestep) if self.timestep_dropout > 0 else (0,):
-            told = torch.full((1,), timestep)
-            require_accepts(self.network, example.x.shape[1:], "model.network", told, **inputs)
+            shown = torch.full((1,), timestep)
+            require_accepts(self.network, example.x.shape[1:], "model.network", shown, **inputs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self._loss(batch, self.batches_trained, self.timestep_dropout, self.condition_dropout)
@@ -119,13 +119,13 @@ class DiffusionModule(NetworkModule):
         if dropout > 0:
             dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < dropout
             timesteps = timesteps.masked_fill(dropped, self.schedule.null_timestep)
-        told = self._condition(batch.attributes)
-        if told and condition_dropout > 0:
+        condition = self._condition(batch.attributes)
+        if condition and condition_dropout > 0:
             assert self.conditioning is not None
             dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < condition_dropout
             null = self.conditioning.null(len(timesteps), timesteps.device)
-            told = {name: torch.where(dropped, null[name], values) for name, values in told.items()}
-        output = self.network(x_t, timesteps, **batch.inputs, **told)
+            condition = {name: torch.where(dropped, null[name], values) for name, values in condition.items()}
+        output = self.network(x_t, timesteps, **batch.inputs, **condition)
         predicted = output if isinstance(output, Tensor) else output.sample
         weights = self.sample_weights(batch)
         if weights is not None:

@@ -108,5 +108,5 @@ class GuidanceDistillationModule(NetworkModule):
         self.first_loss.reset()
 
     def _answer(self, batch: Any, **inputs: Tensor) -> Tensor:
-        told = self.network.conditioning.of_data(batch.attributes)
-        return self.network(batch.x, batch.timesteps, **told, **inputs).sample
+        condition = self.network.conditioning.of_data(batch.attributes)
+        return self.network(batch.x, batch.timesteps, **condition, **inputs).sample

@@ -176,9 +176,9 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         """
         real = mask[..., None].to(x)
         start, features = x[..., :3] * real, x[..., 3:] * real
-        told = ((timesteps + self.time_offset) / self.num_timesteps).to(x)[:, None]
-        told = torch.cat((told, *self._told(context)), -1).to(x)
-        h = self.embedding(torch.cat((features, told[:, None].expand(*mask.shape, -1)), -1))
+        time = ((timesteps + self.time_offset) / self.num_timesteps).to(x)[:, None]
+        time_and_context = torch.cat((time, *self._context_columns(context)), -1).to(x)
+        h = self.embedding(torch.cat((features, time_and_context[:, None].expand(*mask.shape, -1)), -1))
         position, pairs = start, pair_mask(mask, x)
         squared = initial = squared_distances(start)
         at_input = radial_bases(initial, self.num_bases)
@@ -191,7 +191,7 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         velocity = velocity - velocity.sum(1, keepdim=True) / real.sum(1, keepdim=True) * real
         return torch.cat((velocity, self.readout(h) * real), -1)
 
-    def _told(self, context: Tensor | None) -> list[Tensor]:
+    def _context_columns(self, context: Tensor | None) -> list[Tensor]:
         """The standardised properties, 0 where unknown, and which are known: ``[B, K]`` each; none for K = 0."""
         given = 0 if context is None else context.shape[1:].numel()
         if given != self.num_context:

@@ -29,7 +29,7 @@ class WaveformUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         in_channels: C, 1 for mono.
         fold: Samples per position; ``1`` is a plain ``UNet1DModel``.
         block_out_channels: Width of each level, multiples of 8; each but the last halves the number of positions.
-        layers_per_block: Further residual blocks of each level, beside one.
+        layers_per_block: Residual blocks per level, less one.
 
     Raises:
         ValueError: If ``fold`` is below 1, or a width is not a multiple of 8.

@@ -19,7 +19,7 @@ from tag_lightning.tensor_file import load_weights, reason
 
 _ARGUMENTS = "args.pickle"
 _RANGE = 15.0  # of EDM's coordinates, which its command line does not set
-# What `EGNNDenoiser` is built like; the values that EDM's command line has if it is not told otherwise.
+# The settings that `EGNNDenoiser` implements, with the defaults of EDM's command line.
 _REQUIRED: dict[str, Any] = {
     "probabilistic_model": "diffusion",
     "model": "egnn_dynamics",

@@ -126,7 +126,7 @@ def _flags(path: Path) -> dict[str, Any]:
         given = _PUBLISHED[path.stem]
     else:
         raise ValueError(
-            f"{path} does not tell its noise schedule and attention heads, and OpenAI published no file of its name; "
+            f"{path} does not state its noise schedule and attention heads, and OpenAI published no file of its name; "
             f'write the flags it was trained with into {file}, for example {{"image_size": 256, '
             '"num_head_channels": 64, "diffusion_steps": 1000, "noise_schedule": "linear"}'
         )

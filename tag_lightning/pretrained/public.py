@@ -1,4 +1,4 @@
-"""Public models: folders of the Hugging Face Hub, and what to do where a file of others' is missing."""
+"""Public models: folders of the Hugging Face Hub, and help if a third-party file is missing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_quick_run_writes_the_table(kind: str, tmp_path: Path) -> None:
     assert passes["REDDiff"] == ["1 / 0", "1 / 1", "0 / 0"]
     assert passes["MoreRedAS"] == ["1 / 0", "0 / 0", "1 / 0"]
     assert passes["ClassifierFreeNoiseAwareness"] == ["2 / 0", "0 / 0", "0 / 0"]
-    assert passes["ClassifierFreeGuidance"] == passes["AutoGuidance"] == ["2 / 0", "0 / 0", "0 / 0"]
+    assert passes["CFG"] == passes["AutoGuidance"] == ["2 / 0", "0 / 0", "0 / 0"]
     assert passes["DynamicCFG"] == ["2 / 0", "4 / 0", "0 / 0"]
     assert passes["DynamicCFG by the time predictor"] == ["2 / 0", "0 / 0", "4 / 0"]
     if regressor:

@@ -13,7 +13,7 @@ from tiny_trajectories import data, write_base
 
 from tag_lightning.datamodules.guided_trajectories import guided_trajectories
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, Sampler
-from tag_lightning.guidance import ClassifierFreeGuidance
+from tag_lightning.guidance import CFG
 from tag_lightning.pretrained import load_pretrained
 
 
@@ -38,7 +38,7 @@ def test_the_states_are_those_that_guidance_at_one_scale_visits(tmp_path: Path) 
     visited: list[torch.Tensor] = []
     images = ImageSpace((1, 8, 8), range(4))
     images.denoiser_inputs = {"class_labels": torch.tensor([0, 1, 2, 0])}
-    sampler = Sampler(denoiser, DDIM(), 3, [ClassifierFreeGuidance(2.5)])
+    sampler = Sampler(denoiser, DDIM(), 3, [CFG(2.5)])
     sampler.sample(images, 7, [lambda x, step: visited.append(x.clone())])
     drawn = guided_trajectories(denoiser, DDIM(), 3, images, torch.full((4,), 2.5), 7)
     torch.testing.assert_close(drawn["x"].float(), torch.stack(visited, 1), rtol=2e-3, atol=2e-3)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from gaussian_mixture import ExactTimePosterior
 from problems import UNEVEN, exact_denoiser, half_square, random_vectors, vector_space
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from tag_lightning.diffusion import (
     Sampler,
     Step,
 )
-from tag_lightning.guidance import DPS, Condition, ConditionedGuidance, Corruption, TemporalAlignment
+from tag_lightning.guidance import DPS, LGD, TFG, Condition, ConditionedGuidance, Corruption, TemporalAlignment
 from tag_lightning.networks import MLPTimePredictor
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
@@ -84,6 +85,18 @@ def test_arms_stay_paired_whatever_draws_beside_them() -> None:
     plain = sampled(Corruption(0.2))
     for arm in ([Corruption(0.2), Idle()], [Idle(), Corruption(0.2)], [Idle(), Idle(), Corruption(0.2)]):
         torch.testing.assert_close(sampled(*arm), plain, rtol=0, atol=0)
+
+
+def test_what_draws_beside_a_condition_that_looks_ahead_leaves_its_noise_alone() -> None:
+    condition = Condition(nn.Identity(), TARGET, half_square)
+    smoothed, vanishing = LGD(condition, scale=0.5, num_draws=2), TFG(condition, rho=1e-30, mu=0.0, gamma=1.0)
+    predictor = ExactTimePosterior(UNEVEN, SCHEDULE)
+    alone, beside = (
+        sampled(TemporalAlignment(predictor, 0.1, conditions=conditions))
+        for conditions in ([smoothed], [vanishing, smoothed])
+    )
+    torch.testing.assert_close(beside, alone)
+    assert not torch.allclose(alone, sampled(TemporalAlignment(predictor, 0.1)))
 
 
 def test_two_guidances_of_one_class_draw_different_noise() -> None:

@@ -15,10 +15,10 @@ from torch import Tensor
 from tag_lightning.diffusion import DDIM, Conditioning, Guidance, LinearSchedule, Predict, Prediction, Step
 from tag_lightning.evaluation import Arm, Results, compare
 from tag_lightning.evaluation.chunk_store import ChunkStore
-from tag_lightning.guidance import DPS, GFCG, AutoGuidance, ClassifierFreeGuidance, DynamicCFG, TimeEvaluator
+from tag_lightning.guidance import CFG, DPS, GFCG, AutoGuidance, DynamicCFG, TimeEvaluator
 from tag_lightning.pretrained import save_pretrained
 
-CFG = ClassifierFreeGuidance(3.0)
+CFG = CFG(3.0)
 COMMON: dict[str, Any] = {"num_samples": 6, "num_steps": 2, "chunk_size": 4, "progress": False, "solver": DDIM(0.0)}
 
 
@@ -76,16 +76,16 @@ def test_a_denoiser_that_cannot_do_without_is_always_told(tiny: TinyNetworks, tm
     source = conditional(tmp_path, dropout=0.0)
     drawn(tiny, source, {"unguided": Arm([Overheard(heard)])})
     assert None not in heard
-    with pytest.raises(ValueError, match=r"^arm a: ClassifierFreeGuidance needs a denoiser .* dropped at random"):
+    with pytest.raises(ValueError, match=r"^arm a: CFG needs a denoiser .* dropped at random"):
         drawn(tiny, source, {"a": Arm([CFG])})
 
 
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        (Arm([CFG]), "ClassifierFreeGuidance needs a denoiser that was trained with a condition dropped at random"),
+        (Arm([CFG]), "CFG needs a denoiser that was trained with a condition dropped at random"),
         (Arm([DynamicCFG()]), "DynamicCFG needs a denoiser that was trained with a condition dropped at random"),
-        (Arm([GFCG()]), "GFCG needs a conditional denoiser, which this one is not; take digits/conditional_denoiser"),
+        (Arm([GFCG()]), "GFCG needs a conditional denoiser, which this one is not; take another"),
         (Arm(conditional=True), "conditional is true, but the denoiser is unconditional"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_the_denoiser_does_not_know_is_refused_before_anything_is_drawn(
     drawn(tiny, three, {"a": Arm([CFG])}, labels=[0, 2])
     with pytest.raises(ValueError, match=r"^arm a: the denoiser was trained with the condition 'label', which nothing"):
         drawn(tiny, three, {"a": Arm([CFG])}, attribute="hue", guide=None, judge=None, features="auto")
-    with pytest.raises(ValueError, match=r"^arm a: conditional is false, but ClassifierFreeGuidance strengthens the"):
+    with pytest.raises(ValueError, match=r"^arm a: conditional is false, but CFG strengthens the"):
         drawn(tiny, three, {"a": Arm([CFG], conditional=False)}, labels=[0])
     with pytest.raises(ValueError, match=r"^arm a: the classifier of GFCG tells 10 classes apart, but .* one of 3; "):
         drawn(tiny, three, {"a": Arm([GFCG()])}, labels=[0])

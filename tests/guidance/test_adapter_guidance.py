@@ -9,7 +9,7 @@ from problems import random_vectors, step_at
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, Prediction, Sampler
-from tag_lightning.guidance import DPS, AdapterGuidance, ClassifierFreeGuidance, Condition
+from tag_lightning.guidance import CFG, DPS, AdapterGuidance, Condition
 
 
 def sampled(guidance: list[Guidance]) -> tuple[Tensor, int]:
@@ -19,7 +19,7 @@ def sampled(guidance: list[Guidance]) -> tuple[Tensor, int]:
 
 @pytest.mark.parametrize("scale", [1.0, 2.5, 6.0])
 def test_perfect_adapters_sample_as_the_contrast_does_in_half_the_passes(scale: float) -> None:
-    guided, passes = sampled([ClassifierFreeGuidance(scale)])
+    guided, passes = sampled([CFG(scale)])
     distilled, own = sampled([AdapterGuidance(scale)])
     torch.testing.assert_close(distilled, guided)
     assert (passes, own) == (24, 12)
@@ -28,14 +28,14 @@ def test_perfect_adapters_sample_as_the_contrast_does_in_half_the_passes(scale: 
 def test_outside_its_interval_the_adapters_are_off() -> None:
     torch.testing.assert_close(
         sampled([AdapterGuidance(3.0, start=60, stop=30)])[0],
-        sampled([ClassifierFreeGuidance(3.0, start=60, stop=30)])[0],
+        sampled([CFG(3.0, start=60, stop=30)])[0],
     )
 
 
 def test_the_answer_without_the_condition_is_the_plain_one() -> None:
     """Another guidance may ask for it."""
     denoiser, x = Denoiser(PerfectAdapters(), SCHEDULE), random_vectors(6, 2)
-    step = step_at(SCHEDULE, space(told=False), 60, 50)
+    step = step_at(SCHEDULE, space(conditional=False), 60, 50)
 
     def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
         return denoiser(x, timestep, null_condition=True, **inputs)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def test_a_gradient_method_beside_it_asks_for_the_plain_answer_as_well() -> None
 
 @pytest.mark.parametrize("scale", [0.5, 6.5])
 def test_a_scale_outside_the_trained_range_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=rf"guidance_scale must lie in 1 \.\. 6, .* got {scale}; ClassifierFree"):
+    with pytest.raises(ValueError, match=rf"guidance_scale must lie in 1 \.\. 6, .* got {scale}; CFG"):
         sampled([AdapterGuidance(scale)])
 
 
@@ -66,4 +66,4 @@ def test_a_denoiser_without_adapters_is_refused() -> None:
 def test_samples_that_are_asked_for_nothing_are_refused() -> None:
     sampler = Sampler(Denoiser(PerfectAdapters(), SCHEDULE), DDIM(), 4, [AdapterGuidance()])
     with pytest.raises(ValueError, match="AdapterGuidance strengthens the condition of each sample, but the space has"):
-        sampler.sample(space(told=False), 0)
+        sampler.sample(space(conditional=False), 0)

@@ -29,12 +29,12 @@ from tag_lightning.diffusion import (
     Step,
 )
 from tag_lightning.guidance import (
+    APG,
+    CFG,
     AdaptiveGuidance,
-    AdaptiveProjectedGuidance,
     AutoGuidance,
     CFGPlusPlus,
     CFGZeroStar,
-    ClassifierFreeGuidance,
     RLGuidance,
     TemporalAlignment,
     TimeCorrection,
@@ -56,10 +56,10 @@ class ClassDenoiser(nn.Module):
         super().__init__()
         self.config = {CONDITION_KEY: asdict(conditioning)}
         self.exact = nn.ModuleList(ExactDenoiser(mixture, SCHEDULE) for mixture in (*CLASSES, ALL))
-        self.told: list[list[int]] = []
+        self.heard: list[list[int]] = []
 
     def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        self.told.append(class_labels.tolist())
+        self.heard.append(class_labels.tolist())
         answers = torch.stack([exact(x, timesteps) for exact in self.exact], 1)
         return answers[torch.arange(len(x)), class_labels]
 
@@ -100,15 +100,15 @@ def at(t: int = T, index: int = 0) -> Step:
 @pytest.mark.parametrize("w", [0.0, 0.5, 1.0, 4.0])
 def test_the_guided_score_is_the_extrapolated_one(w: float, t: int) -> None:
     x, a = random_vectors(COUNT, 2), float(SCHEDULE.alphas_cumprod[t])
-    guided = denoised(ClassifierFreeGuidance(w), x, at(t))
+    guided = denoised(CFG(w), x, at(t))
     expected = (1 - w) * ALL.score(x, a) + w * class_scores(x, a)
     torch.testing.assert_close(-guided.epsilon / math.sqrt(1 - a), expected)
     torch.testing.assert_close(SCHEDULE.add_noise(guided.x0, guided.epsilon, t), x)
 
 
 CONTRASTS: dict[str, Callable[..., Guidance]] = {
-    "ClassifierFreeGuidance": ClassifierFreeGuidance,
-    "AdaptiveProjectedGuidance": AdaptiveProjectedGuidance,
+    "CFG": CFG,
+    "APG": APG,
     "AdaptiveGuidance": AdaptiveGuidance,
     "CFGZeroStar": lambda w: CFGZeroStar(w, zero_init_steps=0),
 }
@@ -119,7 +119,7 @@ def test_a_scale_of_one_samples_with_the_condition(name: str) -> None:
     torch.testing.assert_close(sampled([CONTRASTS[name](1.0)]), sampled([]))
 
 
-@pytest.mark.parametrize("guidance", [ClassifierFreeGuidance(0.0), CFGPlusPlus(0.0)], ids=["CFG", "CFG++"])
+@pytest.mark.parametrize("guidance", [CFG(0.0), CFGPlusPlus(0.0)], ids=["CFG", "CFG++"])
 def test_a_scale_of_zero_samples_without_the_condition(guidance: Guidance) -> None:
     torch.testing.assert_close(sampled([guidance]), sampled([], labels=None))
 
@@ -127,11 +127,11 @@ def test_a_scale_of_zero_samples_without_the_condition(guidance: Guidance) -> No
 def test_plus_plus_puts_the_unconditional_noise_back() -> None:
     x, w, a, after = random_vectors(COUNT, 2), 0.6, *(float(SCHEDULE.alphas_cumprod[t]) for t in (T, T - 8))
     guided = denoised(CFGPlusPlus(w), x, at())
-    untold = -math.sqrt(1 - a) * ALL.score(x, a)
-    mixed = (1 - w) * untold - w * math.sqrt(1 - a) * class_scores(x, a)
+    unconditional = -math.sqrt(1 - a) * ALL.score(x, a)
+    mixed = (1 - w) * unconditional - w * math.sqrt(1 - a) * class_scores(x, a)
     clean = (x - math.sqrt(1 - a) * mixed) / math.sqrt(a)
     mean = DDIM(0.0).propose(x, guided, at(), denoiser()).mean
-    torch.testing.assert_close(mean, math.sqrt(after) * clean + math.sqrt(1 - after) * untold)
+    torch.testing.assert_close(mean, math.sqrt(after) * clean + math.sqrt(1 - after) * unconditional)
 
 
 def test_plus_plus_needs_a_solver_that_reads_the_noise() -> None:
@@ -148,19 +148,21 @@ def test_plus_plus_interpolates(scale: float) -> None:
 
 
 def test_projection_with_its_knobs_off_is_classifier_free_guidance() -> None:
-    off = AdaptiveProjectedGuidance(3.0, parallel_weight=1.0, momentum=0.0)
-    torch.testing.assert_close(sampled([off]), sampled([ClassifierFreeGuidance(3.0)]))
+    off = APG(3.0, parallel_weight=1.0, momentum=0.0)
+    torch.testing.assert_close(sampled([off]), sampled([CFG(3.0)]))
 
 
 def test_projection_follows_the_form_of_diffusers_over_the_steps() -> None:
     """Momentum, cap and projection together, over three steps."""
     own, buffer = denoiser(), MomentumBuffer(-0.6)
-    guidance, state = AdaptiveProjectedGuidance(3.0, 0.2, 0.4, -0.6), dict[str, Any]()
+    guidance, state = APG(3.0, 0.2, 0.4, -0.6), dict[str, Any]()
     for index, t in enumerate((80, 60, 40)):
         x, step = random_vectors(COUNT, 2, seed=index), at(t, index)
         step.__dict__["state"] = state
-        told, untold = own(x, t, class_labels=LABELS).x0, own(x, t, null_condition=True).x0
-        expected = normalized_guidance(told, untold, 3.0 - 1, buffer, 0.2, 0.4, use_original_formulation=True)
+        conditional, unconditional = own(x, t, class_labels=LABELS).x0, own(x, t, null_condition=True).x0
+        expected = normalized_guidance(
+            conditional, unconditional, 3.0 - 1, buffer, 0.2, 0.4, use_original_formulation=True
+        )
         for _ in range(2):  # a second prediction in the same step leaves the momentum as it was
             guided = denoised(guidance, x, step)
             torch.testing.assert_close(guided.x0, expected)
@@ -172,20 +174,20 @@ def test_adaptive_guidance_stops_when_the_answers_agree() -> None:
     own = denoiser()
     network, steps = own.network, 12
     samples = Sampler(own, DDIM(0.0), steps, [AdaptiveGuidance(3.0, agreement=0.9)]).sample(space(), 0)
-    passes = len(network.told)
+    passes = len(network.heard)
     assert steps < passes < 2 * steps
-    last = network.told[-1]
+    last = network.heard[-1]
     assert last == LABELS.tolist()
     for i in range(COUNT):
         one = vector_space([i])
         one.denoiser_inputs = LABEL.inputs({"label": LABELS[[i]]})
         cut = [
-            Sampler(own, DDIM(0.0), steps, [ClassifierFreeGuidance(3.0, stop=stop)]).sample(one, 0)[0]
+            Sampler(own, DDIM(0.0), steps, [CFG(3.0, stop=stop)]).sample(one, 0)[0]
             for stop in Sampler(own, DDIM(0.0), steps).timesteps
         ]
         assert any(torch.allclose(samples[i], other) for other in cut), i
     never = sampled([AdaptiveGuidance(3.0, agreement=1.0)])
-    torch.testing.assert_close(never, sampled([ClassifierFreeGuidance(3.0)]))
+    torch.testing.assert_close(never, sampled([CFG(3.0)]))
 
 
 def test_zero_star_is_guidance_of_the_velocity() -> None:
@@ -193,10 +195,10 @@ def test_zero_star_is_guidance_of_the_velocity() -> None:
     a = float(SCHEDULE.alphas_cumprod[T])
     signal, noise = math.sqrt(a), math.sqrt(1 - a)
     answers = [own(x, T, class_labels=LABELS), own(x, T, null_condition=True)]
-    told, untold = (signal * answer.epsilon - noise * answer.x0 for answer in answers)
-    scaled = cfg_zero_star_scale(told, untold).double() * untold
+    conditional, unconditional = (signal * answer.epsilon - noise * answer.x0 for answer in answers)
+    scaled = cfg_zero_star_scale(conditional, unconditional).double() * unconditional
     guided = denoised(CFGZeroStar(w), x, at(index=1))
-    velocity = scaled + w * (told - scaled)
+    velocity = scaled + w * (conditional - scaled)
     torch.testing.assert_close(signal * guided.epsilon - noise * guided.x0, velocity, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(SCHEDULE.add_noise(guided.x0, guided.epsilon, T), x)
 
@@ -217,9 +219,9 @@ def test_guidance_in_a_limited_interval_leaves_the_condition_outside() -> None:
             asked.append((step.timestep, not step.space.denoiser_inputs))
             return predict(x, step.timestep)
 
-    sampled([Noting(), ClassifierFreeGuidance(3.0, start=70, stop=30)], num_steps=10)
-    told = {t for t, null in asked if not null}
-    assert told == {99, 89, 79, 69, 59, 49, 39, 29, 19, 9}
+    sampled([Noting(), CFG(3.0, start=70, stop=30)], num_steps=10)
+    conditional = {t for t, null in asked if not null}
+    assert conditional == {99, 89, 79, 69, 59, 49, 39, 29, 19, 9}
     assert {t for t, null in asked if null} == {69, 59, 49, 39}
 
 
@@ -230,7 +232,7 @@ def test_the_condition_costs_a_second_pass(name: str) -> None:
     if isinstance(guidance, AdaptiveGuidance):
         guidance = AdaptiveGuidance(agreement=1.0)
     Sampler(own, DDIM(0.0), 5, [guidance]).sample(space(), 0)
-    assert own.network.told == [LABELS.tolist(), [2] * COUNT] * 5
+    assert own.network.heard == [LABELS.tolist(), [2] * COUNT] * 5
 
 
 @pytest.mark.parametrize("kind", [AutoGuidance, RLGuidance])
@@ -248,18 +250,18 @@ def test_a_mixture_with_a_reward_tuned_gaussian_is_the_tuning_at_another_tempera
     mean, shift = torch.tensor([0.5, -1.0]), torch.tensor([0.9, 0.0])
     tilted = [GaussianMixture([1], [(mean + factor * shift).tolist()], [VARIANCE]) for factor in (0.0, 1.0, w)]
     base, tuned, expected = (Denoiser(ExactDenoiser(each, SCHEDULE), SCHEDULE) for each in tilted)
-    untold = space(labels=None)
-    mixed = Sampler(base, DDIM(0.0), 12, [RLGuidance(tuned, w)]).sample(untold, 0)
-    torch.testing.assert_close(mixed, Sampler(expected, DDIM(0.0), 12).sample(untold, 0))
+    unconditional = space(labels=None)
+    mixed = Sampler(base, DDIM(0.0), 12, [RLGuidance(tuned, w)]).sample(unconditional, 0)
+    torch.testing.assert_close(mixed, Sampler(expected, DDIM(0.0), 12).sample(unconditional, 0))
 
 
 def test_a_worse_denoiser_is_told_the_same_condition() -> None:
     worse = denoiser()
     Sampler(denoiser(), DDIM(0.0), 2, [AutoGuidance(worse)]).sample(space(), 0)
-    assert worse.network.told == [LABELS.tolist()] * 2
-    worse.network.told.clear()
-    Sampler(denoiser(), DDIM(0.0), 1, [AutoGuidance(worse), ClassifierFreeGuidance()]).sample(space(), 0)
-    assert worse.network.told == [LABELS.tolist(), [2] * COUNT]
+    assert worse.network.heard == [LABELS.tolist()] * 2
+    worse.network.heard.clear()
+    Sampler(denoiser(), DDIM(0.0), 1, [AutoGuidance(worse), CFG()]).sample(space(), 0)
+    assert worse.network.heard == [LABELS.tolist(), [2] * COUNT]
 
 
 def test_a_second_denoiser_is_loaded_by_the_run() -> None:
@@ -286,7 +288,7 @@ def test_alignment_composes_with_every_one(name: str) -> None:
     assert not torch.allclose(both, plain)
 
 
-@pytest.mark.parametrize("kind", [ClassifierFreeGuidance, AdaptiveGuidance, CFGPlusPlus])
+@pytest.mark.parametrize("kind", [CFG, AdaptiveGuidance, CFGPlusPlus])
 def test_a_denoiser_without_a_null_condition_is_refused_when_the_sampler_is_made(kind: type[Guidance]) -> None:
     plain = Denoiser(ExactDenoiser(ALL, SCHEDULE), SCHEDULE)
     always = Denoiser(ClassDenoiser(Conditioning("label", "class_labels", 2, has_null=False)), SCHEDULE)
@@ -300,8 +302,8 @@ def test_a_denoiser_without_a_null_condition_is_refused_when_the_sampler_is_made
 
 
 def test_a_space_without_conditions_is_refused_before_sampling() -> None:
-    sampler = Sampler(denoiser(), DDIM(), 4, [ClassifierFreeGuidance()])
-    with pytest.raises(ValueError, match=r"ClassifierFreeGuidance strengthens the condition .* the space has none"):
+    sampler = Sampler(denoiser(), DDIM(), 4, [CFG()])
+    with pytest.raises(ValueError, match=r"CFG strengthens the condition .* the space has none"):
         sampler.sample(space(labels=None), 0)
 
 
@@ -312,15 +314,15 @@ def test_a_label_that_the_denoiser_does_not_know_is_refused(label: int) -> None:
 
 
 def test_a_property_that_is_not_finite_is_refused() -> None:
-    told = Conditioning("alpha", "context", None, has_null=True)
-    assert told.inputs({"alpha": torch.ones(2)})["context"].tolist() == [1, 1]
+    conditional = Conditioning("alpha", "context", None, has_null=True)
+    assert conditional.inputs({"alpha": torch.ones(2)})["context"].tolist() == [1, 1]
     with pytest.raises(ValueError, match=r"is told 'alpha', but 1 of 2 values asked for are not finite"):
-        told.inputs({"alpha": torch.tensor([1.0, math.nan])})
+        conditional.inputs({"alpha": torch.tensor([1.0, math.nan])})
 
 
 @pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
 def test_an_impossible_scale_is_refused(scale: float) -> None:
-    for kind in (ClassifierFreeGuidance, AdaptiveProjectedGuidance, lambda w: AutoGuidance("x", w)):
+    for kind in (CFG, APG, lambda w: AutoGuidance("x", w)):
         with pytest.raises(ValueError, match="guidance_scale must be a finite number of at least 0"):
             kind(scale)
 
@@ -335,7 +337,7 @@ def test_an_impossible_scale_is_refused(scale: float) -> None:
 )
 def test_impossible_settings_of_projection_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdaptiveProjectedGuidance(**settings)
+        APG(**settings)
 
 
 def test_other_impossible_settings_are_refused() -> None:

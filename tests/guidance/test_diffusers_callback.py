@@ -15,8 +15,8 @@ from torch import Tensor
 from tag_lightning.diffusers_callback import StepEndGuidance
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Run, SampleNoise, Sampler
 from tag_lightning.guidance import (
+    CFG,
     DPS,
-    ClassifierFreeGuidance,
     Corruption,
     LangevinCorrector,
     TemporalAlignment,
@@ -99,7 +99,7 @@ def test_half_precision_stays_half_and_the_end_stays_the_end() -> None:
     ("guidance", "message"),
     [
         (DPS(), "DPS does not move noisy samples alone"),
-        (ClassifierFreeGuidance(), "ClassifierFreeGuidance does not move noisy samples alone"),
+        (CFG(), "CFG does not move noisy samples alone"),
         (TemporalAlignmentAfterStep(POSTERIOR), "TemporalAlignmentAfterStep does not move noisy samples alone"),
         (TemporalAlignment(POSTERIOR, conditions=[DPS()]), "TemporalAlignment with conditions asks for the denoiser"),
         (TemporalAlignment(), "TemporalAlignment has no predictor"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, ImageSpace, LinearSchedule, Prediction, Run, Sampler, Step
 from tag_lightning.guidance import (
-    ClassifierFreeGuidance,
+    CFG,
     Condition,
     ConditionEvaluator,
     DiscriminatorEvaluator,
@@ -58,24 +58,24 @@ def predictions(t: int) -> tuple[Prediction, Prediction, Step]:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_a_single_scale_is_classifier_free_guidance_with_it(scale: float) -> None:
-    torch.testing.assert_close(sampled(DynamicCFG([scale], [likelihood()])), sampled(ClassifierFreeGuidance(scale)))
+    torch.testing.assert_close(sampled(DynamicCFG([scale], [likelihood()])), sampled(CFG(scale)))
 
 
 @pytest.mark.parametrize(("table", "scale"), [([3, 2, 1, 0], 0.5), ([0, 1, 2, 3], 4.0), ([0, 5, 1, 1], 1.0)])
 def test_the_preferred_scale_is_taken(table: list[float], scale: float) -> None:
-    torch.testing.assert_close(sampled(DynamicCFG(SCALES, [Scripted(*table)])), sampled(ClassifierFreeGuidance(scale)))
+    torch.testing.assert_close(sampled(DynamicCFG(SCALES, [Scripted(*table)])), sampled(CFG(scale)))
 
 
 def test_every_sample_has_its_own_scale() -> None:
     places = torch.tensor([3, 0, 2, 1, 1, 3])
     table = nn.functional.one_hot(places, 4).T.tolist()
     chosen = sampled(DynamicCFG(SCALES, [Scripted(*table)]))
-    each = torch.stack([sampled(ClassifierFreeGuidance(scale)) for scale in SCALES])
+    each = torch.stack([sampled(CFG(scale)) for scale in SCALES])
     torch.testing.assert_close(chosen, each[places, torch.arange(6)])
 
 
 def test_a_tie_goes_to_the_earlier_scale() -> None:
-    torch.testing.assert_close(sampled(DynamicCFG(SCALES, [Scripted(1.0)])), sampled(ClassifierFreeGuidance(0.5)))
+    torch.testing.assert_close(sampled(DynamicCFG(SCALES, [Scripted(1.0)])), sampled(CFG(0.5)))
 
 
 def test_normalised_scores_are_added_with_their_weights() -> None:
@@ -89,13 +89,13 @@ def test_normalised_scores_are_added_with_their_weights() -> None:
 
 @pytest.mark.parametrize("t", [60, 7])
 def test_the_choice_by_the_classifier_and_the_time_predictor_is_the_exact_one(t: int) -> None:
-    told, untold, step = predictions(t)
+    conditional, unconditional, step = predictions(t)
     a = step.next_alpha_bar
     reached = step.next_timestep or 0
     expected: dict[str, list[Tensor]] = {"class": [], "time": []}
     for scale in SCALES:
-        epsilon = untold.epsilon + scale * (told.epsilon - untold.epsilon)
-        x0 = untold.x0 + scale * (told.x0 - untold.x0)
+        epsilon = unconditional.epsilon + scale * (conditional.epsilon - unconditional.epsilon)
+        x0 = unconditional.x0 + scale * (conditional.x0 - unconditional.x0)
         end = a**0.5 * x0 + (1 - a) ** 0.5 * epsilon
         times = MIXTURE.all.log_density(end[:, None], SCHEDULE.alphas_cumprod).log_softmax(1)
         expected["time"].append(times[:, reached])
@@ -103,7 +103,10 @@ def test_the_choice_by_the_classifier_and_the_time_predictor_is_the_exact_one(t:
     time = TimeEvaluator(ExactTimePosterior(MIXTURE.all, SCHEDULE))
     for name, evaluator in {"class": likelihood(), "time": time}.items():
         exact = torch.stack(expected[name])
-        assert DynamicCFG(SCALES, [evaluator]).chosen(told, untold, step).tolist() == exact.argmax(0).tolist()
+        assert (
+            DynamicCFG(SCALES, [evaluator]).chosen(conditional, unconditional, step).tolist()
+            == exact.argmax(0).tolist()
+        )
     assert torch.stack(expected["time"]).argmax(0).unique().numel() > 1
 
 
@@ -115,14 +118,15 @@ def test_evaluators_see_the_clipped_estimate_and_what_the_solver_steps_from() ->
             seen.append(candidate)
             return candidate.x0.sum(1)
 
-    told, untold, step = predictions(60)
+    conditional, unconditional, step = predictions(60)
     space = ImageSpace((2,), range(6), dtype=torch.float64, clip_range=(-0.5, 0.5))
     step.__dict__["space"] = space
-    DynamicCFG([1.0, 8.0], [Noting()]).chosen(told, untold, step)
+    DynamicCFG([1.0, 8.0], [Noting()]).chosen(conditional, unconditional, step)
     for candidate in seen:
         assert candidate.x0.abs().max() <= 0.5
         torch.testing.assert_close(
-            SCHEDULE.add_noise(candidate.x0, candidate.epsilon, 60), SCHEDULE.add_noise(told.x0, told.epsilon, 60)
+            SCHEDULE.add_noise(candidate.x0, candidate.epsilon, 60),
+            SCHEDULE.add_noise(conditional.x0, conditional.epsilon, 60),
         )
 
 
@@ -136,16 +140,16 @@ def test_a_discriminator_prefers_what_looks_real(column: bool) -> None:
             logits = -x.square().sum(1)
             return logits[:, None] if column else logits
 
-    told, untold, step = predictions(60)
-    places = DynamicCFG(SCALES, [DiscriminatorEvaluator(Real())]).chosen(told, untold, step)
-    x0 = torch.stack([untold.x0 + scale * (told.x0 - untold.x0) for scale in SCALES])
+    conditional, unconditional, step = predictions(60)
+    places = DynamicCFG(SCALES, [DiscriminatorEvaluator(Real())]).chosen(conditional, unconditional, step)
+    x0 = torch.stack([unconditional.x0 + scale * (conditional.x0 - unconditional.x0) for scale in SCALES])
     assert places.tolist() == x0.square().sum(2).argmin(0).tolist()
 
 
 def test_a_step_takes_two_passes_of_the_denoiser_and_one_of_each_evaluator_per_scale() -> None:
     own, classifier = MIXTURE.denoiser(), ExactClassifier(MIXTURE)
     sampled(DynamicCFG(SCALES, [ConditionEvaluator(Condition(classifier, LABELS))]), own)
-    assert own.network.told == [LABELS.tolist(), [3] * 6] * 8
+    assert own.network.heard == [LABELS.tolist(), [3] * 6] * 8
     assert len(classifier.outputs) == 8 * len(SCALES)
     assert not any(output.requires_grad for output in classifier.outputs)
 

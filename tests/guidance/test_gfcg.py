@@ -24,7 +24,7 @@ from tag_lightning.diffusion import (
     Sampler,
     Step,
 )
-from tag_lightning.guidance import DPS, GFCG, AutoGuidance, ClassifierFreeGuidance, Condition, SquaredError
+from tag_lightning.guidance import CFG, DPS, GFCG, AutoGuidance, Condition, SquaredError
 from tag_lightning.guidance.classifier_free import extrapolated
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
@@ -101,9 +101,13 @@ def test_a_step_takes_two_passes_of_the_denoiser_and_one_of_the_classifier_witho
     guidance = GFCG(classified(classifier), W)
     assert not guidance.needs_grad
     sampled(guidance, own=own)
-    assert len(own.network.told) == 24
-    assert own.network.told[::2] == [LABELS.tolist()] * 12
-    assert all(label != told for labels in own.network.told[1::2] for label, told in zip(labels, LABELS, strict=True))
+    assert len(own.network.heard) == 24
+    assert own.network.heard[::2] == [LABELS.tolist()] * 12
+    assert all(
+        label != conditional
+        for labels in own.network.heard[1::2]
+        for label, conditional in zip(labels, LABELS, strict=True)
+    )
     assert len(classifier.outputs) == 12
     assert not any(output.requires_grad for output in classifier.outputs)
 
@@ -126,10 +130,10 @@ def test_auto_guidance_behind_it_contrasts_its_prediction() -> None:
     worse = MIXTURE.denoiser()
     both = sampled(GFCG(classified(), W), AutoGuidance(worse, 1.0))
     torch.testing.assert_close(both, sampled(GFCG(classified(), W)))
-    worse.network.told.clear()
+    worse.network.heard.clear()
     sampled(AutoGuidance(worse, 1.5), GFCG(classified(), W))
-    assert worse.network.told[0] == LABELS.tolist()
-    assert all(label != told for label, told in zip(worse.network.told[1], LABELS, strict=True))
+    assert worse.network.heard[0] == LABELS.tolist()
+    assert all(label != conditional for label, conditional in zip(worse.network.heard[1], LABELS, strict=True))
 
 
 @pytest.mark.parametrize("condition", [None, "label"])
@@ -159,7 +163,7 @@ def test_networks_of_other_classes_are_refused_when_the_sampler_is_made() -> Non
     refused("GFCG tells 10 classes apart, but the denoiser is told one of 3; give it", ten)
     refused("but Linear has no num_classes; give it that attribute", nameless)
     plain = Denoiser(ExactDenoiser(MIXTURE.all, SCHEDULE), SCHEDULE)
-    refused(r"^GFCG needs a conditional denoiser, which this one is not; take digits/", ExactClassifier(MIXTURE), plain)
+    refused(r"^GFCG needs a conditional denoiser, which this one is not; take another", ExactClassifier(MIXTURE), plain)
     network = nn.Identity()
     network.config = {  # type: ignore[assignment]
         CONDITION_KEY: {"attribute": "alpha", "argument": "context", "num_classes": None, "has_null": True}
@@ -169,8 +173,8 @@ def test_networks_of_other_classes_are_refused_when_the_sampler_is_made() -> Non
 
 
 def test_it_is_one_contrast_of_the_condition_and_needs_one() -> None:
-    with pytest.raises(ValueError, match="GFCG and ClassifierFreeGuidance both contrast the condition; keep one"):
-        sampled(GFCG(classified()), ClassifierFreeGuidance())
+    with pytest.raises(ValueError, match="GFCG and CFG both contrast the condition; keep one"):
+        sampled(GFCG(classified()), CFG())
     space = MIXTURE.space(LABELS)
     space.denoiser_inputs = {}
     with pytest.raises(ValueError, match="GFCG strengthens the condition of each sample, but the space has none"):

@@ -8,22 +8,36 @@ from gaussian_mixture import ExactTimePosterior
 from problems import TOY, UNEVEN, exact_denoiser, half_square, random_vectors, toy_schedule, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Autoencoder, Guidance, LatentSpace, Run, Sampler
+from tag_lightning.diffusion import (
+    DDIM,
+    Autoencoder,
+    Guidance,
+    LatentSpace,
+    Prediction,
+    Run,
+    SampleNoise,
+    Sampler,
+    Step,
+)
 from tag_lightning.evaluation.candidates import Likeliest
 from tag_lightning.guidance import (
     DPS,
     DSG,
+    GFCG,
     LGD,
     MPGD,
     TFG,
     UGD,
     Condition,
+    ConditionEvaluator,
+    DiscriminatorEvaluator,
     FixedLengthSteps,
     JointCondition,
     REDDiff,
     TangentialGuidance,
     TemporalAlignment,
 )
+from tag_lightning.guidance.conditions import cross_entropy
 
 COUNT = 3
 DECODER = random_vectors(2, 5)
@@ -74,6 +88,22 @@ def test_guidance_of_latents_is_guidance_by_the_composed_guide(methods: list[Gui
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-10, rtol=1e-10)
     plain = Sampler(denoiser, DDIM(1.0), 12).sample(latent_space(), 0)
     assert not torch.allclose(drawn[0], plain, atol=1e-3)
+
+
+def test_evaluators_and_classifiers_see_the_decoded_sample() -> None:
+    space, latents = latent_space(), random_vectors(COUNT, 2, seed=3)
+    step = Step(0, 5, None, 0.5, 1.0, 10, (), space, SampleNoise(0, range(COUNT)))
+    candidate = Prediction(torch.zeros_like(latents), latents)
+    images = latents @ DECODER
+    likelihood = Condition(Linear(GUIDE), TARGET, half_square)
+    assert torch.equal(ConditionEvaluator(likelihood).scores(candidate, step), likelihood.log_likelihood(images))
+    assert torch.equal(DiscriminatorEvaluator(Linear(GUIDE[:, :1])).scores(candidate, step), (images @ GUIDE)[:, 0])
+    classes = torch.tensor([0, 1, 2])
+    guidance = GFCG(Condition(Linear(GUIDE), classes, cross_entropy), guidance_scale=3.0)
+    scale, mistaken = guidance.reading(candidate, classes, step)
+    posterior = (images @ GUIDE).softmax(1)
+    torch.testing.assert_close(scale, 1 + 2 * (1 - posterior[range(COUNT), classes]))
+    assert torch.equal(mistaken, posterior.scatter(1, classes[:, None], 0.0).argmax(1))
 
 
 def test_several_conditions_see_the_decoded_sample() -> None:

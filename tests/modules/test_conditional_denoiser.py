@@ -41,10 +41,10 @@ class Listener(nn.Module):
         super().__init__()
         self.network, self.config = network, network.config
         self.register_to_config = network.register_to_config
-        self.told: list[int] = []
+        self.heard: list[int] = []
 
     def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        self.told += class_labels.tolist()
+        self.heard += class_labels.tolist()
         return self.network(x, timesteps, class_labels=class_labels).sample
 
 
@@ -56,12 +56,12 @@ def test_a_share_of_the_labels_is_dropped_in_training_alone() -> None:
     network = Listener(unet())
     module = DiffusionModule(network, LinearSchedule(TIMESTEPS), condition="label", condition_dropout=0.25)
     module.train().training_step(images(800), 0)
-    assert network.told.count(CLASSES) == pytest.approx(200, abs=62)  # five standard errors
-    kept = [(i % CLASSES, told) for i, told in enumerate(network.told) if told != CLASSES]
-    assert all(own == told for own, told in kept)
-    network.told.clear()
+    assert network.heard.count(CLASSES) == pytest.approx(200, abs=62)  # five standard errors
+    kept = [(i % CLASSES, conditional) for i, conditional in enumerate(network.heard) if conditional != CLASSES]
+    assert all(own == conditional for own, conditional in kept)
+    network.heard.clear()
     module.eval().evaluate(images(800), 0)
-    assert network.told == images(800).attributes["label"].tolist()
+    assert network.heard == images(800).attributes["label"].tolist()
 
 
 def test_the_noise_of_a_batch_does_not_depend_on_the_dropout() -> None:
@@ -172,8 +172,8 @@ def test_a_tiny_training_learns_to_use_the_property_and_to_do_without() -> None:
         optimizer.step()
     module.eval()
     with torch.no_grad():
-        told, untold = float(module._loss(batch, 0)), float(module._loss(batch, 0, condition_dropout=1.0))
-    assert told < 0.8 * untold
+        conditional, unconditional = float(module._loss(batch, 0)), float(module._loss(batch, 0, condition_dropout=1.0))
+    assert conditional < 0.8 * unconditional
 
 
 def test_training_measures_the_property_of_molecules(tmp_path: Path) -> None:

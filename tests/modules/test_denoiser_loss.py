@@ -36,10 +36,10 @@ class KnowingNetwork(nn.Module):
         self.answer = answer
         self.read = read
         self.powers = LinearSchedule(TIMESTEPS).alphas_cumprod.double()
-        self.told: list[int] = []
+        self.heard: list[int] = []
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        self.told += timesteps.tolist()
+        self.heard += timesteps.tolist()
         power = self.powers[self.read(timesteps)][:, None]
         return self.answer((x - power.sqrt() * CLEAN) / (1 - power).sqrt())
 
@@ -59,14 +59,14 @@ def losses(
     trained = float(module.training_step(batch, 0))
     module.eval()
     module.evaluate(batch, 0)
-    return trained, float(module.mean_loss.compute()), network.told
+    return trained, float(module.mean_loss.compute()), network.heard
 
 
 def test_the_true_noise_at_the_true_timestep_costs_nothing() -> None:
-    trained, validated, told = losses()
+    trained, validated, conditional = losses()
     assert trained < 1e-8
     assert validated < 1e-8
-    assert set(told) == set(range(TIMESTEPS))
+    assert set(conditional) == set(range(TIMESTEPS))
 
 
 @pytest.mark.parametrize(("factor", "cost"), [(-1.0, 4.0), (0.0, 1.0), (2.0, 1.0)])
@@ -91,11 +91,11 @@ def test_a_share_of_the_timesteps_is_dropped_in_training_alone() -> None:
     batch = Batch(CLEAN.repeat(2000, 1), {}, {})
     module.train().training_step(batch, 0)
     null = LinearSchedule(TIMESTEPS).null_timestep
-    assert network.told.count(null) == pytest.approx(500, abs=100)  # five standard errors
-    assert set(network.told) - {null} == set(range(TIMESTEPS))
-    network.told.clear()
+    assert network.heard.count(null) == pytest.approx(500, abs=100)  # five standard errors
+    assert set(network.heard) - {null} == set(range(TIMESTEPS))
+    network.heard.clear()
     module.eval().evaluate(batch, 0)
-    assert null not in network.told
+    assert null not in network.heard
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0])
@@ -137,9 +137,9 @@ def test_a_saved_denoiser_remembers_that_it_was_trained_without_its_timestep(tmp
             denoiser = Denoiser(network, schedule, prediction_type)
             assert denoiser.has_null_timestep == (probability > 0)
     x = torch.randn(2, 1, 8, 8)
-    told, untold = denoiser(x, 3), denoiser(x, 3, null_timestep=True)
-    assert untold.epsilon.isfinite().all()
-    assert not torch.allclose(told.epsilon, untold.epsilon)
+    conditional, unconditional = denoiser(x, 3), denoiser(x, 3, null_timestep=True)
+    assert unconditional.epsilon.isfinite().all()
+    assert not torch.allclose(conditional.epsilon, unconditional.epsilon)
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])

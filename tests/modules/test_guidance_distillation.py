@@ -49,11 +49,11 @@ def test_the_first_loss_is_the_squared_distance_of_the_two_answers_times_the_exc
     batch: Any = data(base, tmp_path).table("train")[list(range(48))]
     network, excess = load_pretrained(base).network, batch.inputs["guidance_scale"] - 1
     with torch.no_grad():
-        told, untold = (
+        conditional, unconditional = (
             network(batch.x, batch.timesteps, class_labels=classes).sample
             for classes in (batch.attributes["label"], torch.full((48,), 3))
         )
-    expected = float((excess.square() * (told - untold).square().mean((1, 2, 3))).mean())
+    expected = float((excess.square() * (conditional - unconditional).square().mean((1, 2, 3))).mean())
     loss = float(module(base).training_step(batch, 0).detach())
     assert loss == pytest.approx(expected, rel=0.02)
 

@@ -23,7 +23,7 @@ class ClassMixture:
         self.conditioning = Conditioning("label", "class_labels", num_classes=len(means), has_null=True)
 
     def denoiser(self, has_null: bool = True) -> Denoiser:
-        """A new exact denoiser, whose network notes in ``told`` what it is told."""
+        """A new exact denoiser, whose network notes in ``heard`` what it is told."""
         return Denoiser(ClassDenoiser(self, has_null), self.schedule)
 
     def space(self, labels: Tensor) -> ImageSpace:
@@ -56,10 +56,10 @@ class ClassDenoiser(nn.Module):
         told = asdict(mixture.conditioning) | {"has_null": has_null}
         self.config = {CONDITION_KEY: told}
         self.exact = nn.ModuleList(ExactDenoiser(one, mixture.schedule) for one in (*mixture.classes, mixture.all))
-        self.told: list[list[int]] = []
+        self.heard: list[list[int]] = []
 
     def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor) -> Tensor:
-        self.told.append(class_labels.tolist())
+        self.heard.append(class_labels.tolist())
         answers = torch.stack([exact(x, timesteps) for exact in self.exact], 1)
         return answers[torch.arange(len(x)), class_labels]
 

@@ -33,15 +33,15 @@ class PerfectAdapters(nn.Module):
     ) -> Tensor:
         self.passes += 1
         answers = torch.stack([exact(x, timesteps) for exact in self.exact], 1)
-        told = answers[torch.arange(len(x)), class_labels]
+        conditional = answers[torch.arange(len(x)), class_labels]
         if guidance_scale is None:
-            return told
-        return answers[:, 2] + guidance_scale[:, None] * (told - answers[:, 2])
+            return conditional
+        return answers[:, 2] + guidance_scale[:, None] * (conditional - answers[:, 2])
 
 
-def space(told: bool = True) -> ImageSpace:
-    """Six samples, asked to be of one of the classes if ``told``."""
+def space(conditional: bool = True) -> ImageSpace:
+    """Six samples, asked to be of one of the classes if ``conditional``."""
     made = vector_space(range(6))
-    made.denoiser_inputs = {"class_labels": torch.tensor([0, 1, 0, 1, 1, 0])} if told else {}
+    made.denoiser_inputs = {"class_labels": torch.tensor([0, 1, 0, 1, 1, 0])} if conditional else {}
     assert isinstance(made, ImageSpace)
     return made

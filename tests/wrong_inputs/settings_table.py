@@ -1,4 +1,4 @@
-"""Settings that cannot be, by class: what a configuration's ``init_args`` or a caller may get wrong."""
+"""Invalid settings by class: mistakes in a configuration, or in a call."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ SAMPLING = [
     (f"{TASK}.metrics=[MeanReward]", 2, "network"),
     ("--sampling.arms={a: {guidance: [AdapterGuidance]}}", 1, "AdapterGuidance needs a denoiser that was trained"),
     ("--sampling.arms={a: {guidance: [{class_path: RLGuidance, init_args: {tuned: nowhere}}]}}", 1, "under nowhere"),
-    ("--sampling.arms={a: {guidance: [ClassifierFreeGuidance]}}", 1, "ClassifierFreeGuidance"),
+    ("--sampling.arms={a: {guidance: [CFG]}}", 1, "CFG"),
     ("--data.init_args.size=40000", 1, "lower data.init_args.size"),
     ("--sampling.num_steps=many", 2, "sampling.num_steps must be a whole number, got many"),
 ]
