@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def load_weights(path: Path, kind: str) -> dict[str, Tensor]:
     if other is not None:
         raise ValueError(f"{path} is not a {kind}: its entry {other!r} must be a tensor")
     return {str(name): value for name, value in weights.items()}
+
+
+def require_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Check that no tensor is NaN or infinite.
+
+    Args:
+        weights: Tensors by name.
+        source: Name of the file or folder in the error.
+
+    Raises:
+        ValueError: Names the first such tensor.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"the weights in {source} have NaN or infinity in {name}: the training diverged or the file is "
+                "damaged; take an earlier checkpoint or copy it again"
+            )
 
 
 def reason(error: Exception) -> str:

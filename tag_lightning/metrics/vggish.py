@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.tensor_file import load_weights, reason
+from tag_lightning.tensor_file import load_weights, reason, require_finite
 
 VGGISH_FILE = "vggish-10086976.pth"
 VGGISH_URL = f"https://github.com/harritaylor/torchvggish/releases/download/v0.1/{VGGISH_FILE}"
@@ -58,6 +58,7 @@ class VGGish(nn.Module):
             self.load_state_dict({key: value for key, value in weights.items() if not key.startswith("pproc.")})
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"cannot load {path} into VGGish: {reason(error)}; fetch {VGGISH_URL} again") from error
+        require_finite(weights, path)
         self.register_buffer("bands", torch.from_numpy(mel_bands()).float(), persistent=False)
         self.requires_grad_(False).eval()
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag_lightning.tensor_file import load_weights, reason
+from tag_lightning.tensor_file import load_weights, reason, require_finite
 
 
 class CLIPImages(nn.Module):
@@ -110,6 +110,7 @@ class AestheticScore(CLIPImages):
     def __init__(self, source: str, head: str) -> None:
         super().__init__(source)
         weights = load_weights(Path(head), "head of an aesthetic predictor")
+        require_finite(weights, head)
         names = sorted({name.rpartition(".")[0] for name in weights}, key=lambda name: [*map(int, _numbers(name))])
         widths = [self.model.config.projection_dim]
         layers = []

@@ -45,6 +45,7 @@ class AdaptedUNet(OnFrozenBase):
         scale_range: Smallest and largest guidance scale in training, ``[2]``; NaN before.
     """
 
+    nan_until_measured = ("scale_range",)
     scale_range: Tensor
 
     @register_to_config

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag_lightning.tensor_file import load_weights, reason
+from tag_lightning.tensor_file import load_weights, reason, require_finite
 
 
 class PixelClassifier(nn.Module):
@@ -27,7 +27,8 @@ class PixelClassifier(nn.Module):
 
     Raises:
         ValueError: If ``mean`` and ``std`` differ in length, an entry of ``std`` is not positive, the network has no
-            linear layer, or the weights are damaged or those of another network. Nothing in the file is executed.
+            linear layer, or the weights are damaged, not finite or those of another network. Nothing in the file is
+            executed.
     """
 
     mean: Tensor
@@ -148,3 +149,4 @@ def _take_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"weights {path} cannot be loaded into {name}: {reason(error)}") from error
+    require_finite(weights, path)

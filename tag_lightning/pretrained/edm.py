@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.networks import EGNNDenoiser
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
-from tag_lightning.tensor_file import load_weights, reason
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen
+from tag_lightning.tensor_file import load_weights, reason, require_finite
 
 _ARGUMENTS = "args.pickle"
 _RANGE = 15.0  # of EDM's coordinates, which its command line does not set
@@ -58,7 +58,7 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
         if (given := arguments.get(name, expected)) != expected:
             raise ValueError(f"{weights_file} has {name} {given}, but EGNNDenoiser is built for {expected} only")
     weights = load_weights(weights_file, "model of EDM")
-    require_finite_parameters(weights, weights_file)
+    require_finite(weights, weights_file)
     context = int(arguments.get("context_node_nf", 0))
     divisor = float(arguments.get("normalization_factor", 1))
     try:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import CosineSchedule, LinearSchedule, NoiseSchedule, PredictionType
 from tag_lightning.networks import OpenAIUNet
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
-from tag_lightning.tensor_file import load_weights, reason
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen
+from tag_lightning.tensor_file import load_weights, reason, require_finite
 
 _GUIDED = {"num_head_channels": 64, "rescale_timesteps": False}
 _IMPROVED = {"diffusion_steps": 4000, "noise_schedule": "cosine", "rescale_timesteps": True}
@@ -78,7 +78,7 @@ def load_openai(path: Path) -> Pretrained:
         ValueError: If it is not such a UNet, its flags are unknown, or diffusers has no such architecture.
     """
     weights = load_weights(path, "UNet of OpenAI")
-    require_finite_parameters(weights, path)
+    require_finite(weights, path)
     flags = _flags(path)
     schedule = _schedule(flags, path)
     try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from tag_lightning.diffusion import NoiseSchedule, PredictionType
+from tag_lightning.tensor_file import require_finite
 
 
 class Pretrained(NamedTuple):
@@ -37,19 +37,19 @@ def frozen(
     return Pretrained(network.eval().requires_grad_(False), schedule, prediction_type, clip_range)
 
 
-def require_finite_parameters(weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Check that no parameter is NaN or infinite.
+def require_finite_network(network: nn.Module, source: str | Path) -> None:
+    """Check that no parameter and no saved buffer is NaN or infinite, such as the means of a batch normalisation.
 
     Args:
-        weights: Parameters by name. Buffers may be NaN, for example a calibration that was not measured.
+        network: Exempt are the buffers that a part of it lists in ``nan_until_measured``.
         source: Name of the file or folder in the error.
 
     Raises:
-        ValueError: Names the first such parameter.
+        ValueError: Names the first such entry.
     """
-    for name, value in weights.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(
-                f"the weights in {source} have NaN or infinity in {name}: the training diverged or the file is "
-                "damaged; take an earlier checkpoint or copy it again"
-            )
+    exempt = {
+        f"{place}.{name}".lstrip(".")
+        for place, part in network.named_modules()
+        for name in getattr(part, "nan_until_measured", ())
+    }
+    require_finite({name: value for name, value in network.state_dict().items() if name not in exempt}, source)

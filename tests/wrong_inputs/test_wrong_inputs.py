@@ -26,7 +26,7 @@ from tag_lightning.class_names import public_classes
 from tag_lightning.cli import main
 from tag_lightning.datamodules import ImageFolderDataModule, MoleculeFilesDataModule, QM9DataModule
 from tag_lightning.diffusion import LinearSchedule
-from tag_lightning.networks import ImageClassifier
+from tag_lightning.networks import ImageClassifier, WaveformCNN
 from tag_lightning.pretrained import load_pretrained, save_pretrained
 
 EXPECTED = (ValueError, OSError)
@@ -73,6 +73,16 @@ def _weights(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     weights = load_file(file)
     change(weights)
     save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+def _lost_mean(folder: Path) -> Path:
+    """A network whose batch normalisation has lost its mean; that its likelihoods were never measured is no mistake."""
+    network = WaveformCNN(num_timesteps=20, widths=(8,))
+    save_pretrained(folder, network, LinearSchedule(20))
+    assert load_pretrained(folder).network.typical_nll.isnan().all()  # type: ignore[union-attr]
+    network.hidden[0].running_mean[1] = torch.nan
+    save_pretrained(folder, network, LinearSchedule(20))
     return folder
 
 
@@ -139,6 +149,7 @@ NETWORKS: dict[str, tuple[Callable[[Path], Path | str], str]] = {
         lambda r: _weights(r / "n", lambda w: w["head.bias"].fill_(torch.inf)),
         "NaN or infinity in head.bias",
     ),
+    "NaN in a buffer": (lambda r: _lost_mean(r / "n"), "NaN or infinity in hidden.0.running_mean"),
     "missing": (lambda r: _weights(r / "n", lambda w: w.pop("head.bias")), "missing keys head.bias"),
     "unexpected": (lambda r: _weights(r / "n", lambda w: w.update(b=torch.ones(1))), "unexpected keys b"),
     "other shape": (lambda r: _weights(r / "n", lambda w: w.update({"head.bias": torch.ones(3)})), "cannot load"),
