@@ -81,7 +81,8 @@ class MoleculeDataModule(TableDataModule):
         encoding: Maps molecules to samples and back.
 
     Raises:
-        ValueError: If ``max_atoms`` is below 1, an element is unknown or repeated, or a scale is not above 0.
+        ValueError: If ``max_atoms`` is below 1, an element is unknown, an element or a property repeated, or a scale
+            not above 0.
     """
 
     name = "molecules"
@@ -107,6 +108,8 @@ class MoleculeDataModule(TableDataModule):
         if max_atoms is not None and max_atoms < 1:
             raise ValueError(f"max_atoms must be at least 1, got {max_atoms}; null keeps molecules of any size")
         self.properties = tuple(properties)
+        if len(set(self.properties)) < len(self.properties):
+            raise ValueError(f"properties must be different, got {', '.join(self.properties)}; name each one once")
         self.elements = tuple(elements)
         self.max_atoms = max_atoms
         self.half = half
@@ -217,8 +220,8 @@ class MoleculeDataModule(TableDataModule):
 
 def _require_enough(molecules: Molecules) -> None:
     total = len(molecules) + len(molecules.skipped)
-    if molecules.skipped:
-        reasons = Counter(reason for _, reason in molecules.skipped)
+    reasons = Counter(reason for _, reason in molecules.skipped)
+    if reasons:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         name, reason = molecules.skipped[0]
         warnings.warn(
@@ -226,7 +229,8 @@ def _require_enough(molecules: Molecules) -> None:
             stacklevel=2,
         )
     if len(molecules) < 10:
-        raise ValueError(f"{len(molecules)} of {total} molecules can be used; the splits need at least 10")
+        why = "".join(f" ({count} left out: {reason})" for reason, count in reasons.most_common(1))
+        raise ValueError(f"{len(molecules)} of {total} molecules can be used{why}; the splits need at least 10")
 
 
 def _report_unlabelled(molecules: Molecules) -> None:

@@ -91,7 +91,8 @@ class DiffusionModule(NetworkModule):
         if self.conditioning is not None and hasattr(datamodule, "example"):
             self.conditioning.require_data(getattr(datamodule, "num_classes", {}), datamodule.example.attributes)
             if stage == "fit" and isinstance(self.network, EGNNDenoiser):
-                self.network.measure_context(datamodule.table("train").attributes[self.conditioning.attribute])
+                name = self.conditioning.attribute
+                self.network.measure_context(datamodule.table("train").attributes[name], name)
         super().setup(stage)
 
     def try_network(self, example: Any) -> None:

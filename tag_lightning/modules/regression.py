@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tag_lightning.modules.base import Mean, NetworkModule
 from tag_lightning.networks import EGNNPropertyPredictor
+from tag_lightning.networks.quantity_units import mean_and_spread
 
 
 class RegressionModule(NetworkModule):
@@ -27,7 +28,7 @@ class RegressionModule(NetworkModule):
         seed: Seed of that noise.
 
     Raises:
-        ValueError: If ``noise`` is negative, or the data lack a property or have non-finite values.
+        ValueError: If ``noise`` is negative, or the data lack a property, have non-finite values or one value only.
     """
 
     network: EGNNPropertyPredictor
@@ -71,8 +72,9 @@ class RegressionModule(NetworkModule):
                 f"{int((~values.isfinite()).any(1).sum())} training molecules lack one of the properties "
                 f"{', '.join(self.network.properties)}; leave them out or predict other properties"
             )
-        self.network.mean.copy_(values.mean(0))
-        self.network.spread.copy_((values - values.mean(0)).abs().mean(0).clamp(min=1e-6))
+        mean, spread = mean_and_spread(values, self.network.properties)
+        self.network.mean.copy_(mean)
+        self.network.spread.copy_(spread)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x = self.blurred(batch.x, self.noise)

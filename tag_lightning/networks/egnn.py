@@ -7,6 +7,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from tag_lightning.networks.quantity_units import mean_and_spread
+
 
 class PairMLP(nn.Module):
     """``SiLU(W2 SiLU(W1 [h_i, h_j, e_ij]))`` for every pair.
@@ -155,11 +157,15 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         )
         self.readout = nn.Linear(width, num_features)
 
-    def measure_context(self, values: Tensor) -> None:
-        """Take mean and spread of a single property from its training ``values [N]``, but for those not finite."""
-        values = values[values.isfinite()].double()
-        self.context_mean.copy_(values.mean())
-        self.context_spread.copy_((values - values.mean()).abs().mean().clamp(min=1e-6))
+    def measure_context(self, values: Tensor, name: str = "the property") -> None:
+        """Take mean and spread of a single property from its training ``values [N]``, but for those not finite.
+
+        Raises:
+            ValueError: If all of them are the same; calls the property ``name``.
+        """
+        mean, spread = mean_and_spread(values[values.isfinite()][:, None], [name])
+        self.context_mean.copy_(mean)
+        self.context_spread.copy_(spread)
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.

@@ -63,6 +63,8 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
         super().__init__()
         if not properties:
             raise ValueError("properties is empty; name at least one, as in [alpha, mu]")
+        if len(set(properties)) < len(properties):
+            raise ValueError(f"properties must be different, got {', '.join(properties)}; name each one once")
         self.properties = tuple(properties)
         self.encoder = InvariantEncoder(num_features, width, num_layers, num_bases)
         self.atom = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))

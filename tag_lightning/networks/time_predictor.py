@@ -11,6 +11,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from tag_lightning.networks.quantity_units import mean_and_spread
+
 
 class ConditionEmbedding(nn.Module):
     """Embeds the conditions of a time predictor (arXiv 2510.11057).
@@ -44,15 +46,18 @@ class ConditionEmbedding(nn.Module):
         self.register_buffer("spread", torch.ones(len(conditions)))
 
     def measure(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Measure mean and spread (mean absolute deviation) of the quantities on real data."""
+        """Measure mean and spread (mean absolute deviation) of the quantities on real data.
+
+        Raises:
+            ValueError: If a quantity has one value only.
+        """
         quantities = [k for k, layer in enumerate(self.layers.values()) if not isinstance(layer, nn.Embedding)]
         if not quantities:
             return
         columns = [torch.stack([batch[name].double() for name in self.names]) for batch in batches]
-        values = torch.cat(columns, 1)[quantities]
-        mean = values.mean(1, keepdim=True)
-        self.mean[quantities] = mean[:, 0].to(self.mean)
-        self.spread[quantities] = (values - mean).abs().mean(1).clamp(min=1e-6).to(self.spread)
+        mean, spread = mean_and_spread(torch.cat(columns, 1)[quantities].T, [self.names[k] for k in quantities])
+        self.mean[quantities] = mean.to(self.mean)
+        self.spread[quantities] = spread.to(self.spread)
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """``[B, C width]`` for the value of every condition, ``[B]`` each."""
@@ -84,6 +89,7 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     """
 
     optional_keys = ("nll_quantiles",)  # networks saved without them load as well
+    nan_until_measured = ("typical_nll", "nll_quantiles")
     quantile_levels = (0.5, 0.75, 0.9, 0.95, 0.99)
     typical_nll: Tensor
     nll_quantiles: Tensor

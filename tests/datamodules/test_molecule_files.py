@@ -185,6 +185,13 @@ def test_the_cache_follows_content_and_settings(tmp_path: Path, monkeypatch: pyt
         ("some.smi", "C\n", {"properties": ["gap"]}, ValueError, r"no label 'gap'.*have no column.*physics=true"),
         ("some.smi", "C\n", {}, ValueError, r"1 of 1 molecules can be used; the splits need at least 10"),
         (
+            "some.smi",
+            "C(\n" * 15,
+            {},
+            ValueError,
+            r"0 of 15 molecules can be used \(15 left out: \w.*\); the splits need",
+        ),
+        (
             "some.csv",
             "smiles,a,a\nC,1,2\n",
             {"properties": ["a"]},

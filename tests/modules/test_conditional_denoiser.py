@@ -104,6 +104,11 @@ def test_a_saved_denoiser_remembers_its_condition(kind: str, dropout: float, tmp
             assert (float(loaded.context_mean), float(loaded.context_spread)) == (2.0, 1.0)
 
 
+def test_a_condition_of_one_value_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^alpha is 2 in all 2 training samples, so a network cannot learn it; leave"):
+        molecule_network().measure_context(torch.tensor([2.0, math.nan, 2.0]), "alpha")
+
+
 def test_a_network_that_takes_no_condition_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"condition is 'alpha', but the EGNNDenoiser takes none; set num_class_embeds"

@@ -175,9 +175,15 @@ def test_labels_that_are_nan_are_counted(tmp_path: Path) -> None:
         trainer(tmp_path, max_steps=1).fit(module(), datamodule=data)
 
 
-def test_labels_that_are_all_the_same_give_finite_weights(tmp_path: Path) -> None:
+def test_a_property_of_one_value_is_refused(tmp_path: Path) -> None:
+    data = OneTable(batch([[1.5, 3.0], [1.5, 5.0]]))
+    with pytest.raises(ValueError, match=r"^mu is 1\.5 in all 2 training samples, so a network cannot learn it; leave"):
+        trainer(tmp_path, max_steps=2).fit(module(), datamodule=data)
+
+
+def test_labels_that_are_almost_the_same_give_finite_weights(tmp_path: Path) -> None:
     trained = module()
-    trainer(tmp_path, max_steps=2).fit(trained, datamodule=OneTable(batch([[1.0, 3.0], [1.0, 5.0]])))
+    trainer(tmp_path, max_steps=2).fit(trained, datamodule=OneTable(batch([[1.0, 3.0], [1.0 + 2e-7, 5.0]])))
     assert float(trained.network.spread[0]) == pytest.approx(1e-6)
     assert float(trained.network.spread[1]) == pytest.approx(1.0)
     assert all(bool(value.isfinite().all()) for value in trained.state_dict().values())

@@ -60,6 +60,15 @@ def test_quantities_are_seen_relative_to_the_data() -> None:
     torch.testing.assert_close(after, before)
 
 
+def test_a_quantity_of_one_value_is_refused() -> None:
+    network = MLPTimePredictor(2, T, (8,), BOTH)
+    assert network.embedding is not None
+    with pytest.raises(
+        ValueError, match=r"^alpha is 60 in all 2 training samples, so a network cannot learn it; leave"
+    ):
+        network.embedding.measure([{"alpha": torch.tensor([60.0, 60.0]), "label": torch.tensor([0, 1])}])
+
+
 def test_conditions_are_saved_with_the_network(tmp_path: Path) -> None:
     network: TimePredictor = MLPTimePredictor(2, T, (8,), BOTH)
     assert network.embedding is not None

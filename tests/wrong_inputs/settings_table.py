@@ -134,6 +134,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("SmallMoleculesDataModule", "max_heavy_atoms", [0]),
     *_each("SmallMoleculesDataModule", "elements", [["H", "H"], []]),
     WrongSetting("SmallMoleculesDataModule", {"elements": ["Xx"]}, "'Xx' is not an element"),
+    *_each("SmallMoleculesDataModule", "properties", [["alpha", "alpha"]]),
     *_each("SmallMoleculesDataModule", "feature_scale", [0.0, -1.0, NAN]),
     *_each("SmallMoleculesDataModule", "charge_scale", [0.0, INF]),
     WrongSetting("QM9DataModule", {"properties": ["magic"]}, "magic"),
@@ -179,5 +180,5 @@ SETTINGS: list[WrongSetting] = [
     *_each("ImageClassifier", "num_classes", [0]),
     *_each("EGNNDenoiser", "num_blocks", [-1]),
     *_each("EGNNDenoiser", "width", [0]),
-    *_each("EGNNPropertyPredictor", "properties", [[]]),
+    *_each("EGNNPropertyPredictor", "properties", [[], ["alpha", "mu", "alpha"]]),
 ]
