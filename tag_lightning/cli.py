@@ -46,7 +46,7 @@ from tag_lightning.modules.base import NetworkModule
 from tag_lightning.network_arguments import complete_network
 from tag_lightning.pretrained.store import network_folder
 from tag_lightning.run_logger import RunLogger
-from tag_lightning.setting_checks import require_possible_trainer, require_workers, run_folder
+from tag_lightning.setting_checks import require_possible_trainer, require_seed, require_workers, run_folder
 
 _DESCRIPTION = (
     "Train and evaluate Temporal Alignment Guidance. A first run: "
@@ -93,6 +93,7 @@ class TagCLI(LightningCLI):
         super().parse_arguments(parser, args)
         verb = self.config.subcommand
         settings = self.config[verb]
+        require_seed(settings.get("seed_everything"))
         if not _has_table(settings.get("data")) or settings.get("model") is None:
             return
         if any(file is not None and not os.path.isfile(str(file)) for file in settings.get("config") or []):

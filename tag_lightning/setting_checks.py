@@ -41,6 +41,7 @@ def require_possible_trainer(trainer: Mapping[str, Any]) -> None:
         raise ValueError(
             "trainer.val_check_interval must be above 0, got 0; trainer.limit_val_batches 0 turns validation off"
         )
+    _require_accelerator(trainer.get("accelerator"))
     on_cpu = runs_on_cpu(trainer)
     _require_devices(trainer, on_cpu)
     _require_precision(trainer, on_cpu)
@@ -138,6 +139,28 @@ def require_logged(monitors: Mapping[str, str], logged: set[str], arms: set[str]
         meant = f" (did you mean {close[0]}?)" if close else ""
         there = ", ".join(sorted(logged))
         raise ValueError(f"{setting} is {metric}, which nothing logs{meant}; validation logs {there}")
+
+
+def require_seed(seed: Any) -> None:
+    """Check ``seed_everything``, a number or true or false.
+
+    Raises:
+        ValueError: If random number generators do not take it.
+    """
+    if not isinstance(seed, bool) and isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise ValueError(
+            f"seed_everything must lie in 0 .. {2**32 - 1}, got {seed}; true chooses a seed, false sets none"
+        )
+
+
+def _require_accelerator(accelerator: Any) -> None:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}
+    if not there.get(str(accelerator).lower(), True):
+        raise ValueError(
+            f"trainer.accelerator is {accelerator}, but PyTorch finds no such device here; set it to cpu or auto, or "
+            "install PyTorch for your GPU"
+        )
 
 
 def _require_devices(trainer: Mapping[str, Any], on_cpu: bool) -> None:

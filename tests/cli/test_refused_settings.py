@@ -11,7 +11,7 @@ from tiny_runs import TinyNetworks, predictor_arguments
 from tag_lightning.callbacks import GuidedSampling
 from tag_lightning.cli import main
 from tag_lightning.evaluation import Arm
-from tag_lightning.setting_checks import require_possible_trainer, run_folder
+from tag_lightning.setting_checks import require_possible_trainer, require_seed, run_folder
 
 STOPPING = "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: %s}}]"
 SAVING = "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {monitor: val/los}}]"
@@ -42,10 +42,34 @@ def test_impossible_trainers(name: str, value: object, named: str) -> None:
         require_possible_trainer({"accelerator": "cpu", name: value})
 
 
-def test_possible_trainers() -> None:
+def test_possible_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for settings in ({}, {"devices": "2", "precision": "bf16-mixed"}, {"devices": "auto", "precision": "32-true"}):
         assert require_possible_trainer({"accelerator": "cpu", **settings}) is None
     assert require_possible_trainer({"accelerator": "gpu", "devices": -1, "precision": "16-mixed"}) is None
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps"])
+def test_an_accelerator_that_is_not_there(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
+    message = f"trainer.accelerator is {accelerator}, but PyTorch finds no such device here; set it to cpu or auto"
+    with pytest.raises(ValueError, match=message):
+        require_possible_trainer({"accelerator": accelerator})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_impossible_seeds(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", "--config=digits/guide", f"--seed_everything={seed}", f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 1
+    assert f"error: seed_everything must lie in 0 .. 4294967295, got {seed}; true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, True, False, None])
+def test_possible_seeds(seed: object) -> None:
+    require_seed(seed)
 
 
 def test_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
