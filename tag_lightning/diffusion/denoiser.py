@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion.conditioning import Conditioning
+from tag_lightning.diffusion.sample_sizes import wrong_size
 from tag_lightning.diffusion.schedules import NoiseSchedule
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
@@ -97,7 +98,7 @@ class Denoiser(nn.Module):
         conditioning: How the network is told a condition; None for an unconditional one.
 
     Raises:
-        ValueError: If ``prediction_type`` is unknown, or ``clip_range`` is not above 0.
+        ValueError: If there is no network or schedule, ``prediction_type`` is unknown, or ``clip_range`` not above 0.
     """
 
     def __init__(
@@ -108,6 +109,13 @@ class Denoiser(nn.Module):
         clip_range: float | None = None,
     ) -> None:
         super().__init__()
+        if not callable(network):
+            raise ValueError(f"network must be a module that predicts from noisy samples, got {network!r}")
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(
+                f"schedule must be the NoiseSchedule that the network was trained on, got {schedule!r}; a network "
+                "without one, such as a guide, is not a denoiser"
+            )
         if clip_range is not None and not clip_range > 0:
             raise ValueError(f"clip_range must be above 0, got {clip_range}; infinity does not clip")
         self.network = network
@@ -152,8 +160,8 @@ class Denoiser(nn.Module):
 
         Raises:
             IndexError: If ``timestep`` is a number outside 0 .. T-1.
-            ValueError: If the network returns another shape than that of ``x``, or was not trained with the null
-                timestep or the null condition that is asked for.
+            ValueError: If the network cannot take the shape of ``x`` or returns another, or was not trained with the
+                null timestep or the null condition that is asked for.
         """
         if null_timestep and not self.has_null_timestep:
             raise ValueError(
@@ -167,7 +175,15 @@ class Denoiser(nn.Module):
             timestep = torch.full((len(x),), timestep, device=x.device)
         if null_condition or self.conditioning is not None:
             inputs = self._with_condition(inputs, x, null_condition)
-        output = self.network(x, timestep.to(x.device).expand(len(x)), **inputs)
+        try:
+            output = self.network(x, timestep.to(x.device).expand(len(x)), **inputs)
+        except RuntimeError as error:
+            why = None if isinstance(error, torch.OutOfMemoryError) else wrong_size(self.network, x.shape[1:])
+            if why is None:
+                raise
+            raise ValueError(
+                f"the denoiser ({type(self.network).__name__}) cannot take samples of shape {list(x.shape[1:])}: {why}"
+            ) from error
         output = output if isinstance(output, Tensor) else output.sample
         if output.shape != x.shape:
             raise ValueError(

@@ -20,7 +20,7 @@ from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, 
 from tag_lightning.diffusion.sample_noise import SampleNoise
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import Space
-from tag_lightning.evaluation_mode import evaluating
+from tag_lightning.evaluation_mode import evaluating, networks_inside
 
 Observer = Callable[[Tensor, Step], None]
 """Called as ``observer(x, step)`` with the samples the denoiser is about to see."""
@@ -59,6 +59,10 @@ class Sampler:
         recurrence: int | Recurrence | None = None,
         keep_nonfinite: bool = False,
     ) -> None:
+        if not hasattr(denoiser, "schedule"):  # FSDP wraps a Denoiser in a class of its own
+            raise ValueError(
+                f"denoiser must be a Denoiser, got a {type(denoiser).__name__}; give Denoiser(network, schedule)"
+            )
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:
             raise ValueError(f"num_steps must lie in 1 .. {total} (the schedule's T), got {num_steps}")
@@ -90,7 +94,8 @@ class Sampler:
     def sample(self, space: Space, seed: int, observers: Sequence[Observer] = ()) -> Tensor:
         """Draw the batch of samples that ``space`` describes.
 
-        Works under any gradient mode, inference mode included.
+        Works under any gradient mode, inference mode included. The networks of denoiser, guidance and space are in
+        evaluation mode meanwhile.
 
         Args:
             space: Shape, global indices and device of the batch.
@@ -103,15 +108,19 @@ class Sampler:
         Raises:
             NonFiniteError: If the denoiser, or the network of a guidance, returns NaN or infinity; names the
                 timestep. Not with ``keep_nonfinite``.
-            ValueError: If a guidance contrasts a condition that ``space`` does not have.
+            ValueError: If the space has no samples, or a shape that the denoiser cannot take; if a guidance contrasts
+                a condition that ``space`` does not have.
         """
+        if not len(space.indices):
+            raise ValueError("the space has no samples: its indices are empty; give at least one index")
         for entry in self.guidance:
             if (entry.needs_condition or entry.needs_null_condition) and not space.denoiser_inputs:
                 raise ValueError(
                     f"{type(entry).__name__} strengthens the condition of each sample, but the space has none; set its "
                     "denoiser_inputs to denoiser.conditioning.inputs({...})"
                 )
-        with torch.inference_mode(False), torch.no_grad(), evaluating(self.denoiser):
+        networks = evaluating(self.denoiser, *networks_inside(self.guidance, space))
+        with torch.inference_mode(False), torch.no_grad(), networks:
             return self._run(space, seed, observers)
 
     def _require_possible(self) -> None:

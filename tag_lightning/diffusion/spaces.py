@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tag_lightning.diffusion.arguments import require_device
 from tag_lightning.diffusion.counter_noise import CounterNoise
 from tag_lightning.diffusion.device_transfer import on_device
 from tag_lightning.diffusion.sample_noise import SampleNoise
@@ -88,7 +89,7 @@ class BoxSpace(Space):
         self.shape = tuple(shape)
         self.indices = indices
         self.inputs = {}
-        self.device = torch.device(device)
+        self.device = device = require_device(device)
         self.dtype = dtype
         self.clip_range = clip_range
         self.degrees_of_freedom = torch.full((len(indices),), float(np.prod(shape)), device=device, dtype=dtype)
@@ -154,6 +155,7 @@ class PointCloudSpace(Space):
         width: int | None = None,
     ) -> None:
         width = max(sizes, default=0) if width is None else width
+        device = require_device(device)
         if len(sizes) != len(indices) or not all(1 <= size <= width for size in sizes):
             raise ValueError(f"{len(indices)} samples need as many sizes in 1 .. {width}, got {list(sizes)}")
         self.sizes = tuple(sizes)
@@ -161,7 +163,7 @@ class PointCloudSpace(Space):
         self.indices = indices
         self.width = width
         self.dtype = dtype
-        counts = on_device(torch.tensor(self.sizes), torch.device(device))
+        counts = on_device(torch.tensor(self.sizes), device)
         self.mask = torch.arange(width, device=device) < counts[:, None]
         self.inputs = {"mask": self.mask}
         self.degrees_of_freedom = (3 * (counts - 1) + num_features * counts).to(dtype)

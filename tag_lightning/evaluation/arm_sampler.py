@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from torch.distributed import all_gather_object, get_world_size, is_available, is_initialized
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Space
+from tag_lightning.diffusion.arguments import require_count, require_device
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
 from tag_lightning.evaluation.chunk_keys import ChunkKeys
 from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.fingerprint import IndescribableError
-from tag_lightning.evaluation.networks import is_sharded, load_denoiser, load_time_predictor, require_schedule
+from tag_lightning.evaluation.networks import (
+    is_sharded,
+    load_denoiser,
+    load_time_predictor,
+    require_same_length,
+    require_schedule,
+)
 from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -80,13 +87,15 @@ class ArmSampler:
     store: ChunkStore | None = None
 
     def __post_init__(self) -> None:
-        self._device = torch.device(self.device or self.denoiser.schedule.alphas_cumprod.device)
+        self._device = require_device(self.device or self.denoiser.schedule.alphas_cumprod.device)
         self._measuring = self.predictor if self.time_gap_predictor is None else self.time_gap_predictor
         for name, least in {"chunk_size": 1, "num_steps": 1, "num_kept": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            require_count(name, getattr(self, name), least)
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must lie in 0 .. {self.world_size - 1} (world_size - 1), got {self.rank}")
+        for role in ("predictor", "time_gap_predictor"):
+            require_same_length(getattr(self, role), role, self.denoiser, self.task.example)
+        require_same_length(self.noise_level, "noise_level", self.denoiser)
         candidates = (self.denoiser, self.predictor, self._measuring, self.noise_level, *self.task.networks)
         self._networks = [network for network in candidates if network is not None]
         self._predictors: dict[str, nn.Module] = {}

@@ -10,6 +10,7 @@ from torch import nn
 from torchmetrics.utilities import rank_zero_warn
 
 from tag_lightning.diffusion import Denoiser
+from tag_lightning.diffusion.arguments import require_count
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArm, FailedArmError
 from tag_lightning.evaluation.arm_sampler import ArmSampler
 from tag_lightning.evaluation.arms import Arm, require_arms
@@ -56,8 +57,7 @@ def compare(
             did, a warning names each at once, and ``Results.failed`` holds them.
     """
     for name, value, least in (("num_samples", num_samples, 2), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        require_count(name, value, least)
     require_arms(arms)
     arms = expanded(arms)
     task = task.for_samples(num_samples, seed)

@@ -22,12 +22,17 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
         example: A batch of one sample.
 
     Raises:
-        ValueError: If the network has no noise schedule, or cannot take such samples.
+        ValueError: If the network has no noise schedule, is a bare one, or cannot take such samples.
         FileNotFoundError: If there is nothing of that name.
     """
     if isinstance(source, Denoiser):
         _require_channels(source.network, example.x)
         return source
+    if isinstance(source, nn.Module):
+        raise ValueError(
+            f"denoiser must be a Denoiser, or the name, folder or checkpoint of one, got a {type(source).__name__}; "
+            "give Denoiser(network, schedule) with the noise schedule of its training"
+        )
     network, schedule, prediction_type, clip_range = load_pretrained(source)
     if schedule is None:
         raise ValueError(
@@ -70,10 +75,39 @@ def load_time_predictor(
     if source is None or isinstance(source, nn.Module):
         return source
     network = _of_the_same_schedule(source, role, denoiser)
+    _logits(network, role, example)
+    return network
+
+
+def _logits(network: nn.Module, role: str, example: Any) -> Any:
     names = [name for name in getattr(network, "conditions", ()) if name in example.attributes]
     values = {name: example.attributes[name] for name in names}
-    require_accepts(network, example.x.shape[1:], role, **example.inputs, **values)
-    return network
+    return require_accepts(network, example.x.shape[1:], role, **example.inputs, **values)
+
+
+def require_same_length(network: nn.Module | None, role: str, denoiser: Denoiser, example: Any = None) -> None:
+    """Check that a network of noisy samples knows as many timesteps as the denoiser.
+
+    Args:
+        network: A time predictor or a regressor of the noise level; None passes.
+        role: The argument that it was given as, for errors.
+        denoiser: The denoiser it belongs to.
+        example: A batch of one sample, to count the logits of a time predictor without ``num_timesteps``; None leaves
+            such a one unchecked.
+
+    Raises:
+        ValueError: If their numbers differ.
+    """
+    known = getattr(network, "num_timesteps", None)
+    if network is not None and known is None and example is not None:
+        logits = _logits(network, role, example)
+        known = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    total = denoiser.schedule.num_timesteps
+    if known not in (None, total):
+        raise ValueError(
+            f"{role} ({type(network).__name__}) has T = {known} timesteps but the denoiser has {total}; give one that "
+            "was trained on the denoiser's schedule"
+        )
 
 
 def is_sharded(network: nn.Module) -> bool:

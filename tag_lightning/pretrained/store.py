@@ -35,7 +35,7 @@ from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
 from tag_lightning.pretrained.edm import edm_files, load_edm
 from tag_lightning.pretrained.openai import load_openai, without_variance
-from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_parameters
+from tag_lightning.pretrained.pretrained_network import Pretrained, frozen, require_finite_network
 from tag_lightning.pretrained.public import HUB_PREFIX, hub_folder, remedy
 from tag_lightning.tensor_file import load_values, load_weights, reason
 
@@ -159,6 +159,10 @@ def load_pretrained(source: str | Path) -> Pretrained:
         FileNotFoundError: If there is no such network.
         ValueError: If the package cannot build the network.
     """
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"a network to load must be a name, folder or checkpoint, got {source!r}; give one such as digits/denoiser"
+        )
     if str(source).startswith(HUB_PREFIX):
         return load_pretrained(hub_folder(str(source)))
     path = Path(source)
@@ -222,7 +226,7 @@ def _from_checkpoint(path: Path) -> Pretrained:
             f"cannot load the network in {path}: {reason(error)}; its parts must belong together"
         ) from error
     _complete(network, path)
-    require_finite_parameters(dict(network.named_parameters()), path)
+    require_finite_network(network, path)
     return frozen(network, schedule, trained_prediction_type(network))
 
 
@@ -253,7 +257,7 @@ def _from_folder(folder: Path) -> Pretrained:
                 f"the weights in {folder} do not match the {name} of its config.json: {what}; copy or save both again"
             )
     _complete(network, folder)
-    require_finite_parameters(dict(network.named_parameters()), folder)
+    require_finite_network(network, folder)
     schedule = _schedule_from(folder / "schedule.safetensors")
     for scheduler in (folder, folder.parent / "scheduler"):
         if schedule is None and (scheduler / "scheduler_config.json").is_file():
