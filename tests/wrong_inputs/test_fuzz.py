@@ -6,6 +6,7 @@ The cases are the same in every run; ``TAG_LIGHTNING_FUZZ=1000`` draws that many
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from scipy.io import wavfile
 from tiny_runs import seeded
 
+from tag_lightning.cli import TagCLI
 from tag_lightning.cli_errors import OneLineParser
 from tag_lightning.config_files import LayeredConfig, config_file
 from tag_lightning.datamodules import AudioFolderDataModule, QM9DataModule
@@ -234,6 +236,54 @@ def test_yaml_files(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
             parser.parse_args([f"--config={path}"])
         except SystemExit:
             assert capsys.readouterr().err.startswith("error: ")
+
+
+class Parsing(TagCLI):
+    """The command line up to its settings: nothing is run, and no network or trainer made."""
+
+    def instantiate_classes(self) -> None:
+        return
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        return
+
+
+GUIDE = yaml.safe_load(Path("configs/digits/guide.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def cli() -> Parsing:
+    """With the options of every command, which take a second to collect."""
+    settings = {"seed_everything_default": 0, "auto_configure_optimizers": False, "save_config_callback": None}
+    return Parsing(None, parser_class=OneLineParser, args=["fit", "--config=digits/guide"], **settings)
+
+
+def keys(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key, at any depth."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        yield (*above, name)
+        yield from keys(value, (*above, name))
+
+
+@settings(BOUNDED, max_examples=min(BOUNDED.max_examples, 200))
+@given(changes=st.dictionaries(st.sampled_from(sorted(keys(GUIDE))), values, min_size=1, max_size=2))
+def test_a_configuration_with_other_values(
+    changes: dict[tuple[str, ...], Any], cli: Parsing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copy.deepcopy(GUIDE)
+    for path, value in changes.items():
+        holder: Any = config
+        for name in path[:-1]:
+            holder = holder.get(name) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder[path[-1]] = value
+    capsys.readouterr()
+    with file_of(yaml.safe_dump(config).encode(), "a.yaml") as file:
+        try:
+            clear(lambda: cli.parse_arguments(cli.parser, ["fit", f"--config={file}"]))
+        except SystemExit:
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            assert len(line) > len("error: ")
 
 
 @pytest.mark.parametrize("name", ["../escaped.xyz", "{root}/escaped.xyz", "a/../../escaped.xyz"])
