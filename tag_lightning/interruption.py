@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if TYPE_CHECKING:  # loaded before everything else, to handle signals while the rest is
+if TYPE_CHECKING:  # this file is loaded before everything else, to handle signals meanwhile
+    from concurrent.futures import Future
+
     from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -43,6 +46,7 @@ class Interruption:
         checkpoint: Path and global step of the checkpoint that a stop leaves behind, or None.
         chunks: Folder of the samples that an unfinished evaluation has drawn so far, or None.
         stages: Folder of the runs of several stages, or None.
+        abandoned: Work of threads whose results are not wanted any more, and which cannot be told so.
         folder: The run's folder, whose configuration goes on from it.
         launcher: Lightning's launcher of the other processes, which get the signal too.
     """
@@ -57,6 +61,7 @@ class Interruption:
         self.checkpoint: tuple[Path, int] | None = None
         self.chunks: Path | None = None
         self.stages: Path | None = None
+        self.abandoned: Sequence[Future[Any]] = ()
         self.folder = Path()
         self.launcher: _SubprocessScriptLauncher | None = None
         self.since = self._raised_at = -float("inf")
@@ -66,7 +71,7 @@ class Interruption:
     def ending_the_process(self) -> Iterator[None]:
         """End the process at a signal in this block, with one line; ``installed`` within takes over.
 
-        For the imports of a command, in the main thread.
+        For a whole command, in the main thread. After a signal it does not wait for abandoned work.
         """
         self._outside = {signum: signal.signal(signum, self._end_process) for signum in _SIGNALS}
         try:
@@ -74,6 +79,10 @@ class Interruption:
         finally:
             _restore(self._outside)
             self._outside = {}
+            if self.signum is not None and not all(work.done() for work in self.abandoned):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(128 + self.signum)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
