@@ -37,7 +37,7 @@ def _signalled(folder: Path, module: str, signum: int, *arguments: str) -> subpr
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=300,
     )
 
 
@@ -80,3 +80,15 @@ def test_handlers_go_from_one_to_the_next_and_back_to_the_callers() -> None:
         assert now() == before
     assert now() == before
     assert len({handlers[0] for handlers in (before, loading, running)}) == 3
+
+
+def test_a_stop_between_two_stages_says_where_the_finished_ones_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption, "signum", signal.SIGTERM)
+    monkeypatch.setattr(interruption, "stages", tmp_path)
+    assert interruption.message() == (
+        f"stopped by SIGTERM: finished stages are in {tmp_path}; to go on, repeat the command"
+    )
+    monkeypatch.setattr(interruption, "stages", tmp_path / "none")
+    assert "before there was anything to keep" in interruption.message()
