@@ -121,7 +121,8 @@ def real_nll(predictor: nn.Module | None, step: Step) -> tuple[Tensor | None, di
     typical = mean[step.timestep] if measured and measured[0] else None
     if len(measured) < 2 or not measured[1]:
         return typical, {}
-    return typical, dict(zip(predictor.quantile_levels, rows[:, step.timestep], strict=True))  # type: ignore[arg-type]
+    levels: Any = predictor.quantile_levels  # type: ignore[union-attr]
+    return typical, dict(zip(levels, rows[:, step.timestep], strict=True))
 
 
 def measured_timesteps(mean: Tensor | None, quantiles: Tensor | None) -> list[list[bool]]:

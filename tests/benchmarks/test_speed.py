@@ -34,6 +34,8 @@ def test_the_table_shows_the_median_and_the_range(capsys: pytest.CaptureFixture[
     ("part", "lines"),
     [
         ("steps", 3),
+        ("overhead", 1),
+        ("similar_sizes", 1),
         ("distilled", 1),
         pytest.param("training", 2, marks=pytest.mark.slow),
         ("accumulation", 1),
