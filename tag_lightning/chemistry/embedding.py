@@ -134,7 +134,7 @@ def in_parallel(
         finally:
             # All are done, or their results are not wanted any more.
             pool.shutdown(wait=False, cancel_futures=True)
-            interruption.abandoned = running
+            interruption.abandoned = [each for each in running if not each.done()]
             _take_back_ctrl_c()
 
 
