@@ -65,7 +65,7 @@ class GuidedSampling(Callback):
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of plain DPS in the default arms.
-        kappa: Length of the guided steps of the arm ``fixed length``, as a fraction of the noise that they leave.
+        kappa: Length of the steps of the arm ``fixed length``, a fraction of the noise; see ``FixedLengthSteps``.
         strength: Strength of TAG in the default arms: a constant, or a rule.
         solver: Solver of the reverse process.
         num_steps: Reverse steps of arms that do not set their own.
@@ -94,7 +94,7 @@ class GuidedSampling(Callback):
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
         scale: float = 1.0,
-        kappa: float = 0.03,
+        kappa: float | None = None,
         strength: float | Strength = PolyakStrength(),
         solver: Solver = DDIM(),
         num_steps: int = 100,

@@ -96,7 +96,7 @@ class Arm:
 def default_arms(
     sigma: float,
     scale: float,
-    kappa: float,
+    kappa: float | None,
     strength: float | Strength,
     with_predictor: bool = True,
     with_noise_level: bool = True,
@@ -110,7 +110,7 @@ def default_arms(
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of plain DPS.
-        kappa: Length of the guided steps, as a fraction of the noise that they leave.
+        kappa: Length of the guided steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_noise_level: There is a regressor of the noise level to retime by.

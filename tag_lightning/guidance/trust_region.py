@@ -13,6 +13,9 @@ from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 
+# Length of all moves of a run together, as a fraction of the noise.
+_TOTAL = 0.75
+
 
 class TrustRegion(GuidanceWrapper):
     """Bounds the move of the proposed sample by a fraction of the noise that the step leaves in it.
@@ -37,10 +40,8 @@ class TrustRegion(GuidanceWrapper):
 
     def __init__(self, guidance: ConditionedGuidance, kappa: float = 0.03, **interval: Any) -> None:
         super().__init__(guidance, **interval)
-        if not 0 < kappa < math.inf:
-            raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
         self.require_moved_mean()
-        self.kappa = kappa
+        self.kappa: float | None = _require_fraction(kappa)
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if step.next_timestep is None:
@@ -52,9 +53,14 @@ class TrustRegion(GuidanceWrapper):
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
 
+    def fraction(self, step: Step) -> float:
+        """The length allowed in this step, as a fraction of the noise."""
+        assert self.kappa is not None
+        return self.kappa
+
     def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
         """``move [B, ...]`` at no more than the length allowed where the noise has this power."""
-        longest = self.kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
+        longest = self.fraction(step) * (step.space.degrees_of_freedom * noise_power).sqrt()
         length = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(move.dtype).tiny)
         return move * per_sample((longest / length).clamp(max=1), move)
 
@@ -62,9 +68,31 @@ class TrustRegion(GuidanceWrapper):
 class FixedLengthSteps(TrustRegion):
     """Moves of exactly the length that a ``TrustRegion`` allows, along the direction of the wrapped guidance.
 
-    The limit of a ``TrustRegion`` at an infinite guidance scale: the scale is gone, ``kappa`` alone is left.
+    The limit of a ``TrustRegion`` at an infinite guidance scale: the scale is gone. By default the lengths of all steps
+    add up to 0.75 times the noise, so that few steps do about as much as many (measured on digits, 10 to 75 steps).
+
+    Args:
+        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
+        kappa: Length of each move as a fraction of the noise, above 0; None is 0.75 over the run's number of steps.
+        **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If ``kappa`` is not a positive finite number, or ``guidance`` does not move the proposal's mean.
     """
 
+    def __init__(self, guidance: ConditionedGuidance, kappa: float | None = None, **interval: Any) -> None:
+        super().__init__(guidance, **interval)
+        self.kappa = None if kappa is None else _require_fraction(kappa)
+
+    def fraction(self, step: Step) -> float:
+        return _TOTAL / len(step.levels) if self.kappa is None else self.kappa
+
     def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
-        longest = self.kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
+        longest = self.fraction(step) * (step.space.degrees_of_freedom * noise_power).sqrt()
         return unit(move) * per_sample(longest, move)
+
+
+def _require_fraction(kappa: float) -> float:
+    if not 0 < kappa < math.inf:
+        raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
+    return kappa

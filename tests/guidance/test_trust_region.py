@@ -69,8 +69,8 @@ def moves(guidance: Guidance, eta: float = 0.0, num_steps: int = 6) -> list[tupl
     return [(b[0].mean - a[0].mean, a[1]) for a, b in zip(before.seen, after.seen, strict=True)]
 
 
-def sampled(*guidance: Guidance, solver: Solver | None = None) -> Tensor:
-    return Sampler(DENOISER, solver or DDIM(0.0), 6, guidance).sample(vector_space(range(6)), 0)
+def sampled(*guidance: Guidance, solver: Solver | None = None, num_steps: int = 6) -> Tensor:
+    return Sampler(DENOISER, solver or DDIM(0.0), num_steps, guidance).sample(vector_space(range(6)), 0)
 
 
 @pytest.mark.parametrize("inner", [DPS(near(), 5.0), TFG(near(), 3.0, 1.0), MPGD(near(), 4.0)])
@@ -99,6 +99,15 @@ def test_the_step_that_ends_at_the_data_is_not_guided() -> None:
 def test_within_a_wide_region_the_method_is_itself_but_for_the_last_step() -> None:
     unguided_at_the_end = DPS(near(), 0.5, stop=20)
     torch.testing.assert_close(sampled(TrustRegion(DPS(near(), 0.5), 1e3)), sampled(unguided_at_the_end))
+
+
+@pytest.mark.parametrize("num_steps", [5, 12])
+def test_by_default_the_lengths_of_all_steps_add_up_to_three_quarters(num_steps: int) -> None:
+    default, explicit = (
+        sampled(FixedLengthSteps(DPS(near()), kappa), num_steps=num_steps) for kappa in (None, 0.75 / num_steps)
+    )
+    assert torch.equal(default, explicit)
+    assert not torch.equal(default, sampled(FixedLengthSteps(DPS(near()), 0.5 / num_steps), num_steps=num_steps))
 
 
 def test_steps_of_fixed_length_forget_the_scale() -> None:
