@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
+from tag_lightning.diffusion import NoiseSchedule
 from tag_lightning.modules.base import NetworkModule
 from tag_lightning.pretrained import load_pretrained, model_card, save_pretrained
 
@@ -16,6 +19,17 @@ class PretrainedExport(Callback):
 
     def __init__(self) -> None:
         self._trained = False
+        self._figures: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"figures": self._figures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._figures = state_dict["figures"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._figures |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     # Not called if there is nothing to train.
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,8 +47,7 @@ class PretrainedExport(Callback):
         if not self._trained and trainer.global_step > 0 and trainer.ckpt_path and not folder.exists():
             # The run was cut between its last checkpoint and the export.
             saved = load_pretrained(trainer.ckpt_path)
-            save_pretrained(folder, saved.network, saved.schedule)
-            rank_zero_info(f"The trained network is in {folder}")
+            self._export(trainer, saved.network, saved.schedule)
             return
         if not self._trained:
             rank_zero_warn(
@@ -44,13 +57,16 @@ class PretrainedExport(Callback):
             )
             return
         self._trained = False
-        save_pretrained(folder, pl_module.network, pl_module.schedule, _card(trainer, pl_module))
-        rank_zero_info(f"The trained network is in {folder}")
+        self._export(trainer, pl_module.network, pl_module.schedule)
 
-
-def _card(trainer: Trainer, module: NetworkModule) -> str:
-    config, data = Path(trainer.default_root_dir) / "config.yaml", getattr(trainer, "datamodule", None)
-    command = f"python -m tag_lightning fit --config {config}" if config.is_file() else "Trainer.fit, in Python"
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    source = "own loaders" if data is None else type(data).__name__
-    return model_card(module.network, module.schedule, figures, source, command)
+    def _export(self, trainer: Trainer, network: nn.Module, schedule: NoiseSchedule | None) -> None:
+        folder = Path(trainer.default_root_dir)
+        data = getattr(trainer, "datamodule", None)
+        config = folder / "config.yaml"
+        command = f"python -m tag_lightning fit --config {config}" if config.is_file() else "Trainer.fit, in Python"
+        figures = self._figures | {name: float(value) for name, value in trainer.callback_metrics.items()}
+        source = "own loaders" if data is None else type(data).__name__
+        save_pretrained(
+            folder / "pretrained", network, schedule, model_card(network, schedule, figures, source, command)
+        )
+        rank_zero_info(f"The trained network is in {folder / 'pretrained'}")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser
-from tag_lightning.files import replacing
+from tag_lightning.files import remove_leftovers, replacing
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.progress import tracked
 
@@ -37,6 +37,8 @@ def drawn_chunks(
     chunks = {start: range(start, min(start + chunk_size, count)) for start in starts}
     found = {start: _read(_path(folder, indices)) for start, indices in chunks.items()}
     missing = [start for start in starts if found[start] is None]
+    if missing:
+        remove_leftovers(folder.parent)  # and its subfolders: this one, and those of other settings
     for start in tracked(missing, title, "chunk", visible=bool(missing)):
         chunk = draw(chunks[start])
         with replacing(_path(folder, chunks[start]), _REMEDY) as temporary:

@@ -15,7 +15,7 @@ from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules import tables
 from tag_lightning.datamodules.molecule_store import CACHE_REMEDY
 from tag_lightning.datamodules.tables import ImageFiles
-from tag_lightning.files import replacing
+from tag_lightning.files import replacing_in_cache
 
 
 def cached_images(files: ImageFiles, folder: Path, cache: Path) -> Tensor:
@@ -44,7 +44,7 @@ def cached_images(files: ImageFiles, folder: Path, cache: Path) -> Tensor:
     images = _read(path, key)
     if images is None:
         images = files.load()
-        with replacing(path, CACHE_REMEDY) as temporary:
+        with replacing_in_cache(path, CACHE_REMEDY) as temporary:
             save_file({"images": images}, temporary, {"key": key})
     return images
 

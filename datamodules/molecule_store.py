@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tag_lightning.files import replacing
+from tag_lightning.files import replacing_in_cache
 
 CACHE_REMEDY = "choose another folder with data.init_args.cache, or null to prepare the data anew in every run"
 _LAYOUT = "1"
@@ -134,7 +134,7 @@ class Molecules:
         } | {f"properties.{name}": values for name, values in self.properties.items()}
         if self.identities is not None:
             tensors["identities"] = self.identities
-        with replacing(path, CACHE_REMEDY) as temporary:
+        with replacing_in_cache(path, CACHE_REMEDY) as temporary:
             save_file(tensors, temporary, {"key": key, "layout": _LAYOUT, "skipped": json.dumps(self.skipped)})
 
     @classmethod

@@ -24,7 +24,7 @@ from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules
 from tag_lightning.datamodules.reference_smiles import reference_smiles
 from tag_lightning.datamodules.tables import fixed_order
-from tag_lightning.files import replacing
+from tag_lightning.files import replacing_in_cache
 
 QM9_ELEMENTS = ("H", "C", "N", "O", "F")
 
@@ -142,7 +142,10 @@ class MoleculeDataModule(TableDataModule):
         if not skipped:
             report.unlink(missing_ok=True)
             return
-        with replacing(report, CACHE_REMEDY) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing_in_cache(report, CACHE_REMEDY) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             csv.writer(file).writerows([("molecule", "reason"), *skipped])
 
     def split(self, count: int) -> dict[Split, Tensor]:

@@ -23,7 +23,7 @@ from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.molecule_store import Molecules, cached
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 from tag_lightning.datamodules.qm9_files import ARCHIVE, MOLECULES, UNCHARACTERIZED, UNCHARACTERIZED_FILE
-from tag_lightning.files import replacing
+from tag_lightning.files import remove_leftovers, replacing
 
 
 class Download(NamedTuple):
@@ -186,6 +186,7 @@ def _fetch(file: Download, root: Path) -> None:
     path = root / file.name
     if path.is_file():
         return
+    remove_leftovers(root)
     try:
         with replacing(path) as temporary:
             download_url(file.url, str(root), temporary.name, file.md5)

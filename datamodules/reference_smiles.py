@@ -13,7 +13,7 @@ from tag_lightning.chemistry import bonds, canonical_smiles, molecule, perceptio
 from tag_lightning.chemistry.embedding import in_parallel
 from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.molecule_store import CACHE_REMEDY, Molecules
-from tag_lightning.files import replacing
+from tag_lightning.files import replacing_in_cache
 
 
 def reference_smiles(
@@ -44,7 +44,7 @@ def reference_smiles(
         perceived = in_parallel(_smiles, pairs, "Perceiving the known molecules", workers or os.cpu_count() or 1)
         found = frozenset(smiles for smiles in perceived if smiles is not None)
         if path is not None:
-            with replacing(path, CACHE_REMEDY) as temporary:
+            with replacing_in_cache(path, CACHE_REMEDY) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in [f"{key} {len(found)}", *sorted(found)]))
     return found
 

@@ -2,6 +2,8 @@
 
 import sys
 
+from tag_lightning.interruption import interruption
+
 _HELP = """\
 usage: python -m tag_lightning {fit,validate,test,predict,stages,arms} ...
 
@@ -23,10 +25,11 @@ if __name__ == "__main__":
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(_HELP)
         sys.exit(0 if sys.argv[1:] else 2)
-    if sys.argv[1] == "arms":
-        from tag_lightning.guidance_list import main
-    elif sys.argv[1] == "stages":
-        from tag_lightning.stages import main  # type: ignore[assignment]
-    else:
-        from tag_lightning.cli import main  # type: ignore[assignment]
-    main()
+    with interruption.ending_the_process():
+        if sys.argv[1] == "arms":
+            from tag_lightning.guidance_list import main
+        elif sys.argv[1] == "stages":
+            from tag_lightning.stages import main  # type: ignore[assignment]
+        else:
+            from tag_lightning.cli import main  # type: ignore[assignment]
+        main()

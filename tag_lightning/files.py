@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 _TEMPORARY = re.compile(r"\..+\.(?:(?P<host>[\w-]+)@)?(?P<pid>\d+)\.tmp")
+# No file takes as long to write, and a machine that is gone never removes its own.
+_ABANDONED_SECONDS = 7 * 24 * 3600.0
 _REMEDY = "choose another folder, or free space and check the permissions of this one"
 
 
@@ -56,6 +59,22 @@ def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_in_cache(path: Path, remedy: str) -> Iterator[Path]:
+    """As ``replacing``, after the removal of what killed processes left in the folder of ``path``.
+
+    Args:
+        path: The target; missing parent folders are created.
+        remedy: The way out that the error names.
+
+    Raises:
+        OSError: If the folder cannot be written; names the folder and the remedy.
+    """
+    remove_leftovers(path.parent)
+    with replacing(path, remedy) as temporary:
+        yield temporary
+
+
 def require_writable(folder: Path, remedy: str = _REMEDY) -> None:
     """Check, before long work, that files can be written into ``folder``, which is created if it does not exist.
 
@@ -73,14 +92,20 @@ def require_writable(folder: Path, remedy: str = _REMEDY) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left of ``replacing`` in ``folder`` and its subfolders.
 
-    Whatever a living process of this machine, or another machine that shares the folder, may be writing is kept.
+    Whatever a living process of this machine may be writing is kept, and what another machine that shares the folder
+    has begun or changed within the last seven days.
     """
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         match = _TEMPORARY.fullmatch(path.name)
-        if match is None or match["host"] not in (None, _host()) or _is_alive(int(match["pid"])):
+        if match is None:
             continue
         with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if match["host"] in (None, _host()):
+                left = not _is_alive(int(match["pid"]))
+            else:
+                left = time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+            if left:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def disk_error(error: BaseException | None) -> OSError | None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+if TYPE_CHECKING:  # this file is loaded before everything else, to handle signals meanwhile
+    from concurrent.futures import Future
+
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Where Lightning, too, looks for the number of a process, in this order.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 # `timeout` and batch systems send a signal to the process and once more to its group.
 _ECHO_SECONDS = 5.0
 
@@ -39,11 +45,14 @@ class Interruption:
         trained: Training steps were taken that only a checkpoint keeps.
         checkpoint: Path and global step of the checkpoint that a stop leaves behind, or None.
         chunks: Folder of the samples that an unfinished evaluation has drawn so far, or None.
+        stages: Folder of the runs of several stages, or None.
+        abandoned: Work of threads whose results are not wanted any more, and which cannot be told so.
         folder: The run's folder, whose configuration goes on from it.
         launcher: Lightning's launcher of the other processes, which get the signal too.
     """
 
     def __init__(self) -> None:
+        self._outside: dict[signal.Signals, Any] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -51,10 +60,29 @@ class Interruption:
         self.held = self.trained = False
         self.checkpoint: tuple[Path, int] | None = None
         self.chunks: Path | None = None
+        self.stages: Path | None = None
+        self.abandoned: Sequence[Future[Any]] = ()
         self.folder = Path()
         self.launcher: _SubprocessScriptLauncher | None = None
         self.since = self._raised_at = -float("inf")
         self._pid: int | None = None
+
+    @contextmanager
+    def ending_the_process(self) -> Iterator[None]:
+        """End the process at a signal in this block, with one line; ``installed`` within takes over.
+
+        For a whole command, in the main thread. After a signal it does not wait for abandoned work.
+        """
+        self._outside = {signum: signal.signal(signum, self._end_process) for signum in _SIGNALS}
+        try:
+            yield
+        finally:
+            _restore(self._outside)
+            self._outside = {}
+            if self.signum is not None and not all(work.done() for work in self.abandoned):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(128 + self.signum)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -63,14 +91,13 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+        before = self._outside or {signum: signal.getsignal(signum) for signum in _SIGNALS}
         self._pid = os.getpid()
         self.take_over()
         try:
             yield
         finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+            _restore(before)
 
     def message(self) -> str:
         """Return what a stop has left behind, and the way on, in one line."""
@@ -84,6 +111,8 @@ class Interruption:
             return f"{stopped}: nothing is left of the training, because this run keeps no checkpoints"
         if self.chunks is not None and self.chunks.is_dir():
             return f"{stopped}: finished chunks of samples are in {self.chunks}; to go on, repeat the command"
+        if self.stages is not None and self.stages.is_dir():
+            return f"{stopped}: finished stages are in {self.stages}; to go on, repeat the command"
         return f"{stopped} before there was anything to keep; to start again, repeat the command"
 
     def take_over(self) -> None:
@@ -102,6 +131,14 @@ class Interruption:
             yield
         finally:
             self.held = held
+
+    def _end_process(self, signum: int, frame: Any) -> NoReturn:
+        # An exception could be lost in an import that tolerates any failure of an optional package.
+        self.signum = signum
+        if next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0":
+            start = "\n" if os.isatty(2) else ""  # the terminal's ^C has begun the line
+            os.write(2, f"{start}{self.message()}\n".encode())
+        os._exit(128 + signum)
 
     def _handle(self, signum: int, frame: Any) -> None:
         if os.getpid() != self._pid:  # a forked worker of a DataLoader; the main process decides
@@ -123,6 +160,11 @@ class Interruption:
         assert self.signum is not None
         self._raised_at = time.monotonic()
         raise Interrupted(self.signum)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 interruption = Interruption()

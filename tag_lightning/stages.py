@@ -15,6 +15,7 @@ import yaml
 
 from tag_lightning.config_files import config_content, config_file, merged_with_bases, shipped_configs
 from tag_lightning.files import replacing
+from tag_lightning.interruption import interruption
 
 _ORDER = ("autoencoder", "guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor")
 _OPTIONAL = ("noise_level",)
@@ -215,7 +216,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run_stages(experiment: Experiment) -> None:
-    total = len(experiment.stages)
+    total, interruption.stages = len(experiment.stages), experiment.out
     for number, stage in enumerate(experiment.stages, 1):
         folder, title = experiment.run_folder(stage), f"Stage {number} of {total}, {stage}"
         if experiment.is_finished(stage):

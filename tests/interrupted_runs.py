@@ -22,6 +22,7 @@ def run_arguments(run: Path, *more: str) -> list[str]:
         "--trainer.callbacks=[{class_path: WarmedUpEMA, init_args: {decay: 0.5}}]",
         "--trainer.check_val_every_n_epoch=2",
         "--trainer.log_every_n_steps=1",
+        "--model.init_args.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 3}}",
         "--sampling.arms={unguided: {}}",
         "--sampling.task.init_args.features=auto",
     ]
@@ -42,7 +43,7 @@ def _scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, averages, optimizer, curves and results are the same to the bit."""
+    """Weights, averages, optimizer, learning rate, curves, results and the exported network are the same to the bit."""
     first, second = last_checkpoint(one), last_checkpoint(other)
     assert first["global_step"] == second["global_step"] == 8
     for part in ("state_dict", "current_model_state"):
@@ -52,6 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     for state, expected in zip(second["optimizer_states"], first["optimizer_states"], strict=True):
         for key, values in expected["state"].items():
             assert all(torch.equal(state["state"][key][name], value) for name, value in values.items())
+    assert first["lr_schedulers"] == second["lr_schedulers"] != []
     assert _scalars(one) == _scalars(other)
     results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
     for result in results:
@@ -59,8 +61,15 @@ def assert_same_run(one: Path, other: Path) -> None:
             figures.pop("seconds")
     assert results[0]["arms"] == results[1]["arms"]
     assert results[0]["global_step"] == results[1]["global_step"] == 8
-    weights = [(run / "pretrained" / "diffusion_pytorch_model.safetensors").read_bytes() for run in (one, other)]
-    assert weights[0] == weights[1]
+    exported = [_files(run / "pretrained") for run in (one, other)]
+    # The card names the run's folder.
+    assert "README.md" in exported[0]
+    assert exported[0].keys() == exported[1].keys()
+    assert all(exported[0][name] == exported[1][name] for name in exported[0].keys() - {"README.md"})
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 class CountedCalls(Callback):

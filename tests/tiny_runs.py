@@ -193,14 +193,21 @@ class SaidBeforeDraw(Callback):
 
 
 class DyingRank(Callback):
-    """Kills the second process when it is about to draw its first arm, and leaves the file ``died`` behind."""
+    """Kills one process when it is about to draw its first arm, and leaves the file ``died`` behind.
+
+    Args:
+        rank: Number of the process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
 
     def setup(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         def die(*given: Any) -> None:
             (Path(trainer.default_root_dir) / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-        if trainer.global_rank == 1:
+        if trainer.global_rank == self.rank:
             ArmSampler.draw = die  # type: ignore[method-assign,assignment]
 
 

@@ -6,15 +6,23 @@ import errno
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny_runs import TinyNetworks, predictor_arguments
+from tiny_runs import TinyNetworks, predictor_arguments, random_images
 
 from tag_lightning.checkpoint_io import AtomicCheckpointIO
 from tag_lightning.cli import main
+from tag_lightning.datamodules import ImageFolderDataModule, MoleculeFilesDataModule, qm9
+from tag_lightning.datamodules.drawn_chunks import drawn_chunks
+from tag_lightning.datamodules.molecule_store import Molecules
+from tag_lightning.datamodules.reference_smiles import reference_smiles
 from tag_lightning.files import remove_leftovers, replacing
 
 
@@ -122,3 +130,59 @@ def test_leftovers_of_dead_processes_go_at_the_next_start(tmp_path: Path, tiny: 
         main(predictor_arguments("validate", tmp_path, tiny, "--sampling.arms={unguided: {}}"))
         assert mine.exists()
         assert not dead.exists()
+
+
+def _left_in(folder: Path) -> Path:
+    """What a killed process left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "molecules.safetensors") as mine:
+        mine.touch()
+        left = mine.with_name(mine.name.replace(f"@{os.getpid()}.", f"@{_dead()}."))
+    left.write_bytes(b"left behind")
+    return left
+
+
+def test_leftovers_of_other_machines_go_after_a_week(tmp_path: Path) -> None:
+    ages = {"file": 8, "folder": 8, "new": 6}
+    paths = {name: tmp_path / f".{name}.another-machine@{os.getpid()}.tmp" for name in ages}
+    for name, path in paths.items():
+        path.mkdir() if name == "folder" else path.touch()
+        then = time.time() - ages[name] * 24 * 3600
+        os.utime(path, (then, then))
+    remove_leftovers(tmp_path)
+    assert [name for name, path in paths.items() if path.exists()] == ["new"]
+
+
+def _cache_molecules(cache: Path) -> None:
+    MoleculeFilesDataModule(str(cache.parent / "some.smi"), cache=str(cache)).prepare_data()
+
+
+def _cache_images(cache: Path) -> None:
+    source = random_images(cache.parent / "images")
+    ImageFolderDataModule(str(source), size=8, cache=str(cache)).prepare_data()
+
+
+def _cache_smiles(cache: Path) -> None:
+    molecules = Molecules.packed([(np.array([8, 1, 1]), np.eye(3))], {}, ["O"])
+    reference_smiles(molecules, cache, "known")
+
+
+def _cache_chunks(cache: Path) -> None:
+    drawn_chunks(cache / "0123", 2, 2, lambda indices: {"x": torch.zeros(len(indices))}, "drawing")
+
+
+def _download(cache: Path) -> None:
+    with suppress(OSError):
+        qm9._fetch(qm9.Download("lost.txt", "file:///lost", ""), cache)
+
+
+@pytest.mark.parametrize(
+    "write", [_cache_molecules, _cache_images, _cache_smiles, _cache_chunks, _download], ids=lambda each: each.__name__
+)
+def test_leftovers_in_a_cache_go_when_it_is_written(write: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "some.smi").write_text("".join(f"{'C' * length}\n" for length in range(1, 11)))
+    left = _left_in(tmp_path / "cache")
+    deeper = _left_in(tmp_path / "cache" / "4567")
+    write(tmp_path / "cache")
+    assert not left.exists()
+    assert not deeper.exists()

@@ -76,30 +76,52 @@ def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: 
     assert np.array_equal(one, two)
 
 
-@pytest.mark.slow
-def test_two_nodes_of_two_processes_give_the_same_samples(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
+def _on_two_nodes(arguments: list[str]) -> None:
     """The commands of docs/scaling.md, both nodes on one machine."""
-    settings = [
-        "--sampling.num_samples=9",
-        "--sampling.predict_arm=dps+tag",
-        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
-    ]
-    main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
     launcher += ["--master-addr=127.0.0.1", f"--master-port={port}"]
-    command = predictor_arguments("predict", tmp_path / "four", tiny, *TWO, "--trainer.num_nodes=2", *settings)
+    command = [*arguments, *TWO, "--trainer.num_nodes=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen([*launcher, f"--node-rank={rank}", "-m", "tag_lightning", *command], env=environment)
         for rank in range(2)
     ]
     assert [node.wait(timeout=500) for node in nodes] == [0, 0]
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_give_the_same_samples(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
+    settings = [
+        "--sampling.num_samples=9",
+        "--sampling.predict_arm=dps+tag",
+        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
+    ]
+    main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
+    _on_two_nodes(predictor_arguments("predict", tmp_path / "four", tiny, *settings))
     one, four = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "four"))
     assert one.shape == (9, 3, 8, 8)
     assert np.array_equal(one, four)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_give_the_same_figures(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
+    settings = [
+        "--sampling.num_samples=9",
+        "--sampling.arms={unguided: {}}",
+        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
+        f"{TASK}.metrics=[{{class_path: KID}}, {{class_path: PrecisionRecall}}]",
+    ]
+    main(predictor_arguments("validate", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
+    _on_two_nodes(predictor_arguments("validate", tmp_path / "four", tiny, *settings))
+    one, four = (json.loads((tmp_path / run / "results.json").read_text())["arms"] for run in ("one", "four"))
+    assert one.keys() == four.keys() == {"unguided"}
+    figures, shared = one["unguided"], four["unguided"]
+    assert figures.keys() == shared.keys() >= {"kid", "precision", "recall"}
+    for metric in figures.keys() - {"seconds"}:
+        assert shared[metric] == pytest.approx(figures[metric], rel=1e-4, abs=1e-6), metric
 
 
 @pytest.mark.slow
@@ -113,8 +135,12 @@ def test_a_mistake_that_both_processes_find_is_told_once(tiny: TinyNetworks, tmp
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_other_with_it(tiny: TinyNetworks, tmp_path: Path) -> None:
-    finished = _run_two(predictor_arguments("validate", tmp_path, tiny, "--trainer.callbacks=tiny_runs.DyingRank"))
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("verb", ["validate", "fit"])
+def test_a_process_that_dies_takes_the_other_with_it(verb: str, rank: int, tiny: TinyNetworks, tmp_path: Path) -> None:
+    dying = f"--trainer.callbacks={{class_path: tiny_runs.DyingRank, init_args: {{rank: {rank}}}}}"
+    finished = _run_two(predictor_arguments(verb, tmp_path, tiny, dying))
+    # The other process holds the pipes of this one until it ends.
     assert time.time() - (tmp_path / "died").stat().st_mtime < 60
     assert finished.returncode != 0
     assert not (tmp_path / "results.json").exists()

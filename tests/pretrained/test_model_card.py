@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import ModelMixin
-from tiny_runs import TIMESTEPS
+from tiny_runs import TIMESTEPS, TinyNetworks, predictor_arguments
 
+from tag_lightning.cli import main
 from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import load_pretrained, model_card, push_to_hub
@@ -30,6 +32,17 @@ def test_a_run_exports_its_card(trained: Path) -> None:
     assert len(re.findall(r"\| \d+ to \d+ % \| [\d.]+ \|", text)) == 10
     typical = load_pretrained(trained / "pretrained").network.typical_nll
     assert f"| {TIMESTEPS - 1} | {float(typical[-1]):.4g} |" in text
+
+
+def test_a_run_that_was_cut_before_its_export_has_the_same_card(
+    trained: Path, tiny: TinyNetworks, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("pretrained"))
+    main(predictor_arguments("fit", tmp_path / "run", tiny, "--ckpt_path=last"))
+    expected, found = (run / "pretrained" for run in (trained, tmp_path / "run"))
+    assert {file.name for file in found.iterdir()} == {file.name for file in expected.iterdir()}
+    text = (expected / "README.md").read_text().replace(str(trained), str(tmp_path / "run"))
+    assert (found / "README.md").read_text() == text
 
 
 def test_what_was_not_measured_is_left_out() -> None:
