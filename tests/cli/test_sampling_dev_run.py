@@ -33,7 +33,7 @@ def test_a_finished_run_keeps_its_results(
     drawn = [line.rsplit(": ", 1)[1] for line in out.splitlines() if line.startswith("sampling ")]
     assert drawn
     assert all(line.startswith("4 samples in ") for line in drawn)
-    assert ("Guided sampling at step" in out) == (verb != "predict")
+    assert ("Guided sampling" in out) == (verb != "predict")
 
 
 def test_a_trial_writes_no_results(tiny: TinyNetworks, tmp_path: Path) -> None:

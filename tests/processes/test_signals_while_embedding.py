@@ -72,9 +72,9 @@ def test_chains_of_200_carbons_do_not_delay_a_stop(signum: int, tmp_path: Path) 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_ctrl_c_is_no_failure_of_the_molecule(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_SECONDS", 4)
-    chain = Chem.MolFromSmiles("C" * 100)
-    timer = _delayed(1)
+    monkeypatch.setattr(embedding, "_SECONDS", 8)
+    chain = Chem.MolFromSmiles("C" * 200)
+    timer = _delayed(0.3)
     try:
         with pytest.raises(KeyboardInterrupt):
             _ = list(in_parallel(embed, [chain] * 2, "chains", 2)) if parallel else embed(chain)
@@ -124,9 +124,8 @@ def test_failures_of_rdkit_itself_stay_failures(caught: list[int]) -> None:
 
 
 def test_the_relaxation_has_the_same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chem.AddHs(Chem.MolFromSmiles("C" * 10))
+    assert embedding._found_geometry(chain, 0)
     monkeypatch.setattr(embedding, "_PAIRS_AT_ONCE", 1)
-    monkeypatch.setattr(embedding, "_SECONDS", 3)
-    started = time.monotonic()
-    with pytest.raises(embedding.EmbeddingError, match="the relaxation did not converge within 3 s"):
-        embed(Chem.MolFromSmiles("C" * 30))
-    assert time.monotonic() - started < 15
+    with pytest.raises(embedding.EmbeddingError, match="the relaxation did not converge within 10 s"):
+        embedding._relax(chain, time.monotonic() - 1)
