@@ -86,7 +86,9 @@ def steps(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
 
 def overhead(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """The reverse loop around the shipped UNet of the digits, 0.3 M parameters at batch 64, over its passes alone."""
-    denoiser = Denoiser(*load_pretrained("digits/denoiser")).to(device)
+    network, schedule, *_ = load_pretrained("digits/denoiser")
+    assert schedule is not None
+    denoiser = Denoiser(network, schedule).to(device)
     space = ImageSpace((3, 16, 16), range(8 if quick else 64), device)
     sampler = Sampler(denoiser, DDIM(eta=0.0), _STEPS if quick else 10)
     x = torch.randn(len(space.indices), *space.shape, device=device)
