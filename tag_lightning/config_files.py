@@ -28,7 +28,7 @@ def config_file(value: Any) -> Any:
     """Find the configuration that ``--config``, or ``config:`` in another configuration, names.
 
     Args:
-        value: A path; if there is no such file, the name of a shipped configuration. Anything else that jsonargparse
+        value: A path; if that file does not exist, the name of a shipped configuration. Anything else that jsonargparse
             takes (YAML text, a URL, ``-``, values it has already parsed) is returned as it is.
 
     Raises:

@@ -1,6 +1,6 @@
 """Bonds and stable atoms from distances, by the tables used in papers on molecule generation.
 
-Tables and margins: EDM (Hoogeboom et al. 2022, arXiv 2203.17003, appendix C). There is no aromatic order: an
+Tables and margins: EDM (Hoogeboom et al. 2022, arXiv 2203.17003, appendix C). They have no aromatic order: an
 aromatic ring has the single and double bonds that its distances give.
 
 EDM's tables cover H, C, N, O and F. For pairs with another element the length of a single bond is the sum of RDKit's

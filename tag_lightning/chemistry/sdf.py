@@ -33,7 +33,7 @@ def write_sdf(
     text = io.StringIO()
     with rdBase.BlockLogs(), Chem.SDWriter(text) as writer:
         for index, (mol, own) in enumerate(zip(mols, fields, strict=True)):
-            # Without sanitising there are no aromatic bonds to kekulise.
+            # An unsanitised molecule has no aromatic bonds to kekulise.
             writer.SetKekulize(not mol.NeedsUpdatePropertyCache())
             writer.write(_with_fields(index, mol, own))
     # Not by SDWriter itself, which ignores a full disk.
@@ -53,7 +53,7 @@ def read_sdf(path: str | Path, sanitize: bool = True) -> Iterator[tuple[int, Che
         last record counts as unreadable.
 
     Raises:
-        FileNotFoundError: If there is no such file; raised at the call, not with the first record.
+        FileNotFoundError: If the file does not exist; raised at the call, not with the first record.
     """
     path = Path(path)
     if not path.is_file():

@@ -57,7 +57,7 @@ def property_of(name: str) -> Property:
     """The property called ``name``.
 
     Raises:
-        ValueError: If there is no such property; lists the properties.
+        ValueError: If the property is unknown; lists the known ones.
     """
     if name in PROPERTIES:
         return PROPERTIES[name]
