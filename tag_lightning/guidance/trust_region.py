@@ -31,17 +31,19 @@ class TrustRegion(GuidanceWrapper):
 
     Args:
         guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
-        kappa: Longest move as a fraction of the noise, above 0.
+        kappa: Longest move as a fraction of the noise, above 0; None is 0.75 over the run's number of steps.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
         ValueError: If ``kappa`` is not a positive finite number, or ``guidance`` does not move the proposal's mean.
     """
 
-    def __init__(self, guidance: ConditionedGuidance, kappa: float = 0.03, **interval: Any) -> None:
+    def __init__(self, guidance: ConditionedGuidance, kappa: float | None = 0.03, **interval: Any) -> None:
         super().__init__(guidance, **interval)
+        if kappa is not None and not 0 < kappa < math.inf:
+            raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
         self.require_moved_mean()
-        self.kappa: float | None = _require_fraction(kappa)
+        self.kappa = kappa
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         if step.next_timestep is None:
@@ -53,16 +55,15 @@ class TrustRegion(GuidanceWrapper):
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
 
-    def fraction(self, step: Step) -> float:
-        """The length allowed in this step, as a fraction of the noise."""
-        assert self.kappa is not None
-        return self.kappa
+    def longest(self, noise_power: float, step: Step) -> Tensor:
+        """The length allowed where the noise has this power, ``[B]``."""
+        kappa = _TOTAL / len(step.levels) if self.kappa is None else self.kappa
+        return kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
 
     def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
         """``move [B, ...]`` at no more than the length allowed where the noise has this power."""
-        longest = self.fraction(step) * (step.space.degrees_of_freedom * noise_power).sqrt()
         length = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(move.dtype).tiny)
-        return move * per_sample((longest / length).clamp(max=1), move)
+        return move * per_sample((self.longest(noise_power, step) / length).clamp(max=1), move)
 
 
 class FixedLengthSteps(TrustRegion):
@@ -81,18 +82,7 @@ class FixedLengthSteps(TrustRegion):
     """
 
     def __init__(self, guidance: ConditionedGuidance, kappa: float | None = None, **interval: Any) -> None:
-        super().__init__(guidance, **interval)
-        self.kappa = None if kappa is None else _require_fraction(kappa)
-
-    def fraction(self, step: Step) -> float:
-        return _TOTAL / len(step.levels) if self.kappa is None else self.kappa
+        super().__init__(guidance, kappa, **interval)
 
     def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
-        longest = self.fraction(step) * (step.space.degrees_of_freedom * noise_power).sqrt()
-        return unit(move) * per_sample(longest, move)
-
-
-def _require_fraction(kappa: float) -> float:
-    if not 0 < kappa < math.inf:
-        raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
-    return kappa
+        return unit(move) * per_sample(self.longest(noise_power, step), move)
