@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -25,20 +25,11 @@ def egnn(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
 
     On a CPU three of the nine blocks, which are all alike, so that the edge lists fit in memory.
     """
-    blocks = 9 if device.type == "cuda" else 3
-    dense = EGNNDenoiser(width=16 if quick else 256, num_blocks=1 if quick else blocks).to(device)
-    batch = 4 if quick else _BATCH
-    mask = torch.ones(batch, _ATOMS, dtype=torch.bool, device=device)
-    x = centred(torch.randn(batch, _ATOMS, 8, device=device), mask)
-    timesteps = torch.randint(1000, (batch,), device=device)
-    networks: dict[str, nn.Module] = {"dense": dense, "edges": EdgeListEGNN(dense)}
-    passes = {name: partial(_pass, network, x, timesteps, mask) for name, network in networks.items()}
-    seconds = interleaved({name: seconds_of(job, device) for name, job in passes.items()}, repeats, "EGNN")
+    passes = _passes(device, quick, [_ATOMS] * (4 if quick else _BATCH))
     kept = {name: _kept_for_backward(job) for name, job in passes.items()}
-    what = f"EGNN forward and backward, {blocks} blocks of 256, batch {_BATCH} of {_ATOMS} atoms"
     gigabytes = f"{kept['edges'] / 1e9:.2f} / {kept['dense'] / 1e9:.2f} GB"
     return [
-        Ratio(f"{what}: dense / edge lists", over(seconds["dense"], seconds["edges"]), 0.5),
+        _dense_over_edges(passes, device, repeats, f"{_ATOMS} atoms"),
         Ratio(
             f"memory kept for its backward pass: edge lists / dense ({gigabytes})",
             [kept["edges"] / kept["dense"]],
@@ -49,18 +40,30 @@ def egnn(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
 
 def similar_sizes(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """As ``egnn``, for a batch of molecules of similar sizes, in which edge lists spare the padding."""
-    blocks = 9 if device.type == "cuda" else 3
-    dense = EGNNDenoiser(width=16 if quick else 256, num_blocks=1 if quick else blocks).to(device)
-    batch = 4 if quick else _BATCH
-    sizes = torch.linspace(*_SIMILAR, batch, device=device).round()
-    mask = torch.arange(_SIMILAR[1], device=device) < sizes[:, None]
-    x = centred(torch.randn(batch, _SIMILAR[1], 8, device=device), mask)
-    timesteps = torch.randint(1000, (batch,), device=device)
+    least, most = _SIMILAR
+    sizes = [least + i % (most - least + 1) for i in range(4 if quick else _BATCH)]
+    return [_dense_over_edges(_passes(device, quick, sizes), device, repeats, f"{least} to {most} atoms")]
+
+
+def _passes(device: torch.device, quick: bool, sizes: Sequence[int]) -> dict[str, Callable[[], None]]:
+    """Forward and backward pass of both forms of one network, for a batch of molecules of these sizes."""
+    dense = EGNNDenoiser(width=16 if quick else 256, num_blocks=1 if quick else _blocks(device)).to(device)
+    mask = torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
+    x = centred(torch.randn(*mask.shape, 8, device=device), mask)
+    timesteps = torch.randint(1000, (len(sizes),), device=device)
     networks: dict[str, nn.Module] = {"dense": dense, "edges": EdgeListEGNN(dense)}
-    jobs = {name: seconds_of(partial(_pass, one, x, timesteps, mask), device) for name, one in networks.items()}
-    seconds = interleaved(jobs, repeats, "EGNN, similar sizes")
-    what = f"EGNN forward and backward, {blocks} blocks of 256, batch {_BATCH} of {_SIMILAR[0]} to {_SIMILAR[1]} atoms"
-    return [Ratio(f"{what}: dense / edge lists", over(seconds["dense"], seconds["edges"]), 0.5)]
+    return {name: partial(_pass, network, x, timesteps, mask) for name, network in networks.items()}
+
+
+def _dense_over_edges(passes: dict[str, Callable[[], None]], device: torch.device, repeats: int, atoms: str) -> Ratio:
+    jobs = {name: seconds_of(job, device) for name, job in passes.items()}
+    seconds = interleaved(jobs, repeats, f"EGNN, {atoms}")
+    what = f"EGNN forward and backward, {_blocks(device)} blocks of 256, batch {_BATCH} of {atoms}: dense / edge lists"
+    return Ratio(what, over(seconds["dense"], seconds["edges"]), 0.5)
+
+
+def _blocks(device: torch.device) -> int:
+    return 9 if device.type == "cuda" else 3
 
 
 def loader(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
