@@ -92,15 +92,17 @@ def _on_two_nodes(arguments: list[str]) -> None:
     assert [node.wait(timeout=500) for node in nodes] == [0, 0]
 
 
+def _on_one_and_on_four(verb: str, trained: Path, tiny: TinyNetworks, folder: Path, *settings: str) -> None:
+    """Run a verb on one process, in ``folder/one``, and on two nodes of two, in ``folder/four``."""
+    checkpoint = f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"
+    common = ["--sampling.num_samples=9", checkpoint, *settings]
+    main(predictor_arguments(verb, folder / "one", tiny, "--trainer.devices=1", *common))
+    _on_two_nodes(predictor_arguments(verb, folder / "four", tiny, *common))
+
+
 @pytest.mark.slow
 def test_two_nodes_of_two_processes_give_the_same_samples(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
-    settings = [
-        "--sampling.num_samples=9",
-        "--sampling.predict_arm=dps+tag",
-        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
-    ]
-    main(predictor_arguments("predict", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
-    _on_two_nodes(predictor_arguments("predict", tmp_path / "four", tiny, *settings))
+    _on_one_and_on_four("predict", trained, tiny, tmp_path, "--sampling.predict_arm=dps+tag")
     one, four = (np.load(tmp_path / run / "samples" / "dps+tag.npz")["samples"] for run in ("one", "four"))
     assert one.shape == (9, 3, 8, 8)
     assert np.array_equal(one, four)
@@ -108,14 +110,8 @@ def test_two_nodes_of_two_processes_give_the_same_samples(trained: Path, tiny: T
 
 @pytest.mark.slow
 def test_two_nodes_of_two_processes_give_the_same_figures(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
-    settings = [
-        "--sampling.num_samples=9",
-        "--sampling.arms={unguided: {}}",
-        f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}",
-        f"{TASK}.metrics=[{{class_path: KID}}, {{class_path: PrecisionRecall}}]",
-    ]
-    main(predictor_arguments("validate", tmp_path / "one", tiny, "--trainer.devices=1", *settings))
-    _on_two_nodes(predictor_arguments("validate", tmp_path / "four", tiny, *settings))
+    metrics = f"{TASK}.metrics=[{{class_path: KID}}, {{class_path: PrecisionRecall}}]"
+    _on_one_and_on_four("validate", trained, tiny, tmp_path, "--sampling.arms={unguided: {}}", metrics)
     one, four = (json.loads((tmp_path / run / "results.json").read_text())["arms"] for run in ("one", "four"))
     assert one.keys() == four.keys() == {"unguided"}
     figures, shared = one["unguided"], four["unguided"]

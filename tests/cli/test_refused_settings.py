@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import seed_everything
+from lightning.pytorch.utilities.seed import isolate_rng
 from tiny_runs import TinyNetworks, predictor_arguments
 
 from tag_lightning.callbacks import GuidedSampling
@@ -67,9 +69,13 @@ def test_impossible_seeds(seed: int, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"error: seed_everything must lie in 0 .. 4294967295, got {seed}; true" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seed", [0, 2**32 - 1, True, False, None])
-def test_possible_seeds(seed: object) -> None:
-    require_seed(seed)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_seeds_up_to_the_bounds_are_those_that_lightning_takes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # put back afterwards
+    for setting in (seed, True, False, None):
+        require_seed(setting)
+    with isolate_rng():
+        assert seed_everything(seed) == seed
 
 
 def test_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_no_network_of_a_guided_image_waits_for_the_device() -> None:
     condition = Condition(guide.to(DEVICE), torch.tensor([0, 2]))
     arm = [TemporalAlignment(predictor.to(DEVICE)), Retiming(RegressedNoise(level.to(DEVICE))), DPS(condition)]
     with WaitingCopies(), WaitingNumbers():
-        Sampler(denoiser, DDIM(1.0), 2, arm).sample(ImageSpace((1, 8, 8), range(2), DEVICE), 0)
+        assert Sampler(denoiser, DDIM(1.0), 2, arm).sample(ImageSpace((1, 8, 8), range(2), DEVICE), 0).device == DEVICE
 
 
 @pytest.mark.usefixtures("no_reads_on_purpose")
@@ -159,7 +159,7 @@ def test_no_network_of_a_guided_molecule_waits_for_the_device(monkeypatch: pytes
     arm = [TemporalAlignment(predictor), FixedLengthSteps(DPS(condition))]
     sampler = Sampler(Denoiser(network, PolynomialSchedule(TOTAL)).to(DEVICE), DDIM(1.0), 2, arm)
     with WaitingCopies(), WaitingNumbers():
-        sampler.sample(PointCloudSpace([3, 4], 2, range(2), DEVICE), 0)
+        assert sampler.sample(PointCloudSpace([3, 4], 2, range(2), DEVICE), 0).device == DEVICE
 
 
 def test_no_draw_waits_for_the_device() -> None:
