@@ -84,4 +84,6 @@ def require_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
 
 def reason(error: Exception) -> str:
     """Another library's message in one line, shortened; the type of an error without a message."""
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {error.args[0]}"
     return textwrap.shorten(str(error), 400, placeholder=" ...") or type(error).__name__

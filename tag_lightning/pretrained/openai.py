@@ -272,14 +272,16 @@ def _converted(
     """The weights under diffusers' names, every one used once.
 
     Raises:
+        KeyError: Names one that is missing, as OpenAI does.
         ValueError: If some were not used.
     """
     left = {name: value.float() for name, value in weights.items()}
     made: dict[str, Tensor] = {}
+    expected = network.state_dict().keys()
 
     def move(source: str, target: str) -> None:
         for name in ("weight", "bias"):
-            if f"{source}.{name}" in left:
+            if f"{target}.{name}" in expected:
                 made[f"{target}.{name}"] = left.pop(f"{source}.{name}")
 
     for part in parts:
@@ -288,7 +290,7 @@ def _converted(
         elif part.kind == "residual":
             for source, target in _RESIDUAL.items():
                 move(f"{part.openai}.{source}", f"{part.diffusers}.{target}")
-        else:
+        elif f"{part.diffusers}.to_q.weight" in expected:
             move(f"{part.openai}.norm", f"{part.diffusers}.group_norm")
             attention = network.get_submodule(part.diffusers)
             for name in ("weight", "bias"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, PolynomialS
 from tag_lightning.evaluation import Arm, MoleculeTask, compare
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.pretrained import load_pretrained, save_pretrained
-from tag_lightning.pretrained.edm import _converted
 
 STEPS, FEATURES = 50, 6
 
@@ -65,15 +65,48 @@ def test_noise_levels_begin_with_z_0(tmp_path: Path) -> None:
     torch.testing.assert_close(exact[1:], PolynomialSchedule(STEPS).alphas_cumprod, rtol=1e-13, atol=0)
 
 
-def test_every_tensor_is_used_once() -> None:
-    """But for the rows of time and context, which EDM's own network cuts off, and the empty buffer."""
-    weights = edm_weights(FEATURES, 2, 16, 3, STEPS)
-    converted, powers = _converted(weights, 1.0, 2)
-    unused = 1 + 3 * 16 + 3  # the buffer, and three rows of `embedding_out`
-    count = sum(value.numel() for value in converted.values()) + len(powers)
-    assert count == sum(value.numel() for value in weights.values()) - unused
-    with pytest.raises(ValueError, match=r"nothing corresponds to its dynamics\.egnn\.extra"):
-        _converted(weights | {"dynamics.egnn.extra": torch.ones(1)}, 1.0, 2)
+@pytest.mark.parametrize("context", [0, 2])
+def test_every_tensor_is_used_once(context: int, tmp_path: Path) -> None:
+    """The network holds every number of the file exactly once, the schedule those of gamma.
+
+    But for the rows of time and context, which EDM's own network cuts off, and the empty buffer.
+    """
+    folder = _folder(tmp_path / "edm", context)
+    weights = torch.load(folder / "generative_model_ema.npy")
+    begin = 1
+    for name in set(weights) - {"gamma.gamma", "buffer"}:
+        numbered = torch.arange(begin, begin + weights[name].numel(), dtype=torch.float32)
+        begin, weights[name] = begin + len(numbered), numbered.view(weights[name].shape)
+    torch.save(weights, folder / "generative_model_ema.npy")
+    loaded = load_pretrained(folder)
+    own = ("context_mean", "context_spread")
+    used = torch.cat([value.flatten() for name, value in loaded.network.state_dict().items() if name not in own])
+    assert loaded.schedule is not None
+    assert loaded.schedule.num_timesteps == weights.pop("gamma.gamma").numel()
+    for name in ("weight", "bias"):
+        weights[f"dynamics.egnn.embedding_out.{name}"] = weights[f"dynamics.egnn.embedding_out.{name}"][:FEATURES]
+    del weights["buffer"]
+    # Columns for whether each property is known, which EDM does not tell.
+    expected = torch.cat([value.flatten() for value in weights.values()] + [torch.zeros(16 * context)])
+    assert torch.equal(used.sort().values, expected.sort().values)
+
+
+@pytest.mark.parametrize(
+    "lost", ["gamma.gamma", "embedding.bias", "embedding_out.weight", "e_block_1.gcl_0.att_mlp.0.bias"]
+)
+def test_a_missing_or_further_tensor_is_named(lost: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "edm")
+    weights = torch.load(folder / "generative_model_ema.npy")
+    name = lost if lost in weights else f"dynamics.egnn.{lost}"
+    for changed, message in (
+        ({key: value for key, value in weights.items() if key != name}, f"it lacks {name}"),
+        (weights | {f"{name}s": torch.ones(1)}, f"nothing corresponds to its {name}s"),
+    ):
+        torch.save(changed, folder / "generative_model_ema.npy")
+        expected = "its noise schedule was learned" if message == "it lacks gamma.gamma" else message
+        with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+            load_pretrained(folder)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_folder_and_each_file_are_sources(tmp_path: Path) -> None:
@@ -141,15 +174,6 @@ def test_code_in_either_file_is_refused_and_not_run(tmp_path: Path) -> None:
         (folder / "args.pickle").write_bytes(content)
         with pytest.raises(ValueError, match=r"args\.pickle (holds more than|must hold) EDM's arguments"):
             load_pretrained(folder)
-
-
-def test_a_learned_schedule_is_refused(tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "edm")
-    weights = torch.load(folder / "generative_model_ema.npy")
-    del weights["gamma.gamma"]
-    torch.save(weights, folder / "generative_model_ema.npy")
-    with pytest.raises(ValueError, match="its noise schedule was learned"):
-        load_pretrained(folder)
 
 
 def test_a_comparison_draws_from_it(tmp_path: Path) -> None:
