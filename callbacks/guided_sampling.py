@@ -345,7 +345,7 @@ class GuidedSampling(Callback):
                 "GuidedSampling needs a datamodule, which knows the samples' shape and the real data to compare with; "
                 "pass datamodule=... instead of dataloaders"
             )
-        denoiser = load_denoiser(source, data.example)
+        denoiser = load_denoiser(source, data.example, data)
         predictors = {
             role: load_time_predictor(getattr(self, role), role, denoiser, data.example)
             for role in ("predictor", "time_gap_predictor")

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 CONDITION_KEY = "_condition"
 """Entry in the configuration of a network that was trained with a condition, saved with it."""
 
+CONTEXT_SPLIT_KEY = "_context_split"
+"""Entry in the configuration of a network that is told a quantity in units of its mean and spread over this split of
+its data, as long as the network does not have them."""
+
 
 @dataclass(frozen=True)
 class Conditioning:

@@ -338,7 +338,7 @@ class ArmSampler:
     def _further_denoiser(self, source: str) -> Denoiser:
         """A denoiser beside that of the comparison, loaded once."""
         if source not in self._denoisers:
-            further = load_denoiser(source, self.task.example).to(self._device)
+            further = load_denoiser(source, self.task.example, self.task.data).to(self._device)
             require_schedule(further.schedule, self.denoiser, source)
             self._denoisers[source] = further
             self._networks.append(further)

@@ -61,7 +61,7 @@ def compare(
     require_arms(arms)
     arms = expanded(arms)
     task = task.for_samples(num_samples, seed)
-    denoiser, example = load_denoiser(denoiser, task.example), task.example
+    denoiser, example = load_denoiser(denoiser, task.example, task.data), task.example
     predictor = load_time_predictor(predictor, "predictor", denoiser, example)
     time_gap_predictor = load_time_predictor(time_gap_predictor, "time_gap_predictor", denoiser, example)
     noise_level = load_noise_level(noise_level, denoiser, example)

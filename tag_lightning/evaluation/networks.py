@@ -9,24 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
+from tag_lightning.diffusion.conditioning import CONTEXT_SPLIT_KEY
+from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.pretrained.store import require_same_schedule
 
 
-def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
+def load_denoiser(source: Denoiser | str | Path, example: Any, data: Any = None) -> Denoiser:
     """Load a denoiser and try it on one sample; a ``Denoiser`` is returned as it is, its channels checked.
 
     Args:
         source: A shipped network's name, a folder, a checkpoint, or the object.
         example: A batch of one sample.
+        data: The datamodule, over which a network of EDM is standardised that is told a property.
 
     Raises:
-        ValueError: If the network has no noise schedule, is a bare one, or cannot take such samples.
+        ValueError: If the network has no noise schedule, is a bare one, or cannot take such samples, or the data lack
+            the property that it is told.
         FileNotFoundError: If there is nothing of that name.
     """
     if isinstance(source, Denoiser):
         _require_channels(source.network, example.x)
+        if _unmeasured_split(source.network) is not None:
+            raise ValueError(
+                "the denoiser has no mean and spread of the property that it is told; call its network's "
+                "measure_context(values) with those of its training data, or give the path of its files"
+            )
         return source
     if isinstance(source, nn.Module):
         raise ValueError(
@@ -42,9 +51,27 @@ def load_denoiser(source: Denoiser | str | Path, example: Any) -> Denoiser:
     denoiser = Denoiser(network, schedule, prediction_type, clip_range)
     first, condition = torch.zeros(1, dtype=torch.long), {}
     if denoiser.conditioning is not None:
+        _measure_context(denoiser, example, data, source)
         condition = denoiser.conditioning.trial(example.attributes)
     require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **condition)
     return denoiser
+
+
+def _unmeasured_split(network: nn.Module) -> str | None:
+    return getattr(network, "config", {}).get(CONTEXT_SPLIT_KEY)
+
+
+def _measure_context(denoiser: Denoiser, example: Any, data: Any, source: str | Path) -> None:
+    """Measure mean and spread of the property that a network of EDM is told, which its files do not hold."""
+    split, conditioning, network = _unmeasured_split(denoiser.network), denoiser.conditioning, denoiser.network
+    if split is None or conditioning is None or not isinstance(network, EGNNDenoiser):
+        return
+    name = conditioning.attribute
+    if data is None or name not in example.attributes:
+        raise ValueError(
+            f"denoiser {source} is told {name!r}, which the data do not carry; add it to data.init_args.properties"
+        )
+    network.measure_context(data.table(split).attributes[name], name)
 
 
 def _require_channels(network: nn.Module, x: Tensor) -> None:

@@ -7,6 +7,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from tag_lightning.diffusion.conditioning import CONTEXT_SPLIT_KEY
 from tag_lightning.networks.quantity_units import mean_and_spread
 
 
@@ -166,6 +167,8 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         mean, spread = mean_and_spread(values[values.isfinite()][:, None], [name])
         self.context_mean.copy_(mean)
         self.context_spread.copy_(spread)
+        if CONTEXT_SPLIT_KEY in self.config:
+            self.register_to_config(**{CONTEXT_SPLIT_KEY: None})
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``[B, N, 3 + F]`` in ``x [B, N, 3 + F]``, positions in angstrom and centred, then features.

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tag_lightning.diffusion import NoiseSchedule
+from tag_lightning.diffusion import Conditioning, NoiseSchedule
+from tag_lightning.diffusion.conditioning import CONTEXT_SPLIT_KEY
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.pretrained.pretrained_network import Pretrained, frozen
 from tag_lightning.tensor_file import load_weights, reason, require_finite
@@ -47,6 +48,7 @@ def edm_files(path: Path) -> tuple[Path, Path] | None:
 def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
     """Load a denoiser with its noise schedule, whose timestep 0 is EDM's z_0.
 
+    A model that is told one property remembers its name, and that its mean and spread are still to be measured.
     Samples have one-hot elements, then the atomic number if EDM was trained with it, divided by the
     ``normalize_factors`` of its arguments: ``feature_scale`` and ``charge_scale`` of the data modules.
 
@@ -76,6 +78,7 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
         if context:  # EDM standardises outside of the network, and does not tell it which properties are known
             converted["embedding.weight"] = F.pad(converted["embedding.weight"], (0, context))
             converted |= {"context_mean": torch.zeros(context), "context_spread": torch.ones(context)}
+            _remember_property(network, arguments)
         network.load_state_dict(converted)
         schedule = NoiseSchedule(powers)
     except (KeyError, IndexError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -84,6 +87,16 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
             f"{arguments_file.name} belongs to it"
         ) from error
     return frozen(network, schedule)
+
+
+def _remember_property(network: EGNNDenoiser, arguments: Mapping[str, Any]) -> None:
+    """Note a single property that the network is told, by our name, and the split that EDM standardises it by."""
+    names = arguments.get("conditioning") or []
+    if network.num_context == 1 and len(names) == 1:
+        # EDM's only names with capitals are those of ours in capitals.
+        Conditioning.for_training(network, str(names[0]).lower(), dropout=0.0)
+        split = "train" if arguments.get("dataset", "qm9") == "qm9" else "val"
+        network.register_to_config(**{CONTEXT_SPLIT_KEY: split})
 
 
 class _NamespaceUnpickler(pickle.Unpickler):

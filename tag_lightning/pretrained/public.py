@@ -66,6 +66,6 @@ def remedy(source: str | Path) -> str:
     if path.suffix == ".pt":
         place = _GUIDED if path.stem in _GUIDED_NAMES or path.stem.startswith("lsun_") else _IMPROVED
         return f"; if it is one of OpenAI's, download {place}/{path.name} to {path}"
-    if path.name.startswith("edm_"):
+    if path.name.startswith(("edm_", "exp_")):
         return f"; if it is EDM's, copy the folder outputs/{path.name} of {_EDM} to {path}"
     return ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from edm_reference import edm_weights
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from tiny_runs import TASK
@@ -78,6 +81,24 @@ def test_qm9_guides_on_every_property_and_on_two(qm9: Path, tmp_path: Path) -> N
     for figures in results["arms"].values():
         assert {f"mae_{name}" for name in names[:5]} <= figures.keys()
         assert 0 <= figures["atom_stability"] <= 1
+
+
+def test_qm9_tells_a_conditional_network_of_edm_its_property(qm9: Path, tmp_path: Path) -> None:
+    root = tmp_path / "exp_alpha"
+    root.mkdir()
+    torch.save(edm_weights(5, 1, 8, 1, 1000), root / "generative_model_ema.npy")
+    arguments = {"context_node_nf": 1, "conditioning": ["alpha"], "dataset": "qm9_second_half"}
+    (root / "args.pickle").write_bytes(pickle.dumps(argparse.Namespace(**arguments)))
+    data = f"--data.init_args.root={qm9}"
+    for stage in ("guide", "judge"):
+        fit("qm9", stage, tmp_path, *SMALL, data)
+    sources = [f"{TASK}.{role}={tmp_path / role / 'pretrained'}" for role in ("guide", "judge")]
+    few = ["--sampling.num_samples=5", "--sampling.num_steps=4", "--sampling.chunk_size=4"]
+    stage = "edm_alpha_time_predictor"
+    fit("qm9", stage, tmp_path, *SMALL, data, *sources, *few, f"--sampling.denoiser={root}")
+    results = json.loads((tmp_path / stage / "results.json").read_text())
+    assert set(results["arms"]) == {"told", "told+tag", "told dps", "told dps+tag"}
+    assert all(np.isfinite(figures["mae_alpha"]) for figures in results["arms"].values())
 
 
 def test_the_embedded_molecules_guide_on_one_property_and_on_two(tmp_path: Path) -> None:

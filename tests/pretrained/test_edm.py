@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 from edm_reference import edm_noise, edm_weights, polynomial_gamma
+from torch import Tensor
 
 from tag_lightning.chemistry import MoleculeEncoding
 from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.base import Split
 from tag_lightning.diffusion import DDIM, Denoiser, PointCloudSpace, PolynomialSchedule, Sampler
 from tag_lightning.evaluation import Arm, MoleculeTask, compare
+from tag_lightning.evaluation.networks import load_denoiser
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.pretrained import load_pretrained, save_pretrained
 
@@ -133,6 +136,45 @@ def test_a_conditional_network_needs_its_context(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is conditioned on 1 properties, got a context of 0; pass context"):
         Denoiser(*loaded)(torch.zeros(1, 3, 3 + FEATURES), 3, **space.inputs)
     assert Denoiser(*loaded)(torch.zeros(1, 3, 3 + FEATURES), 3, **space.inputs, context=torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize(("dataset", "split"), [("qm9", "train"), ("qm9_second_half", "val")])
+def test_a_comparison_tells_a_conditional_network_its_property(
+    dataset: str, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In units of its mean and mean absolute deviation over the split that EDM took."""
+    folder = _folder(tmp_path / "edm", context=1, conditioning=["alpha"], dataset=dataset)
+    data = SmallMoleculesDataModule(max_heavy_atoms=3, cache=None, feature_scale=4.0, charge_scale=10.0)
+    task = MoleculeTask().for_data(data)
+    heard, columns = [], EGNNDenoiser._context_columns
+
+    def overheard(network: EGNNDenoiser, context: Tensor | None) -> list[Tensor]:
+        heard.append(columns(network, context)[0])
+        return columns(network, context)
+
+    monkeypatch.setattr(EGNNDenoiser, "_context_columns", overheard)
+    results = compare({"told": Arm()}, folder, task, num_samples=4, num_steps=2, chunk_size=4, progress=False)
+    assert results["told"].samples.isfinite().all()
+    bound = task.for_samples(4)
+    asked = bound.attributes(bound.order(), torch.device("cpu"))["alpha"]
+    values = data.table(split).attributes["alpha"]
+    mean = values.mean()
+    torch.testing.assert_close(heard[-1][:, 0], (asked - mean) / (values - mean).abs().mean())
+
+
+def test_the_property_that_a_conditional_network_is_told_must_be_there(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "edm", context=1, conditioning=["Cv"])
+    data = SmallMoleculesDataModule(max_heavy_atoms=2, cache=None, feature_scale=4.0, charge_scale=10.0)
+    with pytest.raises(ValueError, match=r"edm is told 'cv', which the data do not carry; add it to data\.init_args"):
+        load_denoiser(folder, data.example, data)
+    loaded = load_pretrained(folder)
+    denoiser = Denoiser(*loaded)
+    with pytest.raises(ValueError, match=r"no mean and spread of the property that it is told; call its network's"):
+        load_denoiser(denoiser, data.example, data)
+    loaded.network.measure_context(torch.tensor([1.0, 3.0]))
+    assert load_denoiser(denoiser, data.example, data) is denoiser
+    save_pretrained(tmp_path / "ours", loaded.network, loaded.schedule)
+    assert load_denoiser(Denoiser(*load_pretrained(tmp_path / "ours")), data.example, data)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_other_forms_of_name_are_refused(source: str) -> None:
             "models/edm_qm9",
             "copy the folder outputs/edm_qm9 of https://github.com/ehoogeboom/e3_diffusion_for_molecules",
         ),
+        ("models/exp_35_conditional_nf192_9l_alpha", "copy the folder outputs/exp_35_conditional_nf192_9l_alpha of"),
     ],
 )
 def test_a_missing_file_says_where_to_get_it(source: str, named: str) -> None:
