@@ -92,6 +92,7 @@ class ClassTarget(ImageTarget):
         guide: See ``ImageTarget``; a classifier with logits ``[B, K]``.
         judge: See ``ImageTarget``.
         labels: The classes asked for, in turn; None asks for all of them.
+        classes: Number of classes of an attribute that only guide and judge know; None takes that of the data.
     """
 
     def __init__(
@@ -99,21 +100,26 @@ class ClassTarget(ImageTarget):
         guide: str | nn.Module | None = None,
         judge: str | nn.Module | None = None,
         labels: list[int] | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__(guide, judge)
         self.labels = labels
+        self.classes = classes
 
     def load(self, data: Any, networks: dict[str, nn.Module | None]) -> None:
         counts = data.num_classes
-        if self.name not in counts:
+        if self.name not in counts and self.classes is None:
             listed = ", ".join(sorted(counts)) or "(none)"
             raise ValueError(f"attribute is {self.name!r}, but the data have {listed}")
-        classes = counts[self.name]
+        classes = counts.get(self.name, self.classes)
+        if self.classes not in (None, classes):
+            raise ValueError(f"classes is {self.classes}, but the data have {classes} of {self.name!r}; leave it out")
         for role, network in networks.items():
             known = getattr(network, "num_classes", None)
             if network is not None and known != classes:
+                owner = "the data have" if self.name in counts else "classes asks for"
                 raise ValueError(
-                    f"{role} {display_name(self.sources[role])} tells {known} classes apart, but the data have "
+                    f"{role} {display_name(self.sources[role])} tells {known} classes apart, but {owner} "
                     f"{classes} of {self.name!r}"
                 )
         self.guide, self.judge = networks["guide"], networks["judge"]

@@ -11,6 +11,7 @@ from tag_lightning.networks.egnn_predictors import (
     PropertyPredictor,
 )
 from tag_lightning.networks.guidance_adapters import AdaptedUNet
+from tag_lightning.networks.hub_classifier import HubClassifier
 from tag_lightning.networks.hue import Hue
 from tag_lightning.networks.ink import Ink
 from tag_lightning.networks.megnet import MEGNetJudge
@@ -33,6 +34,7 @@ __all__ = [
     "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
     "EGNNTimePredictor",
+    "HubClassifier",
     "Hue",
     "ImageClassifier",
     "Ink",

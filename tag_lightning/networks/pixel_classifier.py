@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import center_crop
 
 from tag_lightning.tensor_file import load_weights, reason, require_finite
 
@@ -24,6 +25,7 @@ class PixelClassifier(nn.Module):
         mean: Mean of each channel that the network's normalisation subtracts; the default is ImageNet's.
         std: Standard deviation that it divides by.
         size: Height and width that images are resized to first, bilinearly; None leaves their size.
+        crop: Height and width of the centre that the network is then given; None gives it all.
 
     Raises:
         ValueError: If ``mean`` and ``std`` differ in length, an entry of ``std`` is not positive, the network has no
@@ -41,6 +43,7 @@ class PixelClassifier(nn.Module):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         size: int | None = None,
+        crop: int | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or not all(s > 0 for s in std):
@@ -51,7 +54,7 @@ class PixelClassifier(nn.Module):
         if weights is not None:
             _take_weights(network, Path(weights))
         self.network = network
-        self.size = size
+        self.size, self.crop = size, crop
         self.num_features, self.num_classes = linear[-1].in_features, linear[-1].out_features
         self._head = (linear[-1],)  # in a tuple, so that it is not registered a second time
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
@@ -69,6 +72,8 @@ class PixelClassifier(nn.Module):
             raise ValueError(f"{type(self.network).__name__} sees {len(self.mean)} channels, got {x.shape[1]}")
         if self.size is not None:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        if self.crop is not None:
+            x = center_crop(x, [self.crop, self.crop])
         output = self.network(((x + 1) / 2 - self.mean) / self.std)
         return output if isinstance(output, Tensor) else output.logits
 

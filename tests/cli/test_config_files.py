@@ -142,7 +142,7 @@ def test_published_figures_are_of_arms_that_exist() -> None:
         names = {name for name, arm in arms.items() if "sweep" not in arm}
         for name, arm in arms.items():
             names |= {f"{name} {key}={value}" for key, values in arm.get("sweep", {}).items() for value in values}
-        for figures in sampling.get("published", {}).values():
+        for figures in (sampling.get("published") or {}).values():
             assert figures.keys() <= names, path
             found += len(figures)
     assert found >= 40
