@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from tag_lightning.callbacks.missing_samples import missing_samples
 from tag_lightning.diffusion import DDIM, Solver
 from tag_lightning.evaluation import (
     Arm,
@@ -27,6 +28,7 @@ from tag_lightning.evaluation import (
     default_arms,
     expanded,
 )
+from tag_lightning.evaluation.acceleration import Precision
 from tag_lightning.evaluation.networks import load_denoiser, load_noise_level, load_time_predictor, require_schedule
 from tag_lightning.evaluation.report import play_sounds, show_pictures, write_pictures, write_sounds
 from tag_lightning.files import require_writable
@@ -72,6 +74,9 @@ class GuidedSampling(Callback):
         num_samples: Samples per arm, at least 2. Frechet distances of different numbers do not compare.
         chunk_size: Samples drawn at once; lower it if memory runs out.
         seed: Seed of noise and targets.
+        precision: Precision of the denoiser's passes: ``bf16-mixed`` and ``16-mixed`` run them under autocast. The
+            trainer's is of training and validation losses only.
+        compile: Compile denoiser, guides and time predictors by ``torch.compile`` while samples are drawn.
         every_n_epochs: Sample in the validation after every so many epochs of ``fit``, and in that of the final
             weights; if ``fit`` ends without one, a warning says how to make the samples.
         num_shown: Samples per picture.
@@ -101,6 +106,8 @@ class GuidedSampling(Callback):
         num_samples: int = 512,
         chunk_size: int = 64,
         seed: int = 0,
+        precision: Precision = "32-true",
+        compile: bool = False,
         every_n_epochs: int = 1,
         num_shown: int = 64,
         predict_arm: str | None = None,
@@ -122,6 +129,8 @@ class GuidedSampling(Callback):
         self.num_samples = num_samples
         self.chunk_size = chunk_size
         self.seed = seed
+        self.precision = precision
+        self.compile = compile
         self.every_n_epochs = every_n_epochs
         self.num_shown = num_shown
         self.predict_arm = predict_arm
@@ -208,18 +217,7 @@ class GuidedSampling(Callback):
         self._raise_failure()
         if self._common is None or self._sampled_at == trainer.global_step:
             return
-        if self._validated_at == trainer.global_step:
-            why = f"sampling.every_n_epochs is {self.every_n_epochs}, and its validation could not know it was the last"
-        else:
-            why = "no validation followed the last step (trainer.check_val_every_n_epoch, limit_val_batches, max_steps)"
-        last = "nothing was sampled" if self._sampled_at is None else f"last sampled at step {self._sampled_at}"
-        command = f"validate --config {Path(trainer.default_root_dir) / 'config.yaml'} --ckpt_path last"
-        if not trainer.limit_val_batches:  # that configuration repeats the limit
-            command += " --trainer.limit_val_batches 1.0"
-        rank_zero_warn(
-            f"fit ended at step {trainer.global_step} without samples of the final weights ({last}): {why}. To make "
-            f"them: python -m tag_lightning {command}"
-        )
+        rank_zero_warn(missing_samples(trainer, self.every_n_epochs, self._validated_at, self._sampled_at))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module, "test")
@@ -361,6 +359,8 @@ class GuidedSampling(Callback):
             "solver": self.solver,
             "num_steps": self.num_steps,
             "chunk_size": self.chunk_size,
+            "precision": self.precision,
+            "compile": self.compile,
             "num_kept": self.num_shown,
             "rank": trainer.global_rank,
             "world_size": trainer.world_size,

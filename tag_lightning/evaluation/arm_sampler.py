@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -14,6 +15,7 @@ from torch.distributed import all_gather_object, get_world_size, is_available, i
 
 from tag_lightning.diffusion import DDIM, Denoiser, NonFiniteError, Run, Sampler, Solver, Space
 from tag_lightning.diffusion.arguments import require_count, require_device
+from tag_lightning.evaluation.acceleration import Acceleration, Precision
 from tag_lightning.evaluation.arm_result import ArmResult, FailedArmError
 from tag_lightning.evaluation.arms import Arm, require_arms
 from tag_lightning.evaluation.candidates import Likeliest, candidate_seed
@@ -65,6 +67,8 @@ class ArmSampler:
         device: Device to sample on; None takes the denoiser's.
         rank: Index of this process.
         world_size: Number of processes.
+        precision: ``bf16-mixed`` or ``16-mixed`` runs denoisers under autocast; all else is float32.
+        compile: Compile denoisers, guides and time predictors by ``torch.compile`` for the drawing.
         progress: Show progress on this process.
         store: Keeps finished chunks, which a later evaluation with the same settings and weights reuses; None draws
             every chunk.
@@ -83,6 +87,8 @@ class ArmSampler:
     device: torch.device | str | None = None
     rank: int = 0
     world_size: int = 1
+    precision: Precision = "32-true"
+    compile: bool = False
     progress: bool = True
     store: ChunkStore | None = None
 
@@ -93,6 +99,7 @@ class ArmSampler:
             require_count(name, getattr(self, name), least)
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must lie in 0 .. {self.world_size - 1} (world_size - 1), got {self.rank}")
+        self._acceleration = Acceleration(self.precision, self.compile, self._device)
         for role in ("predictor", "time_gap_predictor"):
             require_same_length(getattr(self, role), role, self.denoiser, self.task.example)
         require_same_length(self.noise_level, "noise_level", self.denoiser)
@@ -297,7 +304,7 @@ class ArmSampler:
 
     @cached_property
     def _chunk_keys(self) -> ChunkKeys:
-        settings = (self._measuring, self.noise_level, self.chunk_size, self.num_kept)
+        settings = (self._measuring, self.noise_level, self.chunk_size, self.num_kept, self.precision, self.compile)
         return ChunkKeys(self.task, self._device, self._chunks, settings)
 
     def _chunk(self, arm: Arm, indices: list[int], advance: Callable[[], None]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -308,7 +315,7 @@ class ArmSampler:
         stopwatch, seconds = Stopwatch(self._device), 0.0
         for candidate in range(arm.best_of):
             observer = StepObserver(measuring, sampler.timesteps, len(indices), self._device, advance)
-            with stopwatch.running():
+            with stopwatch.running(), self._accelerated():
                 x = sampler.sample(space, candidate_seed(self.task.seed, candidate), [observer.observe])
                 with torch.no_grad():
                     drawn = {"x": space.finished(x)}
@@ -323,6 +330,13 @@ class ArmSampler:
             rows = self.task.rows(x, indices) | drawn
         rows["seconds"] = torch.full((len(indices),), (seconds + stopwatch.seconds) / len(indices))
         return x, rows
+
+    def _accelerated(self) -> AbstractContextManager[None]:
+        """The networks of the reverse process in the chosen precision, compiled if chosen; judges are left alone."""
+        denoisers = [denoiser.network for denoiser in (self.denoiser, *self._denoisers.values())]
+        noisy = (self.predictor, self._measuring, self.noise_level, *self._predictors.values())
+        others = [network for network in (*noisy, *self.task.guides) if network is not None]
+        return self._acceleration.active(denoisers, others)
 
     def _correcting(self, arm: Arm) -> nn.Module | None:
         """The time predictor that corrects in an arm, loaded once."""

@@ -49,7 +49,7 @@ def compare(
         noise_level: Regressor of the noise level, for arms with ``Retiming``.
         reference: Batches of the real data to compare with; None takes the datamodule's ``reference_dataloader()``.
         **settings: ``solver``, ``num_steps``, ``chunk_size``, ``num_kept``, ``device``, ``rank``,
-            ``world_size``, ``progress`` and ``store``, see ``ArmSampler``.
+            ``world_size``, ``precision``, ``compile``, ``progress`` and ``store``, see ``ArmSampler``.
 
     Raises:
         ValueError: If a setting is impossible; raised before anything is drawn.

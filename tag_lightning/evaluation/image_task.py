@@ -76,7 +76,11 @@ class ImageTask(SamplingTask):
 
     @property
     def guided(self) -> bool:
-        return any(target.guide is not None for target in self._asked.values())
+        return bool(self.guides)
+
+    @property
+    def guides(self) -> list[nn.Module]:
+        return [target.guide for target in self._asked.values() if target.guide is not None]
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -122,6 +122,11 @@ class SamplingTask(ABC):
         return next((metric.features_name for metric in self.metrics if hasattr(metric, "features_name")), None)
 
     @property
+    def guides(self) -> list[nn.Module]:
+        """The networks that guide."""
+        return [] if self.guide is None else [self.guide]
+
+    @property
     def networks(self) -> list[nn.Module]:
         """Networks to move to the sampling device."""
         own = [network for network in (self.guide, self.judge, self.autoencoder) if network is not None]

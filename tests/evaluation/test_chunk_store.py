@@ -104,13 +104,16 @@ def test_the_second_time_nothing_is_drawn_and_every_bit_is_the_same(tmp_path: Pa
         {"arm": Arm([Corruption(0.2)])},
         {"arm": Arm([Corruption(0.1), Corruption(0.1)])},
         {"arm": Arm([Corruption(0.1)], recurrence=2)},
+        {"precision": "bf16-mixed"},
+        {"compile": True},
         {"above": 0.5},
         {"label": 1},
     ],
     # Without the addresses of objects, which differ between processes.
     ids=lambda changed: next(iter(changed)),
 )
-def test_other_settings_draw_anew(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_other_settings_draw_anew(changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward: forward)
     draw(tmp_path)
     found = draw(tmp_path, **changed)
     assert len(CALLS) > 5
