@@ -23,12 +23,12 @@ from tag_lightning.evaluation.chunk_keys import ChunkKeys
 from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.evaluation.fingerprint import IndescribableError
 from tag_lightning.evaluation.networks import (
-    is_sharded,
     load_denoiser,
     load_time_predictor,
     require_same_length,
     require_schedule,
 )
+from tag_lightning.evaluation.sharding import is_sharded
 from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
@@ -292,7 +292,7 @@ class ArmSampler:
 
     def _keys(self, name: str, arm: Arm) -> Sequence[str | None]:
         """The key of each chunk; None if something that its samples depend on has no fingerprint."""
-        if self.store is None or self._sharded:  # no process has the whole weights, which the keys depend on
+        if self.store is None:
             return [None] * len(self._chunks)
         try:
             conditional = arm.tells_condition(self.denoiser)

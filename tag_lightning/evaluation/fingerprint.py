@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import tag_lightning
 from tag_lightning.content_digest import content_digest
+from tag_lightning.evaluation.sharding import is_flattened, sharding_attributes, shards, unsharded_class, whole_tensor
 
 # Torch's bookkeeping of a module. Its hooks are described by their functions; their keys count up within a process.
 _BOOKKEEPING = frozenset(vars(nn.Module()))
@@ -39,7 +40,8 @@ class Fingerprints:
     """Fingerprints of objects by their content: class, source code and attributes, down to numbers and tensors.
 
     Equal fingerprints mean equal content. The reverse does not hold: state that changes with use, or source code edited
-    between two runs, gives another fingerprint, and objects without a stable description are refused.
+    between two runs, gives another fingerprint, and objects without a stable description are refused. A network that
+    FSDP's ``fully_shard`` spreads over processes has the fingerprint of the whole one; all of them must ask for it.
     """
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ class Fingerprints:
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
             yield _code_digest(value)
             return
-        yield _code_digest(type(value))  # type: ignore[arg-type]  # mypy takes a metaclass to be unhashable
+        yield _code_digest(unsharded_class(value))
         if isinstance(value, Tensor | np.ndarray | np.generic):
             yield from _array_parts(value)
         elif isinstance(value, Path | torch.dtype | torch.device | enum.Enum):
@@ -106,10 +108,16 @@ class Fingerprints:
         elif isinstance(value, set | frozenset):
             yield from sorted(map(self._digest, value))
         elif isinstance(value, nn.Module):
+            if is_flattened(value):
+                raise IndescribableError(
+                    "a network of FullyShardedDataParallel, of whose weights each process has a part; use fully_shard"
+                )
             own = vars(value)
-            yield from self._items({name: one for name, one in own.items() if name not in _BOOKKEEPING})
+            left_out = _BOOKKEEPING | sharding_attributes(value)
+            yield from self._items({name: one for name, one in own.items() if name not in left_out})
             yield from map(self._digest, (own["_parameters"], own["_buffers"], own["_modules"]))
-            yield from (self._digest(hook) for name in _HOOKS for hook in own[name].values())
+            hooks = [hook for name in _HOOKS for hook in own[name].values()]
+            yield from (self._digest(hook) for hook in hooks if not shards(hook))
         else:
             yield from self._items(_attributes(value))
 
@@ -158,6 +166,7 @@ def _array_parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, Tensor):
         if value.layout is not torch.strided or value.is_meta:
             raise IndescribableError("a tensor that is sparse or has no data")
+        value = whole_tensor(value)
         yield f"{value.dtype} {tuple(value.shape)}".encode()
         # A clone, since a tensor of one element counts as contiguous whatever its stride.
         flat = value.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)

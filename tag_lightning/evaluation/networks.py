@@ -137,13 +137,6 @@ def require_same_length(network: nn.Module | None, role: str, denoiser: Denoiser
         )
 
 
-def is_sharded(network: nn.Module) -> bool:
-    """True if FSDP spreads the weights over processes, all of which must then call the network equally often."""
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # a second to import
-
-    return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in network.modules())
-
-
 def load_noise_level(source: nn.Module | str | Path | None, denoiser: Denoiser, example: Any) -> nn.Module | None:
     """Load a regressor of the noise level and check that it shares the denoiser's schedule; a module is returned as is.
 

@@ -28,6 +28,7 @@ from tag_lightning.diffusion import (
     Step,
 )
 from tag_lightning.evaluation import Arm, ArmSampler, FailedArmError, SamplingTask
+from tag_lightning.evaluation.chunk_store import ChunkStore
 from tag_lightning.guidance import DPS, Condition, Corruption
 from tag_lightning.metrics import FID, SampleMetric
 
@@ -42,14 +43,19 @@ class HalfNetwork(nn.Module):
 
 
 class ConvolvedNetwork(nn.Module):
-    """Two convolutions with the same weights on every process."""
+    """Two convolutions with the same weights on every process.
 
-    def __init__(self) -> None:
+    Args:
+        factor: Multiplies a single weight, which only one process has if they are spread.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         self.widen, self.narrow = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
         generator = torch.Generator().manual_seed(0)
         for weights in self.requires_grad_(False).parameters():
             weights.normal_(0, 0.3, generator=generator)
+        self.widen.weight[-1, 0, 0, 0] *= factor
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         return self.narrow(self.widen(x).tanh())
@@ -125,22 +131,47 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     return found | {"short, distances": torch.tensor([figures["fid"]])} | sharded_outcome(sampler)
 
 
-def sharded_outcome(sampler: ArmSampler) -> dict[str, Tensor]:
-    """Samples of a network whose weights are spread over the processes, the first of which has one chunk more."""
-    network = ConvolvedNetwork()
-    if sampler.world_size > 1:
-        mesh = init_device_mesh("cpu", (sampler.world_size,))
+def spread(network: ConvolvedNetwork, world_size: int) -> ConvolvedNetwork:
+    """The network, its weights spread over the processes if there are several."""
+    if world_size > 1:
+        mesh = init_device_mesh("cpu", (world_size,))
         for module in (network.widen, network.narrow, network):
             fully_shard(module, mesh=mesh)
+    return network
+
+
+def sharded_outcome(sampler: ArmSampler) -> dict[str, Tensor]:
+    """Samples of a network whose weights are spread over the processes, the first of which has one chunk more."""
+    network = spread(ConvolvedNetwork(), sampler.world_size)
     sharing = replace(sampler, denoiser=Denoiser(network, LinearSchedule(20)))
     return {"sharded": sharing.draw("sharded", Arm()).samples}
+
+
+def kept_outcome(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+    """Samples drawn and drawn again from the same folder, and the chunks that each arm's drawing added to it."""
+    found: dict[str, Any] = {}
+    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    for name, factor in {"first": 1.0, "again": 1.0, "other weights": 1.5}.items():
+        network = spread(ConvolvedNetwork(factor), world_size)
+        store = ChunkStore(folder)
+        shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
+        sampler = ArmSampler(Denoiser(network, LinearSchedule(20)), task, progress=False, store=store, **shared)
+        sampler.prepare([SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))])
+        found[name] = sampler.draw(name, Arm()).samples
+        if world_size > 1:
+            dist.barrier()
+        found[f"{name}, chunks"] = len(list(Path(folder).iterdir()))
+        if world_size > 1:
+            dist.barrier()
+    return found | {"names": sorted(path.name for path in Path(folder).iterdir())}
 
 
 def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    torch.save(outcomes(rank, 2), Path(folder) / f"{rank}.pt")
+    found = outcomes(rank, 2) | {"kept": kept_outcome(rank, 2, f"{folder}/chunks")}
+    torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -165,6 +196,23 @@ def test_an_arm_that_fails_on_one_process_is_dropped_on_both_with_the_error_of_o
             else:
                 same = torch.equal(found[name], outcome) if isinstance(outcome, Tensor) else found[name] == outcome
                 assert same, name
+
+
+def test_chunks_of_a_network_that_is_spread_over_processes_are_kept_and_taken_up_again(
+    two_processes: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    alone = kept_outcome(0, 1, str(tmp_path))
+    for found in two_processes:
+        kept = found["kept"]
+        assert [kept[f"{name}, chunks"] for name in ("first", "again", "other weights")] == [3, 3, 6]
+        assert all(torch.equal(kept[name], alone[name]) for name in ("first", "again", "other weights"))
+        assert torch.equal(kept["again"], kept["first"])
+        assert not torch.equal(kept["other weights"], kept["first"])
+
+
+def test_one_process_takes_up_the_chunks_of_two(two_processes: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The fingerprint of a network that is spread is that of the whole one."""
+    assert two_processes[0]["kept"]["names"] == kept_outcome(0, 1, str(tmp_path))["names"]
 
 
 def draw_guided(rank: int, folder: str) -> None:

@@ -155,3 +155,13 @@ def test_source_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         fingerprint._source_digest.cache_clear()
         found.append(of(importlib.import_module("own_guidance").Own()))
     assert found[0] == found[2] != found[1]
+
+
+def test_weights_of_which_each_process_has_an_unknown_part_are_refused() -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    flattened = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    nn.Module.__init__(flattened)
+    flattened._modules["_fsdp_wrapped_module"] = nn.Linear(1, 1)
+    with pytest.raises(IndescribableError, match="of whose weights each process has a part; use fully_shard"):
+        Fingerprints().of(nn.Sequential(flattened))
