@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from tag_lightning.evaluation.metric_labels import metric_label
 from tag_lightning.files import replacing
 from tag_lightning.metrics import to_uint8
 
@@ -116,7 +117,7 @@ def time_gap_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Figure
         axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
     axes.set_xlabel("training timestep (0 is clean data)")
-    axes.set_ylabel("Time-Gap [training timesteps]")
+    axes.set_ylabel(metric_label("time_gap"))
     axes.grid(alpha=0.3)
     if beside:
         figure.legend(frameon=False, handlelength=3.5, fontsize="small", ncols=beside, loc="outside right center")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tag_lightning.evaluation.envelope import Curve, dominates, mean_log_ratio, shared_range
 from tag_lightning.evaluation.figures import FrontierLine, figure_pixels, frontier_curves, save_png
+from tag_lightning.evaluation.metric_labels import metric_label
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.seed_results import Measures, Over, SeedResults
 from tag_lightning.evaluation.sweep_figures import SweepLine, sweep_figure
@@ -269,9 +270,10 @@ class Frontier:
         """The curves, bytes ``[3, H, W]``: means over seeds, and bands from the lowest to the highest cost."""
         lines = {name: self._line(name) for name in self.curves}
         kept = {name: line for name, line in lines.items() if len(line.x)}
-        label = "FID" if self.measures.quality == "fid" else "1 - atom stability"
-        alignment = self.measures.alignment
-        return figure_pixels(frontier_curves(kept, alignment, label, lower_x_is_better=alignment != "accuracy"))
+        quality, alignment = self.measures.quality, self.measures.alignment
+        cost = metric_label(quality) if quality == "fid" else f"1 - {metric_label(quality)}"
+        lower_is_better = alignment != "accuracy"
+        return figure_pixels(frontier_curves(kept, metric_label(alignment), cost, lower_is_better))
 
     def pictures(self) -> dict[str, Tensor]:
         """The frontier and the sweeps, bytes ``[3, H, W]`` by name."""

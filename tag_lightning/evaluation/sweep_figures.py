@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tag_lightning.evaluation.figures import line_style, make_logarithmic
+from tag_lightning.evaluation.metric_labels import metric_label
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 4.2, 3.8
 
@@ -55,7 +56,7 @@ def sweep_figure(lines: Mapping[str, SweepLine], parameter: str, metrics: Sequen
             axes.minorticks_off()
         if metric == "fid":
             make_logarithmic(axes)
-        axes.set(xlabel=parameter, ylabel=metric)
+        axes.set(xlabel=parameter, ylabel=metric_label(metric))
         axes.grid(alpha=0.3)
     panels[0].legend(frameon=False, fontsize="small")
     return figure

@@ -244,3 +244,18 @@ def test_a_missing_figure_takes_its_point_out_of_the_curve() -> None:
     frontier = Frontier([seed_results(dps=broken, other=images((0.2, 10), (0.5, 20)))])
     assert frontier.merit("dps", "other").log_ratio == pytest.approx(0)
     assert isinstance(frontier.picture, Tensor)
+
+
+def test_axes_are_named_as_in_the_figures_of_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[tuple[str, str]] = []
+    draw = frontier_module.frontier_curves
+
+    def noted(lines: Any, x_label: str, y_label: str, lower_x_is_better: bool) -> Any:
+        named.append((x_label, y_label))
+        return draw(lines, x_label, y_label, lower_x_is_better)
+
+    monkeypatch.setattr(frontier_module, "frontier_curves", noted)
+    molecules = [{"mae_alpha": e, "atom_stability": 1 - 0.1 * e} for e in (1.0, 2.0)]
+    for arms in (images((0.2, 20.0), (0.5, 30.0)), molecules):
+        assert Frontier([seed_results(dps=arms)]).picture.ndim == 3
+    assert named == [("accuracy", "FID"), ("MAE of alpha [bohr^3]", "1 - atom stability")]
