@@ -19,6 +19,7 @@ from tag_lightning.interruption import interruption
 
 _ORDER = ("autoencoder", "guide", "judge", "denoiser", "time_gap_predictor", "noise_level", "time_predictor")
 _OPTIONAL = ("noise_level",)
+_COMPARED = "time_predictor"  # the stage that compares the arms
 # Where the configuration of a stage names the network that another stage trained.
 _ROLES = {
     "autoencoder": ("data", "init_args", "autoencoder"),
@@ -158,26 +159,43 @@ class Experiment:
         path = self.run_folder(stage) / _RECORD
         if not path.is_file():  # fitted by `fit` itself
             return []
-        before, now = config_content(path), self._record(stage)
-        known = [words for _, words in _grouped(before["arguments"])]
-        new = [shlex.join(words) for _, words in _grouped(now["arguments"]) if words not in known]
-        return new if before["configuration"] == now["configuration"] else [f"today's {self.files[stage]}", *new]
+        before, now = config_content(path)["configuration"], self._record(stage)["configuration"]
+        taken = self._is_uncompared(stage)  # by the comparison that is still to come
+        new = [shlex.join(words) for words in self._new_words(stage) if not (taken and _is_of_sampling(words))]
+        return new if before == now else [f"today's {self.files[stage]}", *new]
+
+    def _new_words(self, stage: str) -> list[list[str]]:
+        """The present arguments, each with its words, that a finished stage was fitted without."""
+        path = self.run_folder(stage) / _RECORD
+        if not path.is_file():
+            return []
+        known = [words for _, words in _grouped(config_content(path)["arguments"])]
+        return [words for _, words in _grouped(self._record(stage)["arguments"]) if words not in known]
 
     def _record(self, stage: str) -> dict[str, Any]:
         # Without the verb and the file, whose place does not matter.
         return {"configuration": self._settings[stage], "arguments": self.arguments(stage)[2:]}
 
     def compare(self, stage: str) -> int:
-        """Draw the samples of a stage whose ``fit`` ended between two validations; the exit code."""
-        folder = self.run_folder(stage)
-        config = folder / "config.yaml"
-        sampling = config_content(config).get("sampling", {}) if config.is_file() else {}
-        if (folder / "results.json").is_file() or not (sampling.get("denoiser") and sampling.get("task")):
+        """Draw the samples of a stage whose ``fit`` ended without them, with today's options; the exit code."""
+        if not self._is_uncompared(stage):
             return 0
-        print("Comparing the arms, since the training ended before it did", flush=True)
+        folder = self.run_folder(stage)
+        new = [word for words in self._new_words(stage) if _is_of_sampling(words) for word in words]
+        settings = f", with {shlex.join(new)}" if new else ""
+        print(f"Comparing the arms, since the training ended before it did{settings}", flush=True)
         last = (folder / "checkpoints" / "last.ckpt").is_file()
         source = "last" if last else folder / "pretrained"
-        return _run(["validate", f"--config={config}", f"--ckpt_path={source}"])
+        return _run(["validate", f"--config={folder / 'config.yaml'}", f"--ckpt_path={source}", *new])
+
+    def _is_uncompared(self, stage: str) -> bool:
+        """Return whether a finished last stage has a comparison to draw, and no results of it."""
+        folder = self.run_folder(stage)
+        config = folder / "config.yaml"
+        if stage != _COMPARED or (folder / "results.json").is_file() or not config.is_file():
+            return False
+        sampling = config_content(config).get("sampling") or {}
+        return bool(sampling.get("denoiser") and sampling.get("task"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -226,7 +244,7 @@ def _run_stages(experiment: Experiment) -> None:
         else:
             print(f"{title}: into {folder}", flush=True)
             _require_success(experiment.fit(stage), title)
-        if stage == "time_predictor":
+        if stage == _COMPARED:
             _require_success(experiment.compare(stage), f"{title}, comparison")
     print(f"All stages are finished: {experiment.out}", flush=True)
 
@@ -236,6 +254,10 @@ def _remedy(changes: Sequence[str], folder: Path) -> str:
         return f"remove {folder} to train it again"
     command = f"validate --config {folder / 'config.yaml'} --ckpt_path last {' '.join(changes)}"
     return f"to sample with that: python -m tag_lightning {command}"
+
+
+def _is_of_sampling(words: Sequence[str]) -> bool:
+    return words[0].startswith("--sampling.")
 
 
 def _require_success(code: int, title: str) -> None:

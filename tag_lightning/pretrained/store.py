@@ -173,6 +173,11 @@ def load_pretrained(source: str | Path) -> Pretrained:
     folder = network_folder(source)
     if folder is not None:
         return _from_folder(folder)
+    if path.name == "pretrained":  # where a run leaves its network
+        raise FileNotFoundError(
+            f"no network under {source}: the run {path.parent} has not ended yet; fit it first (with stages, add "
+            f"{path.parent.name} to --only), or name another network"
+        )
     shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
     raise FileNotFoundError(
         f"no network under {source}: expected a .ckpt file, a folder with config.json, or one of the shipped "

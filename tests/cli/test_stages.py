@@ -197,6 +197,44 @@ def test_finished_stages_are_skipped_and_say_what_they_were_made_without(
     assert "without today's" in capsys.readouterr().out
 
 
+def test_a_comparison_that_is_still_to_be_drawn_takes_todays_settings(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(arguments: Sequence[str]) -> int:
+        commands.append(list(arguments))
+        if arguments[0] == "validate":
+            return 130  # interrupted
+        folder = Path(arguments[-1].partition("=")[2])
+        make_finished(folder.name)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"sampling": {"denoiser": "a", "task": "ImageTask"}}))
+        return 0
+
+    monkeypatch.setattr(stages, "_run", run)
+    for more in ([], ["--time_predictor.sampling.num_steps", "5", "--model.seed", "1"]):
+        with pytest.raises(SystemExit):
+            main([*PHOTOS, "--only", "time_predictor", *more])
+    first, second = (command for command in commands if command[0] == "validate")
+    assert second == [*first, "--sampling.num_steps", "5"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "Comparing the arms, since the training ended before it did, with --sampling.num_steps 5" in lines
+    assert [line for line in lines if "without" in line] == [
+        "  without --model.seed 1; remove runs/photos/time_predictor to train it again"
+    ]
+
+
+def test_a_network_that_another_stage_has_still_to_train_is_named_in_a_short_line(
+    photos: Path, ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*PHOTOS, "--only", "denoiser"])
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert "no network under runs/my_images/judge/pretrained: the run runs/my_images/judge has not ended yet" in line
+    assert "fit it first (with stages, add judge to --only)" in line
+    assert len(line) < 300
+
+
 def test_every_stage_takes_the_networks_of_the_others(photos: Path) -> None:
     options = [("sampling.num_steps", ["--sampling.num_steps=5"]), ("data.size", ["--data.size", "8"])]
     experiment = Experiment("digits", Path("mine"), [], options, None)
