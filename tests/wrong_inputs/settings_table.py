@@ -125,6 +125,8 @@ SETTINGS: list[WrongSetting] = [
     *_each("SyntheticAudioDataModule", "batch_size", [0]),
     *_each("AudioFolderDataModule", "sample_rate", [0], root="sounds"),
     *_each("AudioFolderDataModule", "length", [0], root="sounds"),
+    *_each("FoldedUNet", "fold", [0]),
+    *_each("FoldedUNet", "block_out_channels", [[], [96, 100]]),
     *_each("WaveformUNet", "fold", [0]),
     *_each("WaveformUNet", "block_out_channels", [[8], [8, 12]]),
     *_each("WaveformCNN", "widths", [[]]),
