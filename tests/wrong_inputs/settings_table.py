@@ -125,6 +125,8 @@ SETTINGS: list[WrongSetting] = [
     *_each("SyntheticAudioDataModule", "batch_size", [0]),
     *_each("AudioFolderDataModule", "sample_rate", [0], root="sounds"),
     *_each("AudioFolderDataModule", "length", [0], root="sounds"),
+    *_each("WarmUpStableDecay", "warm_up_steps", [0], optimizer=None, total_steps=9),
+    *_each("WarmUpStableDecay", "decay_share", [-0.1, NAN], optimizer=None, total_steps=9),
     *_each("FoldedUNet", "fold", [0]),
     *_each("FoldedUNet", "block_out_channels", [[], [96, 100]]),
     *_each("WaveformUNet", "fold", [0]),
