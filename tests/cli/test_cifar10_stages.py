@@ -14,14 +14,20 @@ from tag_lightning.cli import main
 CONFIGS = Path("configs/cifar10")
 # What is laid over a stage to read a folder of images; the small stages read one already.
 FOLDER = {"cifar10": [f"--config={CONFIGS / 'image_folder.yaml'}"], "cifar10_small": []}
-SMALL_UNET = [
+SMALL_LEVELS = [
     "--model.init_args.network.init_args.block_out_channels=[8,8]",
-    "--model.init_args.network.init_args.down_block_types=[DownBlock2D,DownBlock2D]",
-    "--model.init_args.network.init_args.up_block_types=[UpBlock2D,UpBlock2D]",
     "--model.init_args.network.init_args.norm_num_groups=4",
     "--model.init_args.network.init_args.attention_head_dim=4",
-    "--model.init_args.network.init_args.layers_per_block=1",
 ]
+SMALL_UNET = {
+    "cifar10": [
+        *SMALL_LEVELS,
+        "--model.init_args.network.init_args.down_block_types=[DownBlock2D,DownBlock2D]",
+        "--model.init_args.network.init_args.up_block_types=[UpBlock2D,UpBlock2D]",
+        "--model.init_args.network.init_args.layers_per_block=1",
+    ],
+    "cifar10_small": [*SMALL_LEVELS, "--model.init_args.lr_scheduler.init_args.warm_up_steps=1"],
+}
 SMALL_CNN = ["--model.init_args.network.init_args.widths=[8,8,8,8]"]
 SMALL_CLASSIFIER = ["--model.init_args.network.init_args.widths=[8,8]"]
 
@@ -53,7 +59,8 @@ def _fit(experiment: str, stage: str, images: Path, runs: Path, *overrides: str)
 @pytest.mark.parametrize("experiment", FOLDER)
 def test_every_stage_runs_and_the_last_compares_all_arms(experiment: str, image_folder: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    _fit(experiment, "denoiser", image_folder, runs, *SMALL_UNET, f"{TASK}.judge=null", "--sampling.num_samples=2")
+    few = [f"{TASK}.judge=null", "--sampling.num_samples=2", "--sampling.every_n_epochs=1"]
+    _fit(experiment, "denoiser", image_folder, runs, *SMALL_UNET[experiment], *few)
     for stage in ("guide", "judge"):
         _fit(experiment, stage, image_folder, runs, *SMALL_CLASSIFIER)
     _fit(experiment, "time_gap_predictor", image_folder, runs, *SMALL_CNN)
