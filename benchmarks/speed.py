@@ -17,6 +17,7 @@ import torchmetrics
 from diffusers.models.unets.unet_2d import UNet2DModel
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from benchmarks.molecules import egnn, loader, similar_sizes
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
@@ -40,7 +41,7 @@ from tag_lightning.guidance import (
     TemporalAlignment,
 )
 from tag_lightning.metrics import FrechetDistance, JudgeFeatures
-from tag_lightning.networks import AdaptedUNet, ImageClassifier, SimpleCNN
+from tag_lightning.networks import AdaptedUNet, FoldedUNet, ImageClassifier, SimpleCNN
 from tag_lightning.pretrained import load_pretrained
 
 _STEPS = 2
@@ -136,6 +137,33 @@ def training(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     return found
 
 
+def folded(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
+    """Forward and backward pass under bf16 on 32x32 images: folded UNet over a plain one of as many parameters."""
+    levels = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    plain = UNet2DModel(
+        block_out_channels=(48, 96, 128),
+        down_block_types=levels[0],
+        up_block_types=levels[1],
+        layers_per_block=1,
+        attention_head_dim=128,
+        norm_num_groups=16,
+    )
+    networks: dict[str, nn.Module] = {"folded": FoldedUNet(), "plain": plain}
+    x = torch.randn(2 if quick else 32, 3, 32, 32, device=device)
+    timesteps = torch.randint(1000, (len(x),), device=device)
+
+    def step(network: nn.Module) -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            output = network(x, timesteps)
+        (output if isinstance(output, Tensor) else output.sample).square().mean().backward()
+
+    jobs = {name: seconds_of(partial(step, network.to(device)), device) for name, network in networks.items()}
+    seconds = interleaved(jobs, repeats, "folded images")
+    millions = [sum(p.numel() for p in network.parameters()) / 1e6 for network in networks.values()]
+    name = f"FoldedUNet of {millions[0]:.1f} M / UNet2DModel of {millions[1]:.1f} M parameters, 32x32, bf16"
+    return [Ratio(name, over(seconds["folded"], seconds["plain"]), None)]
+
+
 def noise(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """A draw of noise as samples on an accelerator have it, over other ways to have it on this device."""
     shape, count = ((3, 8, 8), 8) if quick else ((3, 32, 32), 512)
@@ -206,6 +234,7 @@ def main(args: list[str] | None = None) -> None:
         "training": training,
         "accumulation": accumulation,
         "noise": noise,
+        "folded": folded,
         "egnn": egnn,
         "similar_sizes": similar_sizes,
         "loader": loader,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from argparse import ArgumentTypeError
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def config_content(source: str | Path) -> dict[str, Any]:
 
 
 def merged_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A configuration laid over its ``base``, and that over its own, as far as files say and without defaults.
+    """A configuration laid over its ``base``, or bases, and those over their own, as files say and without defaults.
 
     Args:
         path: The configuration.
@@ -79,8 +80,20 @@ def merged_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any
     if path in above:
         raise ConfigFileError(f"{above[-1]}: base {path} leads back to itself; name another configuration")
     content = config_content(path)
-    base = content.pop("base", None)
-    return content if base is None else _merged(merged_with_bases(Path(config_file(base)), (*above, path)), content)
+    bases = [Path(config_file(base)) for base in _bases_of(content, path)]
+    # As on the command line, only the first brings its own bases.
+    layers = [merged_with_bases(base, (*above, path)) for base in bases[:1]] + [config_content(b) for b in bases[1:]]
+    merged = reduce(_merged, [*layers, content])
+    return {key: value for key, value in merged.items() if key != "base"}
+
+
+def _bases_of(content: dict[str, Any], path: str | Path) -> list[str]:
+    """The configurations that the ``base`` of a configuration names, later ones to be laid over earlier ones."""
+    base = content.get("base")
+    names = [] if base is None else base if isinstance(base, list) else [base]
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigFileError(f"{path}: base is {base}; name a configuration, or a list of them")
+    return names
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +104,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 class LayeredConfig(ActionConfigFile):
     """``--config``, with one more key in the file: ``base``, the configuration that the file is laid over.
 
-    The base is read first, and only if no other ``--config`` came before. So an experiment runs by its own name, on the
-    data of its base, and with ``--config cifar10/time_predictor --config experiments/few_steps`` on others.
+    A list names several, later ones over earlier ones, and only the first brings its own bases. Bases are read first,
+    and only if no other ``--config`` came before. So an experiment runs by its own name, on the data of its base, and
+    with ``--config cifar10/time_predictor --config experiments/few_steps`` on others.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -104,13 +118,15 @@ class LayeredConfig(ActionConfigFile):
         if layer is None:
             super().__call__(parser, cfg, values, option_string)
             return
-        base = layer.pop("base")
+        bases = _bases_of(layer, values)
+        del layer["base"]
         if not cfg.get(self.dest):
-            path = config_file(base)
-            if path in self._open:
-                raise ConfigFileError(f"{values}: base {base} leads back to itself; name another configuration")
-            self._open.append(path)
-            self(parser, cfg, path, option_string)
+            for base in bases:
+                path = config_file(base)
+                if path in self._open:
+                    raise ConfigFileError(f"{values}: base {base} leads back to itself; name another configuration")
+                self._open.append(path)
+                self(parser, cfg, path, option_string)
             self._open.clear()
         try:
             super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)

@@ -4,6 +4,7 @@ from tag_lightning.modules.autoencoder import AutoencoderModule
 from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.expert_distillation import ExpertDistillationModule
 from tag_lightning.modules.guidance_distillation import GuidanceDistillationModule
+from tag_lightning.modules.learning_rate import WarmUpStableDecay
 from tag_lightning.modules.noise_level import NoiseLevelModule
 from tag_lightning.modules.property import PropertyModule
 from tag_lightning.modules.regression import RegressionModule
@@ -20,4 +21,5 @@ __all__ = [
     "RegressionModule",
     "RewardWeightedModule",
     "TimePredictorModule",
+    "WarmUpStableDecay",
 ]

@@ -10,6 +10,7 @@ from tag_lightning.networks.egnn_predictors import (
     EGNNTimePredictor,
     PropertyPredictor,
 )
+from tag_lightning.networks.folded_unet import FoldedUNet
 from tag_lightning.networks.guidance_adapters import AdaptedUNet
 from tag_lightning.networks.hub_classifier import HubClassifier
 from tag_lightning.networks.hue import Hue
@@ -34,6 +35,7 @@ __all__ = [
     "EGNNNoiseLevel",
     "EGNNPropertyPredictor",
     "EGNNTimePredictor",
+    "FoldedUNet",
     "HubClassifier",
     "Hue",
     "ImageClassifier",

@@ -75,9 +75,25 @@ def test_another_configuration_takes_the_place_of_the_base(tmp_path: Path, capsy
     assert config["sampling"]["num_steps"] == 7
 
 
+def test_later_bases_are_laid_over_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layered = tmp_path / "mine.yaml"
+    layered.write_text("base: [cifar10/guide, cifar10/image_folder]\ntrainer: {max_steps: 7}\n")
+    config = printed(capsys, "fit", f"--config={layered}")
+    assert config["data"]["class_path"] == "tag_lightning.datamodules.ImageFolderDataModule"
+    settings = config["data"]["init_args"]
+    assert (settings["half"], settings["root"], config["trainer"]["max_steps"]) == ("first", "data/cifar10", 7)
+    merged = merged_with_bases(layered)
+    assert merged["data"]["init_args"] == {"half": "first", "root": "data/cifar10", "mirror": True}
+    assert merged["model"]["class_path"] == "PropertyModule"
+    assert merged["trainer"]["max_steps"] == 7
+    assert "base" not in merged
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
+        ("base: 5\n", "base is 5; name a configuration, or a list of them"),
+        ("base: [digits/guide, digits/guid]\n", "digits/guid is neither a file nor the name of a shipped"),
         ("base: digits/guid\n", "digits/guid is neither a file nor the name of a shipped configuration (did you mean"),
         ("base: {path}\n", "leads back to itself; name another configuration"),
         ("base: digits/guide\nmodle: 5\n", "'modle'"),

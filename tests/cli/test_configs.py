@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from tag_lightning.callbacks import GuidedSampling
+from tag_lightning.config_files import merged_with_bases
 from tag_lightning.evaluation import Arm
 from tag_lightning.pretrained import load_pretrained
 
@@ -19,13 +20,14 @@ STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if "model" in yaml.saf
 
 
 def read(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
+    return merged_with_bases(path)
 
 
 def test_there_are_main_jobs() -> None:
     own = {
         "audio",
         "cifar10",
+        "cifar10_small",
         "digits",
         "latent_digits",
         "molecules",

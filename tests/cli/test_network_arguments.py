@@ -64,6 +64,21 @@ def test_a_schedule_is_as_long_as_a_run_in_epochs_also_when_it_is_resumed(tmp_pa
         assert torch.equal(resumed["state_dict"][name], value), name
 
 
+def test_a_run_that_stopped_before_its_decay_resumes_for_longer(tmp_path: Path) -> None:
+    stable = "{class_path: WarmUpStableDecay, init_args: {warm_up_steps: 2, decay_share: 0.5}}"
+    cut = "[{class_path: tiny_runs.SignalSender, init_args: {hook: on_train_batch_end, step: 3, signum: 15}}]"
+    with pytest.raises(SystemExit):
+        fit(tmp_path, f"--model.lr_scheduler={stable}", "--trainer.max_steps=6", f"--trainer.callbacks={cut}")
+    fit(tmp_path, f"--model.lr_scheduler={stable}", "--trainer.max_steps=8", "--ckpt_path=last")
+    fit(tmp_path / "whole", f"--model.lr_scheduler={stable}", "--trainer.max_steps=8")
+    assert schedule(tmp_path)["_last_lr"] == [0.0]
+    whole, resumed = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (tmp_path / "whole", tmp_path)
+    )
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
+
+
 def test_a_length_that_the_user_gives_is_kept(tmp_path: Path) -> None:
     fit(tmp_path, f"--model.lr_scheduler={ONE_CYCLE}", "--model.lr_scheduler.total_steps=9", "--trainer.max_steps=1")
     assert schedule(tmp_path)["total_steps"] == 9
