@@ -54,7 +54,9 @@ class Acceleration:
         Raises:
             ValueError: If a network cannot be compiled.
         """
-        chosen = {id(network): (network, None) for network in others if self._compile}
+        chosen: dict[int, tuple[nn.Module, torch.dtype | None]] = {}
+        if self._compile:
+            chosen |= {id(network): (network, None) for network in others}
         chosen |= {id(network): (network, self._type) for network in denoisers if self._compile or self._type}
         before = {key: vars(network).get("forward") for key, (network, _) in chosen.items()}
         try:
