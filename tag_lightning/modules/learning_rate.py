@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -43,7 +44,7 @@ class WarmUpStableDecay(LRScheduler):
             )
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group at the present step."""
         step = self.last_epoch
         factor = min(1.0, (step + 1) / self.warm_up_steps)

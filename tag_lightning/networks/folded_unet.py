@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -57,7 +59,7 @@ class FoldedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' o
                 f"{list(block_out_channels)}"
             )
         self.shrink = fold * 2 ** (levels - 1)
-        self.unet = UNet2DModel(
+        self.unet: Any = UNet2DModel(  # diffusers' own types hide that it can be called
             in_channels=in_channels * fold**2,
             out_channels=in_channels * fold**2,
             block_out_channels=tuple(block_out_channels),
