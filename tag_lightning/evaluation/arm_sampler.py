@@ -30,7 +30,7 @@ from tag_lightning.evaluation.networks import (
 from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
 from tag_lightning.evaluation_mode import evaluating
-from tag_lightning.guidance import Guidance, PolyakStrength, TemporalAlignment
+from tag_lightning.guidance import PolyakStrength, TemporalAlignment
 from tag_lightning.metrics import RowsByIndex
 from tag_lightning.metrics.totals import Totals
 from tag_lightning.networks import TimePredictor
@@ -103,18 +103,16 @@ class ArmSampler:
         for network in self._networks:
             network.to(self._device)
 
-    def sampler(self, arm: Arm, indices: Sequence[int] = ()) -> Sampler:
-        """The sampler of one chunk; without indices a sampler without guidance, which knows its timesteps.
+    def sampler(self, arm: Arm, indices: Sequence[int]) -> Sampler:
+        """The sampler of one chunk.
 
         Raises:
             ValueError: If the arm's settings are impossible.
         """
-        guidance: list[Guidance] = []
-        if indices:
-            conditions = self.task.conditions(indices, self._device)
-            predictor = self._conditioned(self._correcting(arm), indices)
-            run = Run(predictor, conditions, self.noise_level, self._further_denoiser)
-            guidance = [entry.for_run(run) for entry in arm.guidance]
+        conditions = self.task.conditions(indices, self._device)
+        predictor = self._conditioned(self._correcting(arm), indices)
+        run = Run(predictor, conditions, self.noise_level, self._further_denoiser)
+        guidance = [entry.for_run(run) for entry in arm.guidance]
         steps = self.num_steps if arm.num_steps is None else arm.num_steps
         return Sampler(self.denoiser, self.solver, steps, guidance, arm.recurrence, self.task.keep_nonfinite)
 
@@ -193,7 +191,7 @@ class ArmSampler:
             FailedArmError: On every process if a chunk became NaN or infinite on one of them; names the arm and, if a
                 network is to blame, the timestep. If several chunks fail, it names the first of them.
         """
-        timesteps = self.sampler(arm).timesteps
+        timesteps = self.sampler(arm, [0]).timesteps
         own = self.task.columns
         streamed = set() if self.keep_streamed else self.task.streamed
         columns = own | {"seconds": 1} | ({"gaps": len(timesteps)} if self._measuring else {})

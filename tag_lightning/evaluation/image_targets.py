@@ -14,6 +14,7 @@ from tag_lightning.diffusion import SampleNoise
 from tag_lightning.evaluation.networks import display_name, load_guide_and_judge
 from tag_lightning.guidance import Condition, SquaredError
 from tag_lightning.guidance.ranges import Range
+from tag_lightning.metrics import agrees
 
 # Apart from the streams of the reverse loop.
 _TARGET_STREAM = 2
@@ -136,7 +137,7 @@ class ClassTarget(ImageTarget):
 
     def satisfied(self, x: Tensor, indices: Sequence[int]) -> Tensor:
         assert self.judge is not None
-        return self.judge(x).argmax(1) == self.values(indices, 0).to(x.device)
+        return agrees(self.judge(x), self.values(indices, 0))
 
 
 class QuantityTarget(ImageTarget):

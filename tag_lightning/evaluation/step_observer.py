@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import NonFiniteError, Step
+from tag_lightning.metrics.time_gap import unchecked_time_gap
 
 
 class StepObserver:
@@ -44,8 +45,7 @@ class StepObserver:
         with self._stopwatch.running(), torch.no_grad():
             logits = self._predictor(x, **step.space.inputs)
             lost = ~logits.isfinite().all(1)
-            gaps = (logits.argmax(1) - step.timestep).abs().double()
-            self._sums[step.index] += torch.where(lost, torch.nan, gaps)
+            self._sums[step.index] += torch.where(lost, torch.nan, unchecked_time_gap(logits, step.timestep))
 
     def gaps(self, keep_nonfinite: bool) -> Tensor:
         """Mean over the visits of each step, ``[B, S]``; NaN for a sample that was lost by then.

@@ -6,7 +6,6 @@ import inspect
 import math
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, on_device, per_sample
@@ -72,22 +71,19 @@ class ClassifierGuidance(ConditionedGuidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
         signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
-        by = self.scale * noise * self.noisy_gradient(x, step)
+        by = self.scale * noise * self.gradient_at(x, step)
         return prediction._replace(epsilon=prediction.epsilon - by, x0=prediction.x0 + noise / signal * by)
 
     def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """The move of ``x [B, ...]`` that changes ``x0`` as ``denoise`` does, without a call of the denoiser."""
-        return self.scale * (1 - step.alpha_bar) * self.noisy_gradient(x, step)
+        return self.scale * (1 - step.alpha_bar) * self.gradient_at(x, step)
 
-    def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
-        """``grad_x log p(c | x, t)`` for noisy samples ``x [B, ...]``, projected onto the space."""
-        timesteps = on_device(step.timestep, x.device).expand(len(x))
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            log_likelihood = self.log_likelihood(x, timesteps=timesteps, **step.space.inputs)
-            (gradient,) = torch.autograd.grad(log_likelihood.sum(), x)
-        step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
-        return step.space.project(gradient)
+    def smoothed(self, x0: Tensor, step: Step) -> Tensor:
+        """``log p(c | x, t)``, ``[B]``, for noisy samples ``x [B, ...]`` in place of clean ones."""
+        if not isinstance(self.condition, Condition | JointCondition):
+            raise self._without_condition()
+        timesteps = on_device(step.timestep, x0.device).expand(len(x0))
+        return self.condition.log_likelihood(x0, timesteps=timesteps, **step.space.inputs)
 
 
 def _takes_timesteps(predictor: nn.Module) -> bool:

@@ -78,8 +78,10 @@ class Condition:
 
     def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
         """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``."""
-        output = self.predictor(x0, **inputs)
-        return -self.loss(output, on_device(self.target, output.device))
+        output, target = self.predictor(x0, **inputs), self.target
+        if target.device != output.device:
+            target = on_device(target, output.device)
+        return -self.loss(output, target)
 
 
 class JointCondition:
@@ -173,20 +175,21 @@ class ConditionedGuidance(Guidance):
         ready.condition = condition_for_run(self.condition, run, type(self).__name__)
         return ready
 
-    def log_likelihood(self, x0: Tensor, **inputs: Tensor) -> Tensor:
-        """``log p(c | x0)`` up to a constant, ``[B]``, for clean samples ``x0 [B, ...]``.
+    def smoothed(self, x0: Tensor, step: Step) -> Tensor:
+        """The likelihood whose gradient is followed: ``log p(c | x0)`` up to a constant, ``[B]``.
+
+        Methods that average over noise override it, and those that ask about noisy samples.
 
         Raises:
             ValueError: If the condition is open, or only a name.
         """
         if not isinstance(self.condition, Condition | JointCondition):
-            has = "no condition" if self.condition is None else f"only the name of its condition, {self.condition!r}"
-            raise ValueError(f"{type(self).__name__} has {has}: pass a Condition, or call for_run with one")
-        return self.condition.log_likelihood(x0, **inputs)
+            raise self._without_condition()
+        return self.condition.log_likelihood(step.space.decode(x0), **step.space.inputs)
 
-    def smoothed(self, x0: Tensor, step: Step) -> Tensor:
-        """The likelihood whose gradient is followed, ``[B]``; methods that average over noise override it."""
-        return self.log_likelihood(step.space.decode(x0), **step.space.inputs)
+    def _without_condition(self) -> ValueError:
+        has = "no condition" if self.condition is None else f"only the name of its condition, {self.condition!r}"
+        return ValueError(f"{type(self).__name__} has {has}: pass a Condition, or call for_run with one")
 
     def clean_estimate(self, prediction: Prediction, step: Step) -> Tensor:
         """``x0_hat [B, ...]`` as the guide sees it, with its graph."""
@@ -207,8 +210,8 @@ class ConditionedGuidance(Guidance):
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
         return step.space.project(gradient)
 
-    def clean_gradient(self, x0: Tensor, step: Step) -> Tensor:
-        """``grad_x0 log p(c | x0)`` for clean samples ``x0 [B, ...]``, projected onto the space."""
+    def gradient_at(self, x0: Tensor, step: Step) -> Tensor:
+        """The gradient of ``smoothed`` at ``x0 [B, ...]`` itself, without the denoiser, projected onto the space."""
         with torch.enable_grad():
             x0 = x0.detach().requires_grad_(True)
             log_likelihood = self.smoothed(x0, step)

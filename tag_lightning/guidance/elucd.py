@@ -101,7 +101,7 @@ class EluCD(ConditionedGuidance):
 
     def mean_gradient(self, prediction: Prediction, step: Step) -> Tensor:
         """The gradient of the tempered likelihood at the clipped ``x0``, ``[B, ...]``, projected onto the space."""
-        return self.clean_gradient(step.space.clip(prediction.x0), step)
+        return self.gradient_at(step.space.clip(prediction.x0), step)
 
     def weight(self, step: Step) -> float:
         """``v_t + bump v_max sin(pi i / S)``."""

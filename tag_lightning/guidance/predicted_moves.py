@@ -103,11 +103,11 @@ class ProximalAlignment(PredictedMoves):
         self.halvings = halvings
 
     def changed(self, move: Tensor, x: Tensor, step: Step) -> Tensor:
-        still = self.alignment.likelihood(x, step)
+        still = self.alignment.evidence(x, step, with_score=False)
         tolerated = torch.maximum(self.typical(still).to(still.nll), still.nll)
         factor = torch.zeros_like(still.nll)
         for k in range(self.halvings, -1, -1):  # the longest that is tolerated comes last
-            nll = self.alignment.likelihood(x + move / 2**k, step).nll
+            nll = self.alignment.evidence(x + move / 2**k, step, with_score=False).nll
             factor = torch.where(nll <= tolerated, 0.5**k, factor)
         return move * per_sample(factor, move)
 

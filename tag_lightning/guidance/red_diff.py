@@ -102,7 +102,7 @@ class REDDiff(OwnStep, ConditionedGuidance):
         mu = step.state["mu"]
         with torch.no_grad():
             weight = self.regularization * _measured_share(self.condition, mu)
-            mu.grad = weight * (mu - x0) - self.clean_gradient(mu, step)
+            mu.grad = weight * (mu - x0) - self.gradient_at(mu, step)
             step.state["optimizer"].step()
             mu.copy_(step.space.project(mu))
             return mu.clone()

@@ -101,25 +101,22 @@ class PolyakStrength(Strength):
         self.quantile = quantile
 
     def __call__(self, evidence: Evidence, step: Step) -> Tensor:
-        if evidence.typical_nll is None:
+        tolerated = evidence.typical_nll
+        if tolerated is None:
             raise ValueError(
                 "PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
                 "(TimePredictorModule measures it), or choose another strength"
             )
-        excess = (evidence.nll - self._tolerated(evidence)).clamp(min=0)
+        if self.quantile is not None and evidence.nll_quantiles:
+            if self.quantile not in evidence.nll_quantiles:
+                known = ", ".join(map(str, evidence.nll_quantiles))
+                raise ValueError(f"quantile {self.quantile} was not measured; choose one of {known}")
+            tolerated = evidence.nll_quantiles[self.quantile]
+        excess = (evidence.nll - tolerated).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
         longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
-
-    def _tolerated(self, evidence: Evidence) -> Tensor:
-        assert evidence.typical_nll is not None
-        if self.quantile is None or not evidence.nll_quantiles:
-            return evidence.typical_nll
-        if self.quantile not in evidence.nll_quantiles:
-            known = ", ".join(map(str, evidence.nll_quantiles))
-            raise ValueError(f"quantile {self.quantile} was not measured; choose one of {known}")
-        return evidence.nll_quantiles[self.quantile]
 
 
 def require_strength(name: str, value: float) -> float:

@@ -100,29 +100,40 @@ class TemporalAlignment(TimePredictorGuidance):
         evidence = self.evidence(moved, step)
         return x + omega(self.strength, evidence, step) * evidence.score
 
-    def evidence(self, x: Tensor, step: Step) -> Evidence:
-        """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``."""
-        score, log_posterior = self.time_score(x, step)
-        return Evidence(-log_posterior, score, *real_nll(self.predictor, step))
+    def evidence(self, x: Tensor, step: Step, with_score: bool = True) -> Evidence:
+        """The predictor's judgement of noisy samples ``x [B, ...]`` that should be at ``step.timestep``.
 
-    def likelihood(self, x: Tensor, step: Step) -> Evidence:
-        """The evidence without its score, which is zero: a forward pass alone, recorded under grad."""
-        log_posterior = self.log_posterior(x, step)[:, step.timestep]
-        return Evidence(-log_posterior, torch.zeros_like(x), *real_nll(self.predictor, step))
+        Args:
+            x: Noisy samples.
+            step: The step they are at.
+            with_score: False gives a score of zero: a forward pass alone, recorded under grad.
+        """
+        if with_score:
+            score, log_posterior = self.time_score(x, step)
+        else:
+            score, log_posterior = torch.zeros_like(x), self.log_posterior(x, step)[:, step.timestep]
+        if "real_nll" not in step.state:
+            step.state["real_nll"] = real_nll(self.predictor)
+        return Evidence(-log_posterior, score, *step.state["real_nll"].get(step.timestep, (None, {})))
 
 
-def real_nll(predictor: nn.Module | None, step: Step) -> tuple[Tensor | None, dict[float, Tensor]]:
-    """Mean and quantiles of ``-log p(t | x_t)`` of real data at the step's timestep, as far as they were measured."""
+def real_nll(predictor: nn.Module | None) -> dict[int, tuple[Tensor | None, dict[float, Tensor]]]:
+    """Mean and quantiles of ``-log p(t | x_t)`` of real data by timestep, as far as they were measured.
+
+    Waits for the device, so a run asks once.
+    """
     mean: Any = getattr(predictor, "typical_nll", None)
     rows: Any = getattr(predictor, "nll_quantiles", None)
-    if "measured" not in step.state:
-        step.state["measured"] = measured_timesteps(mean, rows)  # once per run, since it waits for the device
-    measured: list[bool] = [row[step.timestep] for row in step.state["measured"]]
-    typical = mean[step.timestep] if measured and measured[0] else None
-    if len(measured) < 2 or not measured[1]:
-        return typical, {}
+    measured = measured_timesteps(mean, rows)
+    if not measured:
+        return {}
+    means = [value if known else None for value, known in zip(mean.unbind(), measured[0], strict=True)]
+    if len(measured) < 2:
+        return {t: (value, {}) for t, value in enumerate(means)}
     levels: Any = predictor.quantile_levels  # type: ignore[union-attr]
-    return typical, dict(zip(levels, rows[:, step.timestep], strict=True))
+    columns = zip(rows.unbind(1), measured[1], strict=True)
+    quantiles = [dict(zip(levels, column.unbind(), strict=True)) if known else {} for column, known in columns]
+    return dict(enumerate(zip(means, quantiles, strict=True)))
 
 
 def measured_timesteps(mean: Tensor | None, quantiles: Tensor | None) -> list[list[bool]]:

@@ -37,26 +37,23 @@ class TimePredictorGuidance(Guidance):
         ready = copy.copy(self)
         if ready.predictor is None:
             ready.predictor = run.predictor
-        ready.require_predictor()
+        if ready.predictor is None:
+            raise ready._without_predictor()
         return ready
 
-    def require_predictor(self) -> nn.Module:
-        """The time predictor.
-
-        Raises:
-            ValueError: If it is still open.
-        """
-        if self.predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-        return self.predictor
+    def _without_predictor(self) -> ValueError:
+        return ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
 
     def log_posterior(self, x: Tensor, step: Step) -> Tensor:
         """``log p(t | x)`` of all timesteps, ``[B, T]``, for noisy samples ``x [B, ...]``.
 
         Raises:
-            ValueError: If the predictor knows another number of timesteps than the denoiser, or not that of ``step``.
+            ValueError: If there is no predictor, or it knows another number of timesteps than the denoiser, or not
+                that of ``step``.
         """
-        logits = self.require_predictor()(x, **step.space.inputs)
+        if self.predictor is None:
+            raise self._without_predictor()
+        logits = self.predictor(x, **step.space.inputs)
         known, total = logits.shape[1], step.num_timesteps
         if total not in (known, UNKNOWN) or (total == UNKNOWN and step.timestep >= known):
             other = f"the sample is at {step.timestep}" if total == UNKNOWN else f"the denoiser has {total}"

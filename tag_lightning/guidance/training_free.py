@@ -128,7 +128,7 @@ class TFG(ConditionedGuidance):
 
     def mean_gradient(self, x0: Tensor, step: Step) -> Tensor:
         """``grad_{x0} L~(x0)`` for clean estimates ``x0 [B, ...]``, projected onto the space."""
-        return self.clean_gradient(x0, step)
+        return self.gradient_at(x0, step)
 
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""

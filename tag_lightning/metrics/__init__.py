@@ -1,6 +1,6 @@
 """Metrics of generated samples and of time predictors, the same on any number of processes."""
 
-from tag_lightning.metrics.accuracy import Accuracy
+from tag_lightning.metrics.accuracy import Accuracy, agrees
 from tag_lightning.metrics.audio import SISDR, SNR, LogSpectralDistance
 from tag_lightning.metrics.chemnet_distance import FCD
 from tag_lightning.metrics.conjunction import Conjunction
@@ -18,6 +18,7 @@ from tag_lightning.metrics.frechet import FID, FrechetDistance
 from tag_lightning.metrics.frechet_audio import FAD
 from tag_lightning.metrics.inception_score import InceptionScore
 from tag_lightning.metrics.kernel_distance import KID
+from tag_lightning.metrics.mean import Mean
 from tag_lightning.metrics.molecule_quality import MoleculeQuality, molecule_quality
 from tag_lightning.metrics.perceptual_distance import LPIPS
 from tag_lightning.metrics.physics import PhysicsError
@@ -50,6 +51,7 @@ __all__ = [
     "InceptionScore",
     "JudgeFeatures",
     "LogSpectralDistance",
+    "Mean",
     "MeanReward",
     "MoleculeQuality",
     "NLLQuantiles",
@@ -64,6 +66,7 @@ __all__ = [
     "TimeGap",
     "TypicalNLL",
     "Wasserstein",
+    "agrees",
     "damage_detection",
     "find_inception_weights",
     "molecule_quality",

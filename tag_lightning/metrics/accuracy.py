@@ -10,6 +10,11 @@ from torch import Tensor
 from tag_lightning.metrics.sample_metric import SampleMetric
 
 
+def agrees(logits: Tensor, classes: Tensor) -> Tensor:
+    """True where the likeliest class under ``logits [B, K]`` is that of ``classes [B]``."""
+    return logits.argmax(1) == classes.to(logits.device)
+
+
 class Accuracy(SampleMetric):
     """Share of samples that the judge assigns to the class asked for: ``accuracy`` in [0, 1].
 
@@ -21,8 +26,7 @@ class Accuracy(SampleMetric):
         return {} if self.task.judge is None else {"correct": 1}
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
-        predicted = self.task.judge(x).argmax(1)
-        return {"correct": predicted == self.task.targets(indices).to(x.device)}
+        return {"correct": agrees(self.task.judge(x), self.task.targets(indices))}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(rows["correct"].mean())}

@@ -25,7 +25,11 @@ def time_gap(logits: Tensor, timesteps: Tensor | int) -> Tensor:
     Raises:
         ValueError: If the shapes do not match, a timestep is outside 0..T-1, or logits contain NaN.
     """
-    timesteps = _checked_timesteps(logits, timesteps)
+    return unchecked_time_gap(logits, _checked_timesteps(logits, timesteps))
+
+
+def unchecked_time_gap(logits: Tensor, timesteps: Tensor | int) -> Tensor:
+    """``time_gap`` without its checks, each of which waits for a GPU."""
     return (logits.detach().argmax(dim=1) - timesteps).abs().to(torch.float32)
 
 

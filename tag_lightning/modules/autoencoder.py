@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from tag_lightning.modules.base import Mean, NetworkModule
+from tag_lightning.metrics import Mean
+from tag_lightning.modules.base import NetworkModule
 from tag_lightning.pretrained import load_pretrained
 from tag_lightning.pretrained.store import CHECKPOINT_KEY
 

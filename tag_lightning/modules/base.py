@@ -13,10 +13,10 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from tag_lightning.diffusion import NoiseSchedule, centred
 from tag_lightning.evaluation_mode import evaluating
+from tag_lightning.metrics import Mean
 from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import constructor_defaults, describe, load_pretrained, require_same
@@ -24,28 +24,6 @@ from tag_lightning.pretrained.store import CHECKPOINT_KEY
 
 # Arguments of torch's schedulers, with the value that leaves them to the length of the run. T_max is required there.
 _LENGTH_OF_RUN = (("total_steps", None), ("T_max", -1))
-
-
-class Mean(Metric):
-    """Mean over samples that, unlike torchmetrics' own, can be updated both in and outside inference mode."""
-
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, values: Tensor, weight: int = 1) -> None:
-        """Add ``values`` of any shape, each the mean of ``weight`` samples."""
-        self.total = self.total + weight * values.detach().double().sum()
-        self.count = self.count + weight * values.numel()
-
-    def compute(self) -> Tensor:
-        """The mean, a float32 scalar; NaN without values."""
-        return (self.total / self.count).float()
 
 
 class NetworkModule(LightningModule):

@@ -11,7 +11,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from tag_lightning.diffusion import LinearSchedule, NoiseSchedule
-from tag_lightning.modules.base import Mean, NetworkModule, noised
+from tag_lightning.metrics import Mean, agrees
+from tag_lightning.modules.base import NetworkModule, noised
 from tag_lightning.networks import NoiseExperts
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import load_pretrained
@@ -107,11 +108,11 @@ class ExpertDistillationModule(NetworkModule):
             self.log(f"{verb}/agreement_{n}", self.agreement(n))
 
     def _compared(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The divergence ``[B]``, the agreement ``[B]`` as 0 or 1, and the timesteps ``[B]``."""
+        """The divergence ``[B]``, the agreement ``[B]``, and the timesteps ``[B]``."""
         with torch.no_grad():
             clean = self.network(x0)
         x_t, _, timesteps = noised(x0, self.schedule, generator)
         noisy = self.network(x_t, timesteps)
         target = F.log_softmax(clean / self.temperature, 1)
         loss = F.kl_div(F.log_softmax(noisy, 1), target, reduction="none", log_target=True).sum(1)
-        return loss, (noisy.argmax(1) == clean.argmax(1)).float(), timesteps
+        return loss, agrees(noisy, clean.argmax(1)), timesteps

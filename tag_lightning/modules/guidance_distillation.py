@@ -11,7 +11,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from tag_lightning.diffusion import NoiseSchedule
-from tag_lightning.modules.base import Mean, NetworkModule
+from tag_lightning.metrics import Mean
+from tag_lightning.modules.base import NetworkModule
 from tag_lightning.networks import AdaptedUNet
 from tag_lightning.networks.guidance_adapters import AdapterKind
 from tag_lightning.pretrained import load_pretrained

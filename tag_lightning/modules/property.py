@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.modules.base import Mean, NetworkModule
+from tag_lightning.metrics import Mean, agrees
+from tag_lightning.modules.base import NetworkModule
 
 
 class PropertyModule(NetworkModule):
@@ -73,7 +74,7 @@ class PropertyModule(NetworkModule):
     def evaluate(self, batch: Any, batch_idx: int) -> None:
         target = batch.attributes[self.attribute]
         logits = self.network(batch.x, **batch.inputs)
-        self.accuracy.update((logits.argmax(1) == target).float())
+        self.accuracy.update(agrees(logits, target))
         self.mean_loss.update(F.cross_entropy(logits, target), len(target))
 
     def on_validation_epoch_end(self) -> None:

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from tag_lightning.modules.base import Mean, NetworkModule
+from tag_lightning.metrics import Mean
+from tag_lightning.modules.base import NetworkModule
 from tag_lightning.networks import EGNNPropertyPredictor
 from tag_lightning.networks.quantity_units import mean_and_spread
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from problems import step_at, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Run
+from tag_lightning.diffusion import LinearSchedule, Run
 from tag_lightning.guidance import DPS, Condition, JointCondition, SquaredError, TemporalAlignment
 
 X0 = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+STEP = step_at(LinearSchedule(10), vector_space(range(2)), 5, 4)
 
 
 class Column(nn.Module):
@@ -38,7 +40,7 @@ def test_a_name_takes_that_condition() -> None:
 def test_several_names_or_none_sum_the_log_likelihoods(names: list[str] | None) -> None:
     bound = DPS(names).for_run(Run(conditions=OFFERED))
     assert isinstance(bound.condition, JointCondition)
-    torch.testing.assert_close(bound.log_likelihood(X0), ALPHA.log_likelihood(X0) + MU.log_likelihood(X0))
+    torch.testing.assert_close(bound.condition.log_likelihood(X0), ALPHA.log_likelihood(X0) + MU.log_likelihood(X0))
 
 
 def test_a_condition_that_was_given_stays() -> None:
@@ -66,8 +68,8 @@ def test_names_are_found_where_tag_looks_ahead() -> None:
 
 def test_a_name_alone_guides_nothing() -> None:
     with pytest.raises(ValueError, match="has only the name of its condition, 'mu'"):
-        DPS("mu").log_likelihood(X0)
+        DPS("mu").smoothed(X0, STEP)
     with pytest.raises(ValueError, match="has no condition"):
-        DPS().log_likelihood(X0)
+        DPS().smoothed(X0, STEP)
     with pytest.raises(ValueError, match=r"DPS has no condition: pass condition=\.\.\., or give the run a guide"):
         DPS().for_run(Run())

@@ -178,14 +178,14 @@ def test_a_residual_enters_squared_and_any_other_condition_as_it_is() -> None:
     """By name, alone and within a joint condition."""
     squared, other = Condition(Linear(), TARGET, half_square), Condition(nn.Tanh(), random_vectors(3, 2), half_square)
     run = Run(conditions={"residual": MEASURED, "other": other})
-    x0 = random_vectors(3, 2, seed=9)
+    x0, step = random_vectors(3, 2, seed=9), step_at(SCHEDULE, vector_space(range(3)), 50, 40)
     for names, expected in (
         ("residual", squared.log_likelihood(x0)),
         (None, squared.log_likelihood(x0) + other.log_likelihood(x0)),
     ):
-        torch.testing.assert_close(REDDiff(names).for_run(run).log_likelihood(x0), expected, rtol=1e-12, atol=0)
-    joint = REDDiff(JointCondition([MEASURED, other])).log_likelihood(x0)
-    torch.testing.assert_close(joint, REDDiff().for_run(run).log_likelihood(x0), rtol=0, atol=0)
+        torch.testing.assert_close(REDDiff(names).for_run(run).smoothed(x0, step), expected, rtol=1e-12, atol=0)
+    joint = REDDiff(JointCondition([MEASURED, other])).smoothed(x0, step)
+    torch.testing.assert_close(joint, REDDiff().for_run(run).smoothed(x0, step), rtol=0, atol=0)
     assert REDDiff(other).condition is other
 
 

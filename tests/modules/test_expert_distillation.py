@@ -49,7 +49,7 @@ def test_the_loss_is_the_divergence_of_the_sharpened_classifier_from_the_expert(
     p, q = (2 * clean).softmax(1), noisy.softmax(1)
     expected = (p * (p.log() - q.log())).sum(1)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
-    assert torch.equal(agrees, (clean.argmax(1) == noisy.argmax(1)).float())
+    assert torch.equal(agrees, clean.argmax(1) == noisy.argmax(1))
 
 
 def test_of_images_without_noise_nothing_is_to_be_learnt(tiny: TinyNetworks) -> None:
