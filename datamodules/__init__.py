@@ -12,6 +12,7 @@ from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.latents import LatentDataModule
 from tag_lightning.datamodules.mixture import MixtureDataModule
 from tag_lightning.datamodules.molecule_files import MoleculeFilesDataModule
+from tag_lightning.datamodules.molecule_statistics import MoleculeStatisticsDataModule
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 from tag_lightning.datamodules.qm9 import QM9DataModule
 from tag_lightning.datamodules.small_molecules import SmallMoleculesDataModule
@@ -31,6 +32,7 @@ __all__ = [
     "MixtureDataModule",
     "MoleculeDataModule",
     "MoleculeFilesDataModule",
+    "MoleculeStatisticsDataModule",
     "QM9DataModule",
     "SmallMoleculesDataModule",
     "SyntheticAudioDataModule",

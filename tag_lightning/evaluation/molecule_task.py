@@ -40,6 +40,7 @@ class MoleculeTask(SamplingTask):
             name.
         judge: Another predictor, which scores and never guides.
         physics: Also compute the properties of samples by GFN2-xTB (the extra ``physics``).
+        error_details: Also give medians of all errors, and means over the stable molecules alone.
         metrics: Additional metrics.
         ranges: Properties that are asked to lie in a range, by name, in place of a target for each sample.
     """
@@ -56,8 +57,10 @@ class MoleculeTask(SamplingTask):
         physics: bool = False,
         metrics: list[SampleMetric] | None = None,
         ranges: dict[str, Range] | None = None,
+        error_details: bool = False,
     ) -> None:
         super().__init__(metrics)
+        self.error_details = error_details
         self.ranges = ranges or {}
         self.sources = {"guide": guide, "judge": judge}
         self.physics = physics
@@ -93,7 +96,8 @@ class MoleculeTask(SamplingTask):
         self._labelled = self._rows_with(self.properties)
 
     def default_metrics(self) -> list[SampleMetric]:
-        return [PropertyError(), MoleculeQuality(), *([PhysicsError()] if self.physics else [])]
+        physics = [PhysicsError(details=self.error_details)] if self.physics else []
+        return [PropertyError(self.error_details), MoleculeQuality(), *physics]
 
     @property
     def encoding(self) -> MoleculeEncoding:
@@ -110,6 +114,11 @@ class MoleculeTask(SamplingTask):
     def mask(self, indices: Sequence[int]) -> Tensor:
         """True at the atoms of these samples, ``[B, N]``."""
         return torch.arange(self.sample_shape[0]) < self.sizes(indices)[:, None]
+
+    def decoded(self, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Atomic numbers ``[N, n]`` and positions ``[N, n, 3]`` of all samples, from their rows."""
+        x = rows["molecules"].reshape(-1, *self.sample_shape)
+        return self.encoding.decode(x, self.mask(range(len(x))))
 
     def targets(self, indices: Sequence[int], names: Sequence[str] | None = None) -> Tensor:
         """Properties asked of these samples, ``[B, K]`` in their units, in the order of ``names``.

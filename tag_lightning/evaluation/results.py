@@ -220,15 +220,37 @@ def results_table(arms: Mapping[str, Mapping[str, Any]], title: str | None = Non
 def print_results(arms: Mapping[str, Mapping[str, Any]], title: str | None = None, file: TextIO | None = None) -> None:
     """Print the table of ``arms`` to ``file``, by default the terminal.
 
-    On an output that is not a terminal the table is as wide as it needs to be, so that log files lose nothing.
+    On a terminal, columns that do not fit go into further tables below the first. On any other output the table is as
+    wide as it needs to be, so that log files lose nothing.
     """
     # Rich would draw into a notebook's cell whatever file it was given.
     console = Console(file=file, force_jupyter=None if file is None else False)
     absent = ABSENT if console.encoding.startswith("utf") else "-"
-    table = results_table(arms, title, absent)
     if not console.is_terminal:
-        console.width = max(console.width, Console(width=10_000).measure(table).maximum)
-    console.print(table)
+        whole = results_table(arms, title, absent)
+        console.width = max(console.width, _width(whole))
+        console.print(whole)
+        return
+    for place, columns in enumerate(_fitting_columns(arms, absent, console.width)):
+        part = {arm: {name: values[name] for name in columns if name in values} for arm, values in arms.items()}
+        console.print(results_table(part, None if place else title, absent))
+
+
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
+
+
+def _fitting_columns(arms: Mapping[str, Mapping[str, Any]], absent: str, width: int) -> list[list[str]]:
+    """The columns of each table, as many as fit into a width, at least one."""
+    parts: list[list[str]] = [[]]
+    for name in columns_of(arms):
+        wider = [*parts[-1], name]
+        shown = {arm: {key: values[key] for key in wider if key in values} for arm, values in arms.items()}
+        if parts[-1] and _width(results_table(shown, None, absent)) > width:
+            parts.append([name])
+        else:
+            parts[-1].append(name)
+    return parts
 
 
 def columns_of(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from tag_lightning.feature_moments import FeatureMoments
 from tag_lightning.metrics.feature_metric import FeatureMetric
 from tag_lightning.metrics.features import FeatureChoice
 
@@ -36,6 +37,13 @@ class FeatureSums(NamedTuple):
         finite = features.isfinite().all(1)
         kept = features[finite]
         return cls(torch.tensor([len(features), len(features) - len(kept)]).to(features), kept.sum(0), kept.T @ kept)
+
+    @classmethod
+    def of_moments(cls, moments: FeatureMoments) -> Self:
+        """The sums over the rows that have these moments."""
+        count, mean, covariance, _ = moments
+        outer = (count - 1) * covariance + count * torch.outer(mean, mean)
+        return cls(torch.tensor([count, 0]).to(mean), count * mean, outer)
 
 
 class FID(FeatureMetric):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class MoleculeQuality(SampleMetric):
     there is no novelty either.
     """
 
-    _known: Collection[str] | None = None
+    _known: Container[str] | None = None
 
     @property
     def columns(self) -> dict[str, int]:
@@ -35,18 +35,14 @@ class MoleculeQuality(SampleMetric):
         self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        return molecule_quality(*self._decoded(rows), self._known)
+        return molecule_quality(*self.task.decoded(rows), self._known)
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        real, stable, _ = _atoms(*self._decoded(rows))
+        real, stable, _ = _atoms(*self.task.decoded(rows))
         return {"atom_stability": (stable.sum(1).double(), real.sum(1).double())}
 
-    def _decoded(self, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        x = rows["molecules"].reshape(-1, *self.task.sample_shape)
-        return self.task.encoding.decode(x, self.task.mask(range(len(x))))
 
-
-def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] | None = None) -> dict[str, float]:
+def molecule_quality(numbers: Tensor, positions: Tensor, known: Container[str] | None = None) -> dict[str, float]:
     """Shares in [0, 1].
 
     Stability is that of EDM (Hoogeboom et al. 2022, Sec. 5): ``atom_stability`` over all atoms, ``molecule_stability``
@@ -80,6 +76,17 @@ def molecule_quality(numbers: Tensor, positions: Tensor, known: Collection[str] 
     if known is not None:
         figures["novelty"] = sum(smiles not in known for smiles in distinct) / max(1, len(distinct))
     return figures | {"nan": float((~finite).double().mean())}
+
+
+def stable_molecules(numbers: Tensor, positions: Tensor) -> Tensor:
+    """True at molecules all of whose atoms are stable, ``[B]``; never at those with a position that is not finite.
+
+    Args:
+        numbers: Atomic numbers ``[B, N]``, 0 is padding.
+        positions: Angstrom, ``[B, N, 3]``.
+    """
+    real, stable, _ = _atoms(numbers, positions)
+    return (stable | ~real).all(1)
 
 
 def _atoms(numbers: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

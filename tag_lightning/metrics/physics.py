@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from tag_lightning.chemistry import XTB_PROPERTIES, xtb_many
+from tag_lightning.metrics.error_details import error_details
+from tag_lightning.metrics.molecule_quality import stable_molecules
 from tag_lightning.metrics.sample_metric import SampleMetric
 
 _FORCE = "max_force"
@@ -25,6 +27,7 @@ class PhysicsError(SampleMetric):
 
     Args:
         workers: Processes; None starts one per core.
+        details: Also give ``xtb_median_<property>``, and ``xtb_stable_mae_<property>`` over the stable molecules alone.
 
     Attributes:
         properties: Properties asked for.
@@ -36,8 +39,9 @@ class PhysicsError(SampleMetric):
     judged: tuple[str, ...]
     lines: dict[str, tuple[float, float]]
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, details: bool = False) -> None:
         self.workers = workers or os.cpu_count() or 1
+        self.details = details
 
     def for_task(self, task: Any) -> Self:
         """Bind to the task's ``properties``, of which those that xTB computes are judged.
@@ -61,18 +65,21 @@ class PhysicsError(SampleMetric):
 
     def prepare(self, device: torch.device) -> None:
         """Calibrate, and measure the error that remains on other real molecules."""
-        self.calibrate(*self._measured_real("val"))
+        measured, labels, _ = self._measured_real("val")
+        self.calibrate(measured, labels)
         self.reference = self.errors(*self._measured_real("test"))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """As ``errors``; a property asked to lie in a range has ``xtb_within_<property>``, a share, instead."""
         measured = rows["physics"]
-        figures = self.errors(measured, self.task.targets(range(len(measured))))
+        stable = stable_molecules(*self.task.decoded(rows)) if self.details else None
+        figures = self.errors(measured, self.task.targets(range(len(measured))), stable)
         good = measured.isfinite().all(1)
         for name in self.task.ranges.keys() & set(self.judged):
             slope, offset = self.lines[name]
             values = slope * measured[good, self.judged.index(name)] + offset
-            del figures[f"xtb_mae_{name}"]
+            for key in ("xtb_mae_", "xtb_median_", "xtb_stable_mae_"):
+                figures.pop(f"{key}{name}", None)
             figures[f"xtb_within_{name}"] = float((self.task.ranges[name].distance(values) == 0).double().mean())
         return figures
 
@@ -116,12 +123,13 @@ class PhysicsError(SampleMetric):
             slope, offset = torch.linalg.lstsq(design, y[good, None]).solution[:, 0].tolist()
             self.lines[name] = (slope, offset)
 
-    def errors(self, rows: Tensor, targets: Tensor) -> dict[str, float]:
+    def errors(self, rows: Tensor, targets: Tensor, stable: Tensor | None = None) -> dict[str, float]:
         """``xtb_mae_<property>`` in the data's units, ``xtb_converged`` in [0, 1], mean ``xtb_max_force``.
 
         Args:
             rows: As ``measure`` returns them, ``[B, K + 1]``.
             targets: Properties asked for, ``[B, K]`` in the order of ``properties``.
+            stable: True at stable molecules, ``[B]``; needed for ``details``.
 
         Returns:
             Means over the molecules that converged.
@@ -132,14 +140,18 @@ class PhysicsError(SampleMetric):
             slope, offset = self.lines[name]
             error = slope * rows[good, k] + offset - targets[good, self.properties.index(name)]
             figures[f"xtb_mae_{name}"] = float(error.abs().nanmean())  # real molecules may lack a label
+            if self.details and stable is not None:
+                figures |= error_details(error.abs(), stable[good], name, "xtb_")
         return figures | {"xtb_converged": float(good.double().mean()), "xtb_max_force": float(rows[good, -1].mean())}
 
-    def _measured_real(self, split: str) -> tuple[Tensor, Tensor]:
-        """Some real molecules as ``measure`` sees them, and their labels ``[B, K]``."""
+    def _measured_real(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Some real molecules as ``measure`` sees them, their labels ``[B, K]``, and which are stable, ``[B]``."""
         table = self.task.data.table(split)
         # A random choice, since the first molecules are the smallest in a source that is sorted by size.
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
         batch = table[order[:_CALIBRATION].tolist()]
         labels = [batch.attributes[name] for name in self.properties]
-        measured = self.measure(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
-        return measured, torch.stack(labels, 1) if labels else torch.zeros(len(measured), 0)
+        molecules = self.task.encoding.decode(batch.x, batch.inputs["mask"])
+        measured = self.measure(*molecules)
+        stacked = torch.stack(labels, 1) if labels else torch.zeros(len(measured), 0)
+        return measured, stacked, stable_molecules(*molecules)

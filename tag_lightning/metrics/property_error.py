@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tag_lightning.metrics.error_details import error_details
+from tag_lightning.metrics.molecule_quality import stable_molecules
 from tag_lightning.metrics.sample_metric import SampleMetric
 
 _BATCH = 256
@@ -20,7 +22,13 @@ class PropertyError(SampleMetric):
     asked to lie in a range has ``within_<property>`` instead, the share in [0, 1] of molecules inside it.
     ``reference`` is the judge's error on those molecules of the test split that have the property, and the share of
     these inside a range.
+
+    Args:
+        details: Also give ``median_<property>``, and ``stable_mae_<property>`` over the stable molecules alone.
     """
+
+    def __init__(self, details: bool = False) -> None:
+        self.details = details
 
     @property
     def columns(self) -> dict[str, int]:
@@ -32,23 +40,38 @@ class PropertyError(SampleMetric):
 
     def prepare(self, device: torch.device) -> None:
         judge, table = self.task.judge, self.task.data.table("test")
-        total, within = torch.zeros(len(judge.properties)), dict.fromkeys(self.task.ranges, 0)
+        errors, stable, within = [], [], dict.fromkeys(self.task.ranges, 0)
         known = torch.stack([table.attributes[name] for name in judge.properties], 1).isfinite().sum(0)
         for rows in torch.arange(len(table)).split(_BATCH):
             batch = table[rows.tolist()]
             with torch.no_grad():
                 judged = judge(batch.x.to(device), batch.inputs["mask"].to(device)).cpu()
             labels = torch.stack([batch.attributes[name] for name in judge.properties], 1)
-            total += torch.where(labels.isfinite(), judged - labels, 0).abs().sum(0)
+            errors.append((judged - labels).abs())
+            if self.details:
+                stable.append(stable_molecules(*self.task.encoding.decode(batch.x, batch.inputs["mask"])))
             for name, asked in self.task.ranges.items():
                 within[name] += int((asked.distance(batch.attributes[name]) == 0).sum())
-        self.reference = {
-            f"within_{name}" if name in within else f"mae_{name}": float(within.get(name, total[k]) / known[k])
-            for k, name in enumerate(judge.properties)
-        }
+        self.reference = {}
+        for k, (name, column) in enumerate(zip(judge.properties, torch.cat(errors).T, strict=True)):
+            if name in within:
+                self.reference[f"within_{name}"] = float(within[name] / known[k])
+                continue
+            self.reference[f"mae_{name}"] = float(column.nanmean())
+            if self.details:
+                self.reference |= error_details(column, torch.cat(stable), name)
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        return {name: float(errors.sum() / count.sum()) for name, (errors, count) in self.terms(rows).items()}
+        figures = {name: float(errors.sum() / count.sum()) for name, (errors, count) in self.terms(rows).items()}
+        return figures | self._details(rows) if self.details else figures
+
+    def _details(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
+        judged, names = rows["judged"], self.task.judge.properties
+        errors = (judged - self.task.targets(range(len(judged)), names)).abs()
+        stable = stable_molecules(*self.task.decoded(rows))
+        columns = {name: errors[:, k] for k, name in enumerate(names) if name not in self.task.ranges}
+        details = [error_details(column, stable, name) for name, column in columns.items()]
+        return {key: value for figures in details for key, value in figures.items()}
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         judged, names = rows["judged"], self.task.judge.properties

@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 from edm_reference import edm_weights
-from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from tiny_qm9 import write_qm9
 from tiny_runs import TASK
 
 from tag_lightning.cli import main
 from tag_lightning.pretrained import load_pretrained
 
-PROPERTIES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "u0", "u298", "h298", "g298", "cv")
-SMILES = ("C", "N", "O", "C#C", "CO", "CC", "CF", "C#N", "CN", "C=O")
 NETWORK = "--model.init_args.network.init_args"
 SMALL = [f"{NETWORK}.width=8", f"{NETWORK}.num_layers=1"]
 SMALL_DENOISER = [f"{NETWORK}.width=8", f"{NETWORK}.num_blocks=1", f"{NETWORK}.longest=1"]
@@ -28,18 +25,7 @@ SMALL_DENOISER = [f"{NETWORK}.width=8", f"{NETWORK}.num_blocks=1", f"{NETWORK}.l
 @pytest.fixture(scope="module")
 def qm9(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty molecules in QM9's own layout, with made-up labels."""
-    root = tmp_path_factory.mktemp("qm9")
-    rng = np.random.default_rng(0)
-    rows = ["mol_id," + ",".join(PROPERTIES)]
-    with (root / "gdb9.sdf").open("w") as file:
-        for index in range(40):
-            mol = Chem.AddHs(Chem.MolFromSmiles(SMILES[index % len(SMILES)]))
-            rdDistGeom.EmbedMolecule(mol, randomSeed=index)
-            mol.SetProp("_Name", f"gdb_{index + 1}")
-            file.write(Chem.MolToMolBlock(mol) + "$$$$\n")
-            rows.append(f"gdb_{index + 1}," + ",".join(f"{value:.4f}" for value in rng.normal(1, 0.2, len(PROPERTIES))))
-    (root / "gdb9.sdf.csv").write_text("\n".join(rows) + "\n")
-    return root
+    return write_qm9(tmp_path_factory.mktemp("qm9"), 40)
 
 
 def fit(experiment: str, stage: str, runs: Path, *more: str) -> None:

@@ -172,6 +172,23 @@ def test_nothing_is_cut_where_the_output_is_no_terminal():
     assert len({len(line) for line in text.splitlines()[1:]}) == 1
 
 
+def test_a_terminal_shows_columns_that_do_not_fit_below(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, whatever the environment says
+    arms = {f"arm {i}": {f"mae_of_property_{k}": i + k / 7 for k in range(9)} for i in range(3)}
+    stream = Terminal()
+    print_results(arms, "All arms", stream)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("arm 1" in line for line in lines) > 1
+    for name in arms["arm 0"]:
+        assert sum(name in line for line in lines) == 1
+    assert stream.getvalue().count("All arms") == 1
+
+
 def test_brackets_in_names_are_text():
     text = printed({"tag[bold]": {"fid": 1.0, "kind": "[red]"}}, title="step [3]")
     assert "tag[bold]" in text

@@ -10,6 +10,7 @@ from torch import Tensor
 from tag_lightning.chemistry import MoleculeEncoding, canonical_smiles, molecule
 from tag_lightning.chemistry.embedding import embed, parse_smiles
 from tag_lightning.metrics import PhysicsError, molecule_quality
+from tag_lightning.metrics.error_details import error_details
 
 ELEMENTS = (1, 6, 7, 8, 9)
 
@@ -125,6 +126,22 @@ def test_calibration_takes_a_trend_out() -> None:
     figures = judge.errors(rows, labels)
     assert figures["xtb_mae_mu"] == pytest.approx(0, abs=1e-9)
     assert figures["xtb_mae_alpha"] == pytest.approx(0, abs=1e-9)
+
+
+def test_details_of_errors_beside_their_means() -> None:
+    metric = PhysicsError(workers=1, details=True)
+    metric.properties = metric.judged = ("alpha",)
+    metric.lines = {"alpha": (1.0, 0.0)}
+    rows = torch.tensor([[1.0, 0], [2.0, 0], [90.0, 0], [torch.nan] * 2], dtype=torch.float64)
+    figures = metric.errors(rows, torch.zeros(4, 1), torch.tensor([True, True, False, True]))
+    assert figures["xtb_mae_alpha"] == pytest.approx(31)
+    assert figures["xtb_median_alpha"] == 2
+    assert figures["xtb_stable_mae_alpha"] == 1.5
+
+
+def test_no_molecule_has_no_details() -> None:
+    figures = error_details(torch.full((2,), torch.nan), torch.ones(2, dtype=torch.bool), "mu")
+    assert torch.tensor([figures["median_mu"], figures["stable_mae_mu"]]).isnan().all()
 
 
 def test_too_few_real_molecules_calibrate_nothing() -> None:

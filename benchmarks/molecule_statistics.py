@@ -1,0 +1,69 @@
+"""Write what a comparison needs of molecules: ``python -m benchmarks.molecule_statistics qm9_small/judge FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tag_lightning import datamodules
+from tag_lightning.config_files import config_file, merged_with_bases
+from tag_lightning.datamodules import MoleculeDataModule
+from tag_lightning.datamodules.molecule_statistics import MoleculeStatistics
+from tag_lightning.evaluation import MoleculeTask
+from tag_lightning.feature_moments import FeatureMoments
+from tag_lightning.metrics import FCD
+
+
+def data_of(config: str, changes: Sequence[str] = ()) -> MoleculeDataModule:
+    """The data module of a configuration.
+
+    Args:
+        config: A path, or the name of a shipped configuration.
+        changes: Arguments of the data module that differ, as ``name=value``.
+
+    Raises:
+        ValueError: If its data are not molecules.
+    """
+    settings = merged_with_bases(Path(config_file(config))).get("data", {})
+    kind: Any = getattr(datamodules, str(settings.get("class_path")), None)
+    if not (isinstance(kind, type) and issubclass(kind, MoleculeDataModule)):
+        raise ValueError(f"the data of {config} are {settings.get('class_path')}, not molecules; give another one")
+    changed = {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
+    return kind(**settings.get("init_args", {}) | changed)
+
+
+def chemnet_moments(data: MoleculeDataModule) -> FeatureMoments:
+    """Moments of ChemNet's features of the training molecules, and the distance of the test molecules."""
+    task = MoleculeTask(metrics=[FCD()]).for_data(data).for_samples(2)
+    (metric,) = (metric for metric in task.metrics if isinstance(metric, FCD))
+    metric.prepare(torch.device("cpu"))
+    return metric.moments
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.molecule_statistics", description=__doc__)
+    parser.add_argument("config", help="configuration whose data are meant: a path or a shipped one's name")
+    parser.add_argument("file", type=Path, help="safetensors file to write")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other arguments of the data")
+    chosen = parser.parse_args(args)
+    data = data_of(chosen.config, chosen.set)
+    data.prepare_data()
+    data.setup("validate")
+    chemnet = chemnet_moments(data) if importlib.util.find_spec("fcd_torch") else None
+    statistics = MoleculeStatistics.of(data, chemnet)
+    statistics.save(chosen.file)
+    without = "" if chemnet else ", without ChemNet's features: fcd-torch is not installed"
+    size = chosen.file.stat().st_size / 1e6
+    counts = f"{len(statistics.sizes):,} molecules, {len(statistics.known):,} SMILES"
+    print(f"{counts}: {size:.2f} MB in {chosen.file}{without}")
+
+
+if __name__ == "__main__":
+    main()
