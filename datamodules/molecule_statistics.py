@@ -163,9 +163,8 @@ class MoleculeStatistics:
 
 def _unpacked(tensors: dict[str, Tensor], split: str, names: Sequence[str]) -> Molecules:
     parts = tensors[f"{split}.sizes"].tolist()
-    packed = zip(tensors[f"{split}.numbers"].split(parts), tensors[f"{split}.positions"].split(parts), strict=True)
-    numbers, positions = zip(*packed, strict=True)
-    padded = [torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (numbers, positions)]
+    packed = (tensors[f"{split}.{name}"].split(parts) for name in ("numbers", "positions"))
+    padded = [torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True) for rows in packed]
     properties = {name: tensors[f"{split}.properties.{name}"] for name in names}
     return Molecules(padded[0], padded[1], properties, ("",) * len(parts))
 

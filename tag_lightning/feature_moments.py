@@ -13,13 +13,13 @@ class FeatureMoments(NamedTuple):
     """What a Frechet distance needs of real data.
 
     Attributes:
-        count: Number of feature rows, at least 2.
+        num_samples: Number of feature rows, at least 2.
         mean: ``[D]`` float64.
-        covariance: ``[D, D]`` float64; divided by ``count - 1``.
+        covariance: ``[D, D]`` float64; divided by ``num_samples - 1``.
         held_out: The distance of held-out real data.
     """
 
-    count: int
+    num_samples: int
     mean: Tensor
     covariance: Tensor
     held_out: float
@@ -30,7 +30,7 @@ class FeatureMoments(NamedTuple):
         return {
             "mean": self.mean.double().cpu(),
             "covariance": self.covariance[rows, columns].float().cpu(),
-            "numbers": torch.tensor([self.count, self.held_out], dtype=torch.float64),
+            "numbers": torch.tensor([self.num_samples, self.held_out], dtype=torch.float64),
         }
 
     @classmethod
@@ -45,5 +45,5 @@ class FeatureMoments(NamedTuple):
         rows, columns = torch.triu_indices(len(mean), len(mean))
         covariance[rows, columns] = tensors["covariance"].double()
         covariance[columns, rows] = tensors["covariance"].double()
-        count, held_out = tensors["numbers"].tolist()
-        return cls(int(count), mean, covariance, held_out)
+        num_samples, held_out = tensors["numbers"].tolist()
+        return cls(int(num_samples), mean, covariance, held_out)

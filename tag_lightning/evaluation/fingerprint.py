@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 import torch
@@ -94,6 +95,8 @@ class Fingerprints:
         elif isinstance(value, MethodType | functools.partial):
             own = (value.__self__, value.__func__) if isinstance(value, MethodType) else value.__reduce__()[2][:3]
             yield from map(self._digest, own)
+        elif isinstance(value, ReferenceType):
+            yield self._digest(value())
         else:
             yield from self._content(value)
             if isinstance(value, Mapping | list | tuple | set | frozenset):

@@ -81,10 +81,10 @@ class FCD(SampleMetric):
         self._distance.reset()
         kept: FeatureMoments | None = getattr(self.task.data, "chemnet", None)
         if kept is not None:
-            if kept.count != min(self.num_reference, len(self.task.data.reference_smiles())):
+            if kept.num_samples != min(self.num_reference, len(self.task.data.reference_smiles())):
                 raise ValueError(
                     f"metrics: FCD is asked for {self.num_reference} real molecules, but the data keep the features of "
-                    f"{kept.count}; set its num_reference to that"
+                    f"{kept.num_samples}; set its num_reference to that"
                 )
             self._distance.update_sums(FeatureSums.of_moments(kept), real=True)
             self.reference = {"fcd": kept.held_out}

@@ -35,7 +35,8 @@ class MoleculeQuality(SampleMetric):
         self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        return molecule_quality(*self.task.decoded(rows), self._known)
+        numbers, positions = self.task.decoded(rows)
+        return molecule_quality(numbers, positions, self._known)
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         real, stable, _ = _atoms(*self.task.decoded(rows))

@@ -19,11 +19,11 @@ class WarmUpStableDecay(LRScheduler):
     Args:
         optimizer: Its learning rates are those of the constant part.
         total_steps: Steps of the run, including those before a resume; None is the length of the run that it trains in.
-        warm_up_steps: Steps of the warm-up, at least 1.
+        warm_up_steps: Steps of the warm-up, at least 1; fewer if the decay leaves fewer.
         decay_share: Share of ``total_steps`` that the decay takes, inside [0, 1].
 
     Raises:
-        ValueError: If a number is out of range, or the warm-up and the decay take more than ``total_steps``.
+        ValueError: If a number is out of range, or ``total_steps`` is missing.
     """
 
     def __init__(
@@ -35,13 +35,9 @@ class WarmUpStableDecay(LRScheduler):
             raise ValueError(f"warm_up_steps must be at least 1, got {warm_up_steps}")
         if not 0 <= decay_share <= 1:
             raise ValueError(f"decay_share must lie in [0, 1], got {decay_share}")
-        self.total_steps, self.warm_up_steps = total_steps, warm_up_steps
+        self.total_steps = total_steps
         self.decay_steps = math.floor(decay_share * total_steps)
-        if warm_up_steps + self.decay_steps > total_steps:
-            raise ValueError(
-                f"the warm-up of {warm_up_steps} steps and the decay of {self.decay_steps} do not fit into a run of "
-                f"{total_steps}; set warm_up_steps or decay_share lower"
-            )
+        self.warm_up_steps = max(1, min(warm_up_steps, total_steps - self.decay_steps))
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:

@@ -26,7 +26,7 @@ SMALL_UNET = {
         "--model.init_args.network.init_args.up_block_types=[UpBlock2D,UpBlock2D]",
         "--model.init_args.network.init_args.layers_per_block=1",
     ],
-    "cifar10_small": [*SMALL_LEVELS, "--model.init_args.lr_scheduler.init_args.warm_up_steps=1"],
+    "cifar10_small": SMALL_LEVELS,
 }
 SMALL_CNN = ["--model.init_args.network.init_args.widths=[8,8,8,8]"]
 SMALL_CLASSIFIER = ["--model.init_args.network.init_args.widths=[8,8]"]

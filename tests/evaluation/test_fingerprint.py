@@ -165,3 +165,10 @@ def test_weights_of_which_each_process_has_an_unknown_part_are_refused() -> None
     flattened._modules["_fsdp_wrapped_module"] = nn.Linear(1, 1)
     with pytest.raises(IndescribableError, match="of whose weights each process has a part; use fully_shard"):
         Fingerprints().of(nn.Sequential(flattened))
+
+
+def test_a_recurrent_network_refers_weakly_to_its_weights() -> None:
+    def lstm(seed: int) -> nn.Module:
+        return seeded(lambda: nn.LSTM(3, 4), seed)
+
+    assert of(lstm(0)) == of(lstm(0)) != of(lstm(1))
