@@ -18,6 +18,7 @@ from tag_lightning.datamodules import (
     LatentDataModule,
     MixtureDataModule,
     MoleculeDataModule,
+    MoleculeStatisticsDataModule,
 )
 from tag_lightning.datamodules.base import TableDataModule
 
@@ -48,6 +49,7 @@ KINDS: dict[type, dict[str, Any]] = {
     MixtureDataModule: {},
     LatentDataModule: {"batch_size": 128},
     GuidedTrajectoriesDataModule: {"batch_size": 64},
+    MoleculeStatisticsDataModule: {"batch_size": 64},
 }
 
 
