@@ -70,9 +70,18 @@ def test_chains_of_200_carbons_do_not_delay_a_stop(signum: int, tmp_path: Path) 
     assert not list((tmp_path / "cache").glob("*"))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches this process, also if it was started in the background, where a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("parallel", [False, True])
 def test_ctrl_c_is_no_failure_of_the_molecule(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_SECONDS", 120)  # far from the few seconds that RDKit takes to notice
+    monkeypatch.setattr(embedding, "_SECONDS", 120)  # far from the seconds that RDKit takes to notice
     chain = Chem.MolFromSmiles("C" * 200)
     timer = _delayed(0.3)
     try:
