@@ -186,7 +186,7 @@ class MoleculeStatisticsDataModule(TableDataModule):
         digest: Digest of the file's content, so that kept samples are not taken for those of another file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it holds something else.
     """
 
@@ -196,7 +196,7 @@ class MoleculeStatisticsDataModule(TableDataModule):
         path = Path(file)
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no file {file}; set data.init_args.file, or write one with python -m "
+                f"{file} does not exist; set data.init_args.file, or write the file with python -m "
                 "benchmarks.molecule_statistics where the data set is"
             )
         self.digest = content_key(path.read_bytes())

@@ -75,7 +75,7 @@ def merged_with_bases(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any
         above: Configurations that are laid over it.
 
     Raises:
-        ConfigFileError: If there is no such base, or it leads back to itself.
+        ConfigFileError: If a base does not exist, or leads back to itself.
     """
     if path in above:
         raise ConfigFileError(f"{above[-1]}: base {path} leads back to itself; name another configuration")

@@ -98,7 +98,8 @@ class Denoiser(nn.Module):
         conditioning: How the network is told a condition; None for an unconditional one.
 
     Raises:
-        ValueError: If there is no network or schedule, ``prediction_type`` is unknown, or ``clip_range`` not above 0.
+        ValueError: If the network or the schedule is missing, ``prediction_type`` is unknown, or ``clip_range`` is not
+            above 0.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ class Acceleration:
     """How networks compute while samples are drawn; at other times they are untouched.
 
     Args:
-        precision: Of denoisers alone, whose output is float32 again; guides and time predictors stay in float32, since
-            their gradients are small differences.
+        precision: Precision of denoisers, whose output is cast back to float32; guides and time predictors stay in
+            float32, since their gradients are small differences.
         compile: Compile denoisers, guides and time predictors by ``torch.compile``, at their first pass.
         device: Device to sample on.
 

@@ -87,7 +87,7 @@ class TemporalAlignment(TimePredictorGuidance):
             space = BoxSpace(x.shape[1:], indices, x.device, x.dtype)
             space.inputs = {name: value.clone() for name, value in (inputs or {}).items()}
             step = Step(0, timestep, None, math.nan, 1.0, UNKNOWN, (), space, SampleNoise(0, indices))
-            score = self.evidence(x, step).score
+            score, _ = self.time_score(x, step)
         step.checks.settle()
         return score
 

@@ -157,7 +157,7 @@ def test_networks_are_not_trained_on_statistics(brief: MoleculeStatisticsDataMod
 
 
 def test_files_that_are_missing_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no file nothing; set data.init_args.file"):
+    with pytest.raises(FileNotFoundError, match=r"nothing does not exist; set data.init_args.file"):
         MoleculeStatisticsDataModule("nothing")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"statistics")

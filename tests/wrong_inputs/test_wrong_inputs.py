@@ -38,7 +38,7 @@ def _listing(root: Path) -> set[Path]:
     return {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
 
 
-def _require_clear(message: str, named: str) -> None:
+def assert_clear(message: str, named: str) -> None:
     assert named in message
     assert "\n" not in message.strip()
     assert len(message) < 1200
@@ -57,7 +57,7 @@ def test_settings(setting: WrongSetting) -> None:
     arguments = {name: _built(value) for name, value in setting.arguments.items()}
     with pytest.raises(EXPECTED) as caught:
         public_classes()[setting.name](**arguments)
-    _require_clear(str(caught.value), setting.named)
+    assert_clear(str(caught.value), setting.named)
 
 
 def _network(folder: Path, **config: Any) -> Path:
@@ -214,7 +214,7 @@ def test_networks(case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     before = _listing(tmp_path)
     with pytest.raises(EXPECTED) as caught:
         load_pretrained(source)
-    _require_clear(str(caught.value), named)
+    assert_clear(str(caught.value), named)
     assert _listing(tmp_path) == before
 
 
@@ -304,7 +304,7 @@ def test_data(case: str, tmp_path: Path) -> None:
     before = _listing(tmp_path)
     with pytest.raises(EXPECTED) as caught:
         _read(module)
-    _require_clear(" ".join(str(caught.value).split()), named)
+    assert_clear(" ".join(str(caught.value).split()), named)
     assert _listing(tmp_path) == before
 
 
@@ -346,14 +346,14 @@ SAMPLING = [
 ]
 
 
-def _failing(arguments: list[str], code: int, named: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_fails(arguments: list[str], code: int, named: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _listing(run)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code in ((1, 2) if code == 2 else (code,))
     text = capsys.readouterr().err
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
-    _require_clear(line, named)
+    assert_clear(line, named)
     assert "Traceback (most" not in text
     assert _listing(run) == before
 
@@ -368,14 +368,14 @@ def test_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _failing(arguments, code, named, tmp_path, capsys)
+    assert_fails(arguments, code, named, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("setting", "code", "named"), SAMPLING, ids=lambda v: str(v))
 def test_commands_that_sample(
     setting: str, code: int, named: str, tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _failing(predictor_arguments("fit", tmp_path / "run", tiny, setting), code, named, tmp_path / "run", capsys)
+    assert_fails(predictor_arguments("fit", tmp_path / "run", tiny, setting), code, named, tmp_path / "run", capsys)
 
 
 def test_there_are_at_least_150() -> None:
