@@ -82,7 +82,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.parametrize("parallel", [False, True])
 def test_ctrl_c_is_no_failure_of_the_molecule(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "_SECONDS", 120)  # far from the seconds that RDKit takes to notice
-    chain = Chem.MolFromSmiles("C" * 200)
+    chain = Chem.MolFromSmiles("C" * 120)
     timer = _delayed(0.3)
     try:
         with pytest.raises(KeyboardInterrupt):
