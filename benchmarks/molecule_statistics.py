@@ -1,4 +1,4 @@
-"""Write what a comparison needs of molecules: ``python -m benchmarks.molecule_statistics qm9_small/judge FILE``."""
+"""What a comparison needs of molecules: ``python -m benchmarks.molecule_statistics CONFIG FILE --judge NETWORK``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tag_lightning.config_files import config_file, merged_with_bases
 from tag_lightning.datamodules import MoleculeDataModule
 from tag_lightning.datamodules.molecule_statistics import MoleculeStatistics
 from tag_lightning.evaluation import MoleculeTask
-from tag_lightning.feature_moments import FeatureMoments
-from tag_lightning.metrics import FCD
+from tag_lightning.metrics import FCD, SampleMetric
 
 
 def data_of(config: str, changes: Sequence[str] = ()) -> MoleculeDataModule:
@@ -38,12 +37,13 @@ def data_of(config: str, changes: Sequence[str] = ()) -> MoleculeDataModule:
     return kind(**settings.get("init_args", {}) | changed)
 
 
-def chemnet_moments(data: MoleculeDataModule) -> FeatureMoments:
-    """Moments of ChemNet's features of the training molecules, and the distance of the test molecules."""
-    task = MoleculeTask(metrics=[FCD()]).for_data(data).for_samples(2)
-    (metric,) = (metric for metric in task.metrics if isinstance(metric, FCD))
-    metric.prepare(torch.device("cpu"))
-    return metric.moments
+def findings(data: MoleculeDataModule, judge: str | torch.nn.Module, physics: bool) -> dict[str, dict[str, Any]]:
+    """What the metrics of molecules find in these data, by class; FCD is one of them where its package is installed."""
+    further: list[SampleMetric] = [FCD()] if importlib.util.find_spec("fcd_torch") else []
+    task = MoleculeTask(judge=judge, physics=physics, metrics=further, error_details=True)
+    task = task.for_data(data).for_samples(2)
+    task.prepare([], torch.device("cpu"))
+    return {type(metric).__name__: metric.findings() for metric in task.metrics}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -51,18 +51,20 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.molecule_statistics", description=__doc__)
     parser.add_argument("config", help="configuration whose data are meant: a path or a shipped one's name")
     parser.add_argument("file", type=Path, help="safetensors file to write")
+    parser.add_argument("--judge", required=True, help="judge of the comparison: a shipped network's name or a folder")
+    installed = importlib.util.find_spec("tblite") is not None
+    physics = "calibrate xTB too (default: if tblite is installed)"
+    parser.add_argument("--physics", action=argparse.BooleanOptionalAction, default=installed, help=physics)
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other arguments of the data")
     chosen = parser.parse_args(args)
     data = data_of(chosen.config, chosen.set)
     data.prepare_data()
     data.setup("validate")
-    chemnet = chemnet_moments(data) if importlib.util.find_spec("fcd_torch") else None
-    statistics = MoleculeStatistics.of(data, chemnet)
+    statistics = MoleculeStatistics.of(data, findings(data, chosen.judge, chosen.physics))
     statistics.save(chosen.file)
-    without = "" if chemnet else ", without ChemNet's features: fcd-torch is not installed"
     size = chosen.file.stat().st_size / 1e6
-    counts = f"{len(statistics.sizes):,} molecules, {len(statistics.known):,} SMILES"
-    print(f"{counts}: {size:.2f} MB in {chosen.file}{without}")
+    counts = f"{len(statistics.sizes):,} molecules, {len(statistics.known):,} SMILES, {', '.join(statistics.findings)}"
+    print(f"{counts}: {size:.2f} MB in {chosen.file}")
 
 
 if __name__ == "__main__":

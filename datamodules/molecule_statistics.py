@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,14 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from tag_lightning.chemistry import MoleculeEncoding
 from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.molecule_store import Molecules
 from tag_lightning.datamodules.molecules import MoleculeDataModule, MoleculeTable
-from tag_lightning.datamodules.reference_smiles import reference_smiles
-from tag_lightning.feature_moments import FeatureMoments
 from tag_lightning.files import replacing
 
-_MOLECULES = ("val", "test")
-_CHEMNET = "chemnet."
+# Angstrom between the atoms of the example, farther than any bond.
+_SPACING = 2.0
 
 
 class HashedSmiles:
@@ -59,7 +58,7 @@ def _hash(smiles: str) -> int:
 
 @dataclass(frozen=True)
 class MoleculeStatistics:
-    """What a comparison needs of a data set of molecules.
+    """What a comparison needs of a data set of molecules, none of whose geometries are kept.
 
     Attributes:
         encoding: Maps molecules to samples.
@@ -67,8 +66,7 @@ class MoleculeStatistics:
         sizes: Number of atoms of each training molecule, ``[M]`` uint8.
         properties: Their properties by name, ``[M]`` float32 each; NaN where unknown.
         known: Their SMILES, hashed.
-        molecules: Some real molecules of the splits ``val`` and ``test``, with their properties.
-        chemnet: Moments of ChemNet's features of the training molecules; None without the metric ``FCD``.
+        findings: What metrics found in the molecules, by class; see ``SampleMetric.findings``.
     """
 
     encoding: MoleculeEncoding
@@ -76,34 +74,15 @@ class MoleculeStatistics:
     sizes: Tensor
     properties: dict[str, Tensor]
     known: HashedSmiles
-    molecules: dict[Split, Molecules]
-    chemnet: FeatureMoments | None = None
+    findings: dict[str, dict[str, Any]]
 
     @classmethod
-    def of(
-        cls,
-        data: MoleculeDataModule,
-        chemnet: FeatureMoments | None = None,
-        num_val: int = 150,
-        num_test: int = 500,
-    ) -> MoleculeStatistics:
-        """The statistics of a data module, with molecules of its validation and test split drawn at random.
-
-        Args:
-            data: The molecules.
-            chemnet: Moments of ChemNet's features, see ``FCD.moments``.
-            num_val: Validation molecules; as many as ``PhysicsError`` calibrates with, and the same.
-            num_test: Test molecules.
-        """
+    def of(cls, data: MoleculeDataModule, findings: Mapping[str, dict[str, Any]]) -> MoleculeStatistics:
+        """The statistics of a data module and what metrics found in it."""
         train: MoleculeTable = data.table("train")  # type: ignore[assignment]
-        drawn: dict[Split, Molecules] = {}
-        for split, count in zip(_MOLECULES, (num_val, num_test), strict=True):
-            molecules = data.table(split).molecules  # type: ignore[attr-defined,arg-type]
-            order = torch.randperm(len(molecules), generator=torch.Generator().manual_seed(0))
-            drawn[split] = molecules.select(order[:count])  # type: ignore[index]
         known = HashedSmiles.of(data.reference_smiles())
         sizes = train.sizes.to(torch.uint8)
-        return cls(data.encoding, data.sample_shape[0], sizes, train.attributes, known, drawn, chemnet)
+        return cls(data.encoding, data.sample_shape[0], sizes, train.attributes, known, dict(findings))
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, the same bytes for the same statistics.
@@ -113,19 +92,17 @@ class MoleculeStatistics:
         """
         tensors = {"sizes": self.sizes, "known": self.known.hashes}
         tensors |= {f"properties.{name}": values for name, values in self.properties.items()}
-        for split, molecules in self.molecules.items():
-            real = molecules.numbers > 0
-            tensors |= {f"{split}.sizes": molecules.sizes, f"{split}.numbers": molecules.numbers[real]}
-            tensors |= {f"{split}.positions": molecules.positions[real]}
-            tensors |= {f"{split}.properties.{n}": values for n, values in molecules.properties.items()}
-        if self.chemnet is not None:
-            tensors |= {f"{_CHEMNET}{name}": values for name, values in self.chemnet.packed().items()}
+        numbers: dict[str, dict[str, Any]] = {}
+        for metric, found in self.findings.items():
+            tensors |= {f"{metric}.{name}": value for name, value in found.items() if isinstance(value, Tensor)}
+            numbers[metric] = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
         settings = {
             "elements": self.encoding.elements,
             "feature_scale": self.encoding.feature_scale,
             "charge_scale": self.encoding.charge_scale,
             "largest": self.largest,
             "properties": list(self.properties),
+            "findings": numbers,
         }
         with replacing(path) as temporary:
             # One entry, since safetensors does not keep the order of several.
@@ -143,37 +120,31 @@ class MoleculeStatistics:
                 settings = json.loads((file.metadata() or {})["statistics"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             scales = settings["feature_scale"], settings["charge_scale"]
-            names = settings["properties"]
-            chemnet = {n.removeprefix(_CHEMNET): values for n, values in tensors.items() if n.startswith(_CHEMNET)}
             return cls(
                 MoleculeEncoding(tuple(settings["elements"]), *scales),
                 settings["largest"],
                 tensors["sizes"],
-                {name: tensors[f"properties.{name}"] for name in names},
+                {name: tensors[f"properties.{name}"] for name in settings["properties"]},
                 HashedSmiles(tensors["known"]),
-                {split: _unpacked(tensors, split, names) for split in _MOLECULES},  # type: ignore[misc]
-                FeatureMoments.unpacked(chemnet) if chemnet else None,
+                {name: found | _named(tensors, name) for name, found in settings["findings"].items()},
             )
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise ValueError(
                 f"{path} holds no statistics of molecules, or is damaged; copy it again, or write it with "
                 "python -m benchmarks.molecule_statistics"
             ) from error
 
 
-def _unpacked(tensors: dict[str, Tensor], split: str, names: Sequence[str]) -> Molecules:
-    parts = tensors[f"{split}.sizes"].tolist()
-    packed = (tensors[f"{split}.{name}"].split(parts) for name in ("numbers", "positions"))
-    padded = [torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True) for rows in packed]
-    properties = {name: tensors[f"{split}.properties.{name}"] for name in names}
-    return Molecules(padded[0], padded[1], properties, ("",) * len(parts))
+def _named(tensors: Mapping[str, Tensor], metric: str) -> dict[str, Tensor]:
+    prefix = f"{metric}."
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
 class MoleculeStatisticsDataModule(TableDataModule):
     """Statistics of a data set of molecules, for comparisons by a user who does not have it.
 
-    Targets, sizes and novelty are those of the data set itself. ``val`` and ``test`` hold some of its molecules, so
-    that figures of real data are those of a sample. Networks cannot be trained on it. ``python -m
+    Targets, sizes, novelty and the figures of real molecules are those of the data set itself. There are no molecules
+    to train or to validate on: the module beside it is ``ComparisonModule``. ``python -m
     benchmarks.molecule_statistics`` writes the file.
 
     Args:
@@ -183,6 +154,7 @@ class MoleculeStatisticsDataModule(TableDataModule):
 
     Attributes:
         encoding: Maps molecules to samples and back.
+        findings: What metrics found in the data set, by class; they compare with that.
         digest: Digest of the file's content, so that kept samples are not taken for those of another file.
 
     Raises:
@@ -202,6 +174,7 @@ class MoleculeStatisticsDataModule(TableDataModule):
         self.digest = content_key(path.read_bytes())
         self._statistics = MoleculeStatistics.load(path)
         self.encoding = self._statistics.encoding
+        self.findings = self._statistics.findings
         self.num_classes = {}
 
     @property
@@ -214,36 +187,46 @@ class MoleculeStatisticsDataModule(TableDataModule):
         return (self._statistics.largest, 3 + self.encoding.num_features)
 
     @property
-    def chemnet(self) -> FeatureMoments:
-        """Moments of ChemNet's features of the training molecules.
-
-        Raises:
-            ValueError: If the file has none.
-        """
-        if self._statistics.chemnet is None:
-            raise ValueError(
-                f"{self.file} has no features of ChemNet; remove the metric FCD, or write the file where fcd-torch is "
-                "installed"
-            )
-        return self._statistics.chemnet
+    def example(self) -> Batch:
+        """A batch of one made-up molecule of the largest size, with real properties, for trial runs of networks."""
+        count = self._statistics.largest
+        numbers = torch.full((1, count), self.encoding.elements[0])
+        positions = _SPACING * torch.eye(3).repeat(count, 1)[:count].cumsum(0)
+        properties = {name: values[:1] for name, values in self._statistics.properties.items()}
+        return MoleculeTable(Molecules(numbers, positions[None], properties, ("",)), self.encoding)[[0]]
 
     def prepare_data(self) -> None:
         """Nothing to do: the file was read when the module was made."""
         return
 
-    def build(self, split: Split) -> Dataset:
-        if split == "train":
-            return _SizesAndProperties(self._statistics)
-        return MoleculeTable(self._statistics.molecules[split], self.encoding)
+    def setup(self, stage: str) -> None:
+        """Refuse modules that need molecules.
 
-    def reference_smiles(self, split: Split = "train") -> HashedSmiles | frozenset[str]:
-        """SMILES of a split, hashed ones of the training molecules; see ``MoleculeDataModule.reference_smiles``."""
-        if split == "train":
-            return self._statistics.known
-        return reference_smiles(self._statistics.molecules[split], None, split)
+        Raises:
+            ValueError: If the module trains or validates a network.
+        """
+        if hasattr(getattr(self.trainer, "lightning_module", None), "network"):
+            _refuse()
+
+    def build(self, split: Split) -> Dataset:
+        if split != "train":
+            _refuse()
+        return _SizesAndProperties(self._statistics)
+
+    def reference_smiles(self, split: Split = "train") -> HashedSmiles:
+        """SMILES of the training molecules, hashed; see ``MoleculeDataModule.reference_smiles``."""
+        if split != "train":
+            _refuse()
+        return self._statistics.known
 
     def train_dataloader(self) -> DataLoader[Any]:
         _refuse()
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """One empty step, at whose end ``GuidedSampling`` compares."""
+        return self.predict_dataloader()
+
+    test_dataloader = val_dataloader
 
 
 class _SizesAndProperties(Dataset):
@@ -262,6 +245,7 @@ class _SizesAndProperties(Dataset):
 
 def _refuse() -> NoReturn:
     raise ValueError(
-        "MoleculeStatisticsDataModule has sizes and properties of the training molecules alone; to train, or to "
-        "measure what needs the molecules, give the data set itself, such as --data QM9DataModule"
+        "MoleculeStatisticsDataModule has sizes and properties of the training molecules alone; to compare saved "
+        "networks, use --model ComparisonModule; to train, or to measure what needs the molecules, give the data set "
+        "itself, such as --data QM9DataModule"
     )

@@ -42,6 +42,7 @@ from tag_lightning.files import disk_error, full_disk, is_full, remove_leftovers
 from tag_lightning.guidance.strengths import require_strength
 from tag_lightning.interruption import Interrupted, interruption
 from tag_lightning.memory import memory_error
+from tag_lightning.modules import ComparisonModule
 from tag_lightning.modules.base import NetworkModule
 from tag_lightning.network_arguments import complete_network
 from tag_lightning.pretrained.store import network_folder
@@ -132,7 +133,10 @@ class TagCLI(LightningCLI):
     def before_validate(self) -> None:
         """Refuse to evaluate untrained weights by accident."""
         settings = self.config_init[self.subcommand]
-        if settings["ckpt_path"] is None:
+        if isinstance(self.model, ComparisonModule):
+            if settings["sampling"].denoiser is None:
+                raise ValueError("set sampling.denoiser: ComparisonModule has no network to draw samples with")
+        elif settings["ckpt_path"] is None:
             raise ValueError(
                 f"{self.subcommand} needs weights: give --ckpt_path last, a checkpoint file, or a network's folder; "
                 f"--ckpt_path {_UNTRAINED} takes randomly initialised weights"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
+from torch import nn
+
 
 def content_digest(*parts: str | bytes) -> bytes:
     """The SHA-256 of the parts in this order; their lengths count, so ``"ab", "c"`` is not ``"a", "bc"``."""
@@ -12,6 +15,13 @@ def content_digest(*parts: str | bytes) -> bytes:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.digest()
+
+
+def weights_key(network: nn.Module) -> str:
+    """The digest of a network's parameters and buffers, in 64 hexadecimal digits."""
+    state = sorted(network.state_dict().items())
+    raw = (values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for _, values in state)
+    return content_key(*(part for (name, _), data in zip(state, raw, strict=True) for part in (name, data)))
 
 
 def content_key(*parts: str | bytes) -> str:

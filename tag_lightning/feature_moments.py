@@ -16,21 +16,19 @@ class FeatureMoments(NamedTuple):
         num_samples: Number of feature rows, at least 2.
         mean: ``[D]`` float64.
         covariance: ``[D, D]`` float64; divided by ``num_samples - 1``.
-        held_out: The distance of held-out real data.
     """
 
     num_samples: int
     mean: Tensor
     covariance: Tensor
-    held_out: float
 
     def packed(self) -> dict[str, Tensor]:
-        """Tensors for a file: the mean, the upper triangle of the covariance in float32, and the two numbers."""
+        """Tensors for a file: the mean, the upper triangle of the covariance in float32, and the number."""
         rows, columns = torch.triu_indices(len(self.mean), len(self.mean))
         return {
             "mean": self.mean.double().cpu(),
             "covariance": self.covariance[rows, columns].float().cpu(),
-            "numbers": torch.tensor([self.num_samples, self.held_out], dtype=torch.float64),
+            "num_samples": torch.tensor(self.num_samples),
         }
 
     @classmethod
@@ -45,5 +43,4 @@ class FeatureMoments(NamedTuple):
         rows, columns = torch.triu_indices(len(mean), len(mean))
         covariance[rows, columns] = tensors["covariance"].double()
         covariance[columns, rows] = tensors["covariance"].double()
-        num_samples, held_out = tensors["numbers"].tolist()
-        return cls(int(num_samples), mean, covariance, held_out)
+        return cls(int(tensors["num_samples"]), mean, covariance)

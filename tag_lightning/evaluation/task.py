@@ -182,6 +182,14 @@ class SamplingTask(ABC):
         """Let the metrics measure the real data, in one pass over its batches; a second call does nothing."""
         if self._prepared:
             return
+        kept = getattr(self.data, "findings", None)
+        if kept is None:
+            self._measure_real(reference, device)
+        else:
+            self._recall(kept)
+        self._prepared = True
+
+    def _measure_real(self, reference: Iterable[Any], device: torch.device) -> None:
         needing = [metric for metric in self.metrics if metric.needs_real]
         for batch in reference if needing else ():
             for metric in needing:
@@ -189,7 +197,18 @@ class SamplingTask(ABC):
             self.num_reference += len(batch.x)
         for metric in self.metrics:
             metric.prepare(device)
-        self._prepared = True
+
+    def _recall(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take what the metrics found in the real data elsewhere, by class."""
+        for metric in self.metrics:
+            name = type(metric).__name__
+            if name in kept:
+                metric.recall(kept[name])
+            elif metric.needs_real or type(metric).prepare is not SampleMetric.prepare:
+                raise ValueError(
+                    f"{name} compares with real data, which {type(self.data).__name__} does not hold, nor what {name} "
+                    "found in them; leave it out, or write the file with it"
+                )
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         """The rows of every metric for padded samples ``x [B, ...]``: ``[B, width]`` for each of ``columns``."""

@@ -22,8 +22,7 @@ class FCD(SampleMetric):
 
     Computed from the SMILES of the valid samples; fragmented molecules, and those that RDKit does not sanitise, do not
     count. Like every Frechet distance it is biased upwards for few samples. ``reference`` is that of the test
-    molecules. Data that keep the moments of their features (``chemnet``) are compared with by those. Network and
-    weights come from the package ``fcd-torch``, whose figures equal those of the authors' code.
+    molecules. Network and weights come from the package ``fcd-torch``, whose figures equal those of the authors' code.
 
     Args:
         num_reference: Largest number of real molecules to compare with, evenly spaced in the order of their SMILES.
@@ -73,31 +72,31 @@ class FCD(SampleMetric):
         return {"chemnet": rows.to(x.device)}
 
     def prepare(self, device: torch.device) -> None:
-        """Measure the real molecules.
-
-        Raises:
-            ValueError: If the data keep moments of another number of molecules.
-        """
         self._distance.reset()
-        kept: FeatureMoments | None = getattr(self.task.data, "chemnet", None)
-        if kept is not None:
-            if kept.num_samples != min(self.num_reference, len(self.task.data.reference_smiles())):
-                raise ValueError(
-                    f"metrics: FCD is asked for {self.num_reference} real molecules, but the data keep the features of "
-                    f"{kept.num_samples}; set its num_reference to that"
-                )
-            self._distance.update_sums(FeatureSums.of_moments(kept), real=True)
-            self.reference = {"fcd": kept.held_out}
-            return
         self._distance.update(self.features(self._chosen(self.task.data.reference_smiles()), device), real=True)
         test = self.features(self._chosen(self.task.data.reference_smiles("test")), device)
         self.reference = self.summary({"chemnet": test})
 
-    @property
-    def moments(self) -> FeatureMoments:
-        """Moments of the features of the real molecules, with the distance of the test molecules; after ``prepare``."""
-        held_out = self.reference.get("fcd", torch.nan)
-        return FeatureMoments(self._distance.counts["real"], *self._distance.real_moments, held_out)
+    def findings(self) -> dict[str, Any]:
+        """The distance of the test molecules, and the moments of the features of the real ones."""
+        moments = FeatureMoments(self._distance.counts["real"], *self._distance.real_moments)
+        return super().findings() | moments.packed()
+
+    def recall(self, findings: Mapping[str, Any]) -> None:
+        """Take up the moments.
+
+        Raises:
+            ValueError: If they are those of another number of molecules.
+        """
+        super().recall(findings)
+        moments = FeatureMoments.unpacked(findings)
+        if moments.num_samples != min(self.num_reference, len(self.task.data.reference_smiles())):
+            raise ValueError(
+                f"metrics: FCD is asked for {self.num_reference} real molecules, but the data keep the features of "
+                f"{moments.num_samples}; set its num_reference to that"
+            )
+        self._distance.reset()
+        self._distance.update_sums(FeatureSums.of_moments(moments), real=True)
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """``fcd``; nothing without real molecules, as under ``predict``, or with fewer than two valid samples."""

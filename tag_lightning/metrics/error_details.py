@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+
+def error_names(names: Iterable[str], details: bool, prefix: str = "") -> set[str]:
+    """Names of the errors of some properties: ``mae_<name>`` and, if asked for, those of ``error_details``."""
+    kinds = ("mae", "median", "stable_mae") if details else ("mae",)
+    return {f"{prefix}{kind}_{name}" for name in names for kind in kinds}
 
 
 def error_details(errors: Tensor, stable: Tensor, name: str, prefix: str = "") -> dict[str, float]:

@@ -41,7 +41,7 @@ class FeatureSums(NamedTuple):
     @classmethod
     def of_moments(cls, moments: FeatureMoments) -> Self:
         """The sums over the rows that have these moments."""
-        count, mean, covariance, _ = moments
+        count, mean, covariance = moments
         outer = (count - 1) * covariance + count * torch.outer(mean, mean)
         return cls(torch.tensor([count, 0]).to(mean), count * mean, outer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,14 @@ class MoleculeQuality(SampleMetric):
         return {"molecules": x.flatten(1)}
 
     def prepare(self, device: torch.device) -> None:
-        data = self.task.data
-        self._known = data.reference_smiles()
-        table = data.table("test")
+        self._known = self.task.data.reference_smiles()
+        table = self.task.data.table("test")
         batch = table[list(range(len(table)))]
         self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
+
+    def recall(self, findings: Mapping[str, Any]) -> None:
+        super().recall(findings)
+        self._known = self.task.data.reference_smiles()
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         numbers, positions = self.task.decoded(rows)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
 
-from tag_lightning.metrics.error_details import error_details
+from tag_lightning.content_digest import weights_key
+from tag_lightning.metrics.error_details import error_details, error_names
 from tag_lightning.metrics.molecule_quality import stable_molecules
 from tag_lightning.metrics.sample_metric import SampleMetric
 
@@ -60,6 +63,17 @@ class PropertyError(SampleMetric):
             self.reference[f"mae_{name}"] = float(column.nanmean())
             if self.details:
                 self.reference |= error_details(column, torch.cat(stable), name)
+
+    def findings(self) -> dict[str, Any]:
+        return super().findings() | {"judge": weights_key(self.task.judge)}
+
+    def recall(self, findings: Mapping[str, Any]) -> None:
+        """Take up the errors on real data, unless they are another judge's."""
+        if findings["judge"] != weights_key(self.task.judge):
+            rank_zero_warn("The data keep the errors of another judge on real molecules: real data have none here.")
+            return
+        shown = error_names(set(self.task.judge.properties) - set(self.task.ranges), self.details)
+        self.reference = {name: value for name, value in findings["reference"].items() if name in shown}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         figures = {name: float(errors.sum() / count.sum()) for name, (errors, count) in self.terms(rows).items()}

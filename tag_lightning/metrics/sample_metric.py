@@ -80,6 +80,18 @@ class SampleMetric(ABC):
         """Finish the reference from real data; called once, after all batches were added."""
         return
 
+    def findings(self) -> dict[str, Any]:
+        """What ``prepare`` found in the real data, for ``recall`` without them: tensors, and what JSON can hold."""
+        return {"reference": dict(self.reference)}
+
+    def recall(self, findings: Mapping[str, Any]) -> None:
+        """Take up earlier ``findings`` in place of ``add_real`` and ``prepare``; called once.
+
+        Raises:
+            ValueError: If this metric compares with something else.
+        """
+        self.reference = findings["reference"]
+
     @abstractmethod
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """Figures of all samples by name.

@@ -1,6 +1,7 @@
 """LightningModules that train one kind of network each."""
 
 from tag_lightning.modules.autoencoder import AutoencoderModule
+from tag_lightning.modules.comparison import ComparisonModule
 from tag_lightning.modules.diffusion import DiffusionModule
 from tag_lightning.modules.expert_distillation import ExpertDistillationModule
 from tag_lightning.modules.guidance_distillation import GuidanceDistillationModule
@@ -13,6 +14,7 @@ from tag_lightning.modules.time_predictor import TimePredictorModule
 
 __all__ = [
     "AutoencoderModule",
+    "ComparisonModule",
     "DiffusionModule",
     "ExpertDistillationModule",
     "GuidanceDistillationModule",

@@ -48,26 +48,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"root={root}", f"test_molecules={root / 'test.npz'}", f"cache={root / 'cache'}"]
 
 
-def results_of(config: str, run: Path, networks: Path, *more: str) -> dict:
+def from_data(networks: Path) -> list[str]:
+    """Arguments of the comparison at the validation of the time predictor."""
     network = "--model.init_args.network.init_args"
+    return [
+        "--config=qm9_small/time_predictor",
+        f"--ckpt_path={networks / 'time_predictor'}",
+        f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
+        f"{network}.num_timesteps={TIMESTEPS}",
+        f"{network}.width=8",
+        f"{network}.num_layers=1",
+        f"{network}.per_atom=false",
+        f"{network}.decided_elements=false",
+    ]
+
+
+def from_statistics(networks: Path, file: Path) -> list[str]:
+    return [
+        "--config=qm9_small/comparison",
+        f"--sampling.predictor={networks / 'time_predictor'}",
+        f"--data.init_args.file={file}",
+    ]
+
+
+def results_of(run: Path, networks: Path, *more: str) -> dict:
     roles = {"sampling": ("denoiser", "time_gap_predictor"), "sampling.task.init_args": ("guide", "judge")}
     main(
         [
             "validate",
-            f"--config={config}",
-            f"--ckpt_path={networks / 'time_predictor'}",
+            *more,
             *(f"--{at}.{role}={networks / role}" for at, names in roles.items() for role in names),
-            f"--model.init_args.schedule.init_args.num_timesteps={TIMESTEPS}",
-            f"{network}.num_timesteps={TIMESTEPS}",
-            f"{network}.width=8",
-            f"{network}.num_layers=1",
-            f"{network}.per_atom=false",
-            f"{network}.decided_elements=false",
             f"--trainer.default_root_dir={run}",
             "--trainer.accelerator=cpu",
             "--sampling.num_samples=4",
             "--sampling.num_steps=4",
-            *more,
         ]
     )
     return json.loads((run / "results.json").read_text())
@@ -78,14 +92,13 @@ def test_the_table_is_that_of_the_data_themselves(
 ) -> None:
     pytest.importorskip("fcd_torch")
     file = tmp_path / "statistics.safetensors"
-    write_statistics(["qm9_small/time_predictor", str(file), "--set", *data])
-    assert "SMILES: " in capfd.readouterr().out
-    brief = results_of(
-        "qm9_small/comparison", tmp_path / "brief", networks, f"--data.init_args.file={file}", NO_PHYSICS
-    )
+    judge = f"--judge={networks / 'judge'}"
+    write_statistics(["qm9_small/time_predictor", str(file), judge, "--no-physics", "--set", *data])
+    assert "SMILES, PropertyError, MoleculeQuality, FCD: " in capfd.readouterr().out
+    brief = results_of(tmp_path / "brief", networks, *from_statistics(networks, file), NO_PHYSICS)
     details = [f"{TASK}.error_details=true", f"{TASK}.metrics=[FCD]"]
     own = [f"--data.init_args.{change}" for change in data]
-    full = results_of("qm9_small/time_predictor", tmp_path / "full", networks, *details, *own)
+    full = results_of(tmp_path / "full", networks, *from_data(networks), *details, *own)
     assert list(brief["arms"]) == list(full["arms"]) == ARMS
     for arm, figures in full["arms"].items():
         assert_same(brief["arms"][arm], figures)
@@ -105,4 +118,4 @@ def assert_same(some: dict[str, float | None], others: dict[str, float | None]) 
 
 def test_statistics_need_molecules(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the data of digits/guide are DigitsDataModule, not molecules"):
-        write_statistics(["digits/guide", str(tmp_path / "x.safetensors")])
+        write_statistics(["digits/guide", str(tmp_path / "x.safetensors"), "--judge=digits/judge"])
