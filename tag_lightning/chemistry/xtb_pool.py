@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def _calculate(
 ) -> list[int]:
     """Pass the results of ``indices`` to ``keep``; return those lost to a crashed process."""
     lost: list[int] = []
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread)
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_use_one_thread)
     try:
         _require_start(pool)
         futures = {pool.submit(_properties_or_none, *molecules[i], tuple(names)): i for i in indices}
@@ -88,6 +89,15 @@ def _calculate(
     finally:
         pool.shutdown(cancel_futures=True)
     return sorted(lost)
+
+
+def _context() -> BaseContext:
+    """Processes that share no thread with this one, and load our libraries once where the system can fork."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _require_start(pool: ProcessPoolExecutor) -> None:

@@ -57,7 +57,8 @@ def run_rank(rank, folder):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(run_rank, args=(str(folder),), nprocs=2)
+    # A fork spares the imports; nothing here differentiates, and tests run on one thread.
+    mp.start_processes(run_rank, args=(str(folder),), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
