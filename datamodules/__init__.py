@@ -8,6 +8,7 @@ from tag_lightning.datamodules.digits import DigitsDataModule
 from tag_lightning.datamodules.generated import GeneratedDataModule
 from tag_lightning.datamodules.guided_trajectories import GuidedTrajectoriesDataModule
 from tag_lightning.datamodules.image_folder import ImageFolderDataModule
+from tag_lightning.datamodules.image_statistics import ImageStatisticsDataModule
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.latents import LatentDataModule
 from tag_lightning.datamodules.mixture import MixtureDataModule
@@ -28,6 +29,7 @@ __all__ = [
     "GuidedTrajectoriesDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "ImageStatisticsDataModule",
     "LatentDataModule",
     "MixtureDataModule",
     "MoleculeDataModule",

@@ -25,7 +25,8 @@ class ImageDataModule(TableDataModule):
         super().__init__(batch_size, **kwargs)
         self.half = half
 
-    def image_arguments(self, size: int, channels: int, classes: dict[str, int]) -> dict[str, Any]:
+    @staticmethod
+    def image_arguments(size: int, channels: int, classes: dict[str, int]) -> dict[str, Any]:
         """``network_arguments`` of square images.
 
         Args:

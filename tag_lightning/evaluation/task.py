@@ -200,6 +200,7 @@ class SamplingTask(ABC):
 
     def _recall(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
         """Take what the metrics found in the real data elsewhere, by class."""
+        self.num_reference = len(self.data.table("train"))
         for metric in self.metrics:
             name = type(metric).__name__
             if name in kept:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from tag_lightning.content_digest import weights_key
 from tag_lightning.feature_moments import FeatureMoments
 from tag_lightning.metrics.feature_metric import FeatureMetric
 from tag_lightning.metrics.features import FeatureChoice
@@ -95,6 +96,33 @@ class FID(FeatureMetric):
     def real_moments(self) -> tuple[Tensor, Tensor]:
         """Mean ``[D]`` and covariance ``[D, D]`` of the real features, see ``FrechetDistance``."""
         return self._distance.real_moments
+
+    def findings(self) -> dict[str, Any]:
+        """The moments of the features of the real images, and the network they are of."""
+        moments = FeatureMoments(self._distance.counts["real"], *self.real_moments)
+        return super().findings() | self._measured_by() | moments.packed()
+
+    def recall(self, findings: Mapping[str, Any]) -> None:
+        """Take up the moments.
+
+        Raises:
+            ValueError: If they are those of other features.
+        """
+        super().recall(findings)
+        if any(findings[name] != value for name, value in self._measured_by().items()):
+            raise ValueError(
+                f"{self.name} compares features of {self.features_name}, but the data keep moments of those of "
+                f"{findings['features']}, or of other weights; choose that judge or those features"
+            )
+        self._distance.reset()
+        self._distance.update_sums(FeatureSums.of_moments(FeatureMoments.unpacked(findings)), real=True)
+
+    def _measured_by(self) -> dict[str, Any]:
+        return {
+            "features": self.features_name,
+            "weights": [weights_key(network) for network in self.networks],
+            "asked_classes_only": self.asked_classes_only,
+        }
 
     def add_real(self, batch: Any, device: torch.device) -> None:
         features = self.real_features(batch, device)

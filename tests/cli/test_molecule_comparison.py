@@ -10,7 +10,7 @@ import pytest
 from tiny_qm9 import write_qm9
 from tiny_runs import TASK, seeded
 
-from benchmarks.molecule_statistics import main as write_statistics
+from benchmarks.data_statistics import main as write_statistics
 from tag_lightning.cli import main
 from tag_lightning.diffusion import PolynomialSchedule
 from tag_lightning.networks import EGNNDenoiser, EGNNPropertyPredictor, EGNNTimePredictor
@@ -94,7 +94,7 @@ def test_the_table_is_that_of_the_data_themselves(
     file = tmp_path / "statistics.safetensors"
     judge = f"--judge={networks / 'judge'}"
     write_statistics(["qm9_small/time_predictor", str(file), judge, "--no-physics", "--set", *data])
-    assert "SMILES, PropertyError, MoleculeQuality, FCD: " in capfd.readouterr().out
+    assert "training samples, PropertyError, MoleculeQuality, FCD: " in capfd.readouterr().out
     brief = results_of(tmp_path / "brief", networks, *from_statistics(networks, file), NO_PHYSICS)
     details = [f"{TASK}.error_details=true", f"{TASK}.metrics=[FCD]"]
     own = [f"--data.init_args.{change}" for change in data]
@@ -116,6 +116,6 @@ def assert_same(some: dict[str, float | None], others: dict[str, float | None]) 
         assert some[name] == others[name] or some[name] == pytest.approx(others[name], rel=1e-4), name
 
 
-def test_statistics_need_molecules(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the data of digits/guide are DigitsDataModule, not molecules"):
-        write_statistics(["digits/guide", str(tmp_path / "x.safetensors"), "--judge=digits/judge"])
+def test_statistics_are_of_images_or_molecules(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="MixtureDataModule, neither images nor molecules; give another one"):
+        write_statistics(["toy/time_predictor", str(tmp_path / "x.safetensors"), "--judge=digits/judge"])

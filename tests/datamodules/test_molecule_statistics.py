@@ -205,7 +205,9 @@ def test_a_file_is_the_same_bytes_every_time(full: MoleculeDataModule, tmp_path:
 
 def test_networks_are_not_trained_on_statistics(brief: MoleculeStatisticsDataModule) -> None:
     for iterate in (brief.train_dataloader, lambda: next(iter(brief.reference_dataloader()))):
-        with pytest.raises(ValueError, match=r"sizes and properties of the training molecules alone; to compare"):
+        with pytest.raises(
+            ValueError, match=r"holds statistics of the training data, and none of their samples; to compare"
+        ):
             iterate()
 
 

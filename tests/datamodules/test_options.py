@@ -18,9 +18,9 @@ from tag_lightning.datamodules import (
     LatentDataModule,
     MixtureDataModule,
     MoleculeDataModule,
-    MoleculeStatisticsDataModule,
 )
 from tag_lightning.datamodules.base import TableDataModule
+from tag_lightning.datamodules.statistics import StatisticsDataModule
 
 MODULES = [
     getattr(datamodules, name)
@@ -49,7 +49,7 @@ KINDS: dict[type, dict[str, Any]] = {
     MixtureDataModule: {},
     LatentDataModule: {"batch_size": 128},
     GuidedTrajectoriesDataModule: {"batch_size": 64},
-    MoleculeStatisticsDataModule: {"batch_size": 64},
+    StatisticsDataModule: {"batch_size": 64},
 }
 
 

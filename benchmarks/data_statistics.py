@@ -1,4 +1,4 @@
-"""What a comparison needs of molecules: ``python -m benchmarks.molecule_statistics CONFIG FILE --judge NETWORK``."""
+"""What a comparison needs of a data set: ``python -m benchmarks.data_statistics CONFIG FILE --judge NETWORK``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import yaml
 
 from tag_lightning import datamodules
 from tag_lightning.config_files import config_file, merged_with_bases
-from tag_lightning.datamodules import MoleculeDataModule
+from tag_lightning.datamodules import ImageDataModule, MoleculeDataModule
+from tag_lightning.datamodules.image_statistics import ImageStatistics
 from tag_lightning.datamodules.molecule_statistics import MoleculeStatistics
-from tag_lightning.evaluation import MoleculeTask
+from tag_lightning.datamodules.statistics_file import Findings
+from tag_lightning.evaluation import ImageTask, MoleculeTask, SamplingTask
 from tag_lightning.metrics import FCD, SampleMetric
 
 
-def data_of(config: str, changes: Sequence[str] = ()) -> MoleculeDataModule:
+def data_of(config: str, changes: Sequence[str] = ()) -> ImageDataModule | MoleculeDataModule:
     """The data module of a configuration.
 
     Args:
@@ -27,44 +29,55 @@ def data_of(config: str, changes: Sequence[str] = ()) -> MoleculeDataModule:
         changes: Arguments of the data module that differ, as ``name=value``.
 
     Raises:
-        ValueError: If its data are not molecules.
+        ValueError: If its data are neither images nor molecules.
     """
     settings = merged_with_bases(Path(config_file(config))).get("data", {})
     kind: Any = getattr(datamodules, str(settings.get("class_path")), None)
-    if not (isinstance(kind, type) and issubclass(kind, MoleculeDataModule)):
-        raise ValueError(f"the data of {config} are {settings.get('class_path')}, not molecules; give another one")
+    if not (isinstance(kind, type) and issubclass(kind, ImageDataModule | MoleculeDataModule)):
+        raise ValueError(
+            f"the data of {config} are {settings.get('class_path')}, neither images nor molecules; give another one"
+        )
     changed = {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
     return kind(**settings.get("init_args", {}) | changed)
 
 
-def findings(data: MoleculeDataModule, judge: str | torch.nn.Module, physics: bool) -> dict[str, dict[str, Any]]:
-    """What the metrics of molecules find in these data, by class; FCD is one of them where its package is installed."""
+def molecule_task(judge: str, physics: bool) -> MoleculeTask:
+    """A task with all metrics of molecules; FCD is one of them where its package is installed."""
     further: list[SampleMetric] = [FCD()] if importlib.util.find_spec("fcd_torch") else []
-    task = MoleculeTask(judge=judge, physics=physics, metrics=further, error_details=True)
+    return MoleculeTask(judge=judge, physics=physics, metrics=further, error_details=True)
+
+
+def findings(data: ImageDataModule | MoleculeDataModule, task: SamplingTask) -> Findings:
+    """What the metrics of a task find in these data, by class."""
     task = task.for_data(data).for_samples(2)
-    task.prepare([], torch.device("cpu"))
+    task.prepare(data.reference_dataloader(), torch.device("cpu"))
     return {type(metric).__name__: metric.findings() for metric in task.metrics}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.molecule_statistics", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_statistics", description=__doc__)
     parser.add_argument("config", help="configuration whose data are meant: a path or a shipped one's name")
     parser.add_argument("file", type=Path, help="safetensors file to write")
     parser.add_argument("--judge", required=True, help="judge of the comparison: a shipped network's name or a folder")
     installed = importlib.util.find_spec("tblite") is not None
-    physics = "calibrate xTB too (default: if tblite is installed)"
+    physics = "calibrate xTB too, for molecules (default: if tblite is installed)"
     parser.add_argument("--physics", action=argparse.BooleanOptionalAction, default=installed, help=physics)
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other arguments of the data")
     chosen = parser.parse_args(args)
     data = data_of(chosen.config, chosen.set)
     data.prepare_data()
     data.setup("validate")
-    statistics = MoleculeStatistics.of(data, findings(data, chosen.judge, chosen.physics))
+    statistics: ImageStatistics | MoleculeStatistics
+    if isinstance(data, MoleculeDataModule):
+        statistics = MoleculeStatistics.of(data, findings(data, molecule_task(chosen.judge, chosen.physics)))
+    else:
+        # Inception's weights may not be at hand where the file is used.
+        statistics = ImageStatistics.of(data, findings(data, ImageTask(judge=chosen.judge, features="judge")))
     statistics.save(chosen.file)
     size = chosen.file.stat().st_size / 1e6
-    counts = f"{len(statistics.sizes):,} molecules, {len(statistics.known):,} SMILES, {', '.join(statistics.findings)}"
-    print(f"{counts}: {size:.2f} MB in {chosen.file}")
+    count = len(data.table("train"))  # type: ignore[arg-type]
+    print(f"{count:,} training samples, {', '.join(statistics.findings)}: {size:.2g} MB in {chosen.file}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""What a comparison needs of real images, in a small file in place of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tag_lightning.datamodules.batch import Batch
+from tag_lightning.datamodules.images import ImageDataModule
+from tag_lightning.datamodules.statistics import StatisticsDataModule
+from tag_lightning.datamodules.statistics_file import Findings, read_statistics, write_statistics
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What a comparison needs of a data set of images, none of which is kept.
+
+    Attributes:
+        shape: ``(C, H, W)``.
+        num_images: Number of training images.
+        num_classes: Number of classes of each class attribute.
+        findings: What metrics found in the images, by class; see ``SampleMetric.findings``.
+    """
+
+    shape: tuple[int, ...]
+    num_images: int
+    num_classes: dict[str, int]
+    findings: Findings
+
+    @classmethod
+    def of(cls, data: ImageDataModule, findings: Mapping[str, dict[str, Any]]) -> ImageStatistics:
+        """The statistics of a data module and what metrics found in it."""
+        num_images = len(data.table("train"))  # type: ignore[arg-type]
+        return cls(data.sample_shape, num_images, dict(data.num_classes), dict(findings))
+
+    def save(self, path: Path) -> None:
+        """Write the file, see ``write_statistics``."""
+        settings = {"shape": self.shape, "num_images": self.num_images, "num_classes": self.num_classes}
+        write_statistics(path, settings, {}, self.findings)
+
+    @classmethod
+    def load(cls, path: Path) -> ImageStatistics:
+        """Read what ``save`` wrote, see ``read_statistics``."""
+
+        def build(settings: dict[str, Any], tensors: dict[str, Tensor], findings: Findings) -> ImageStatistics:
+            return cls(tuple(settings["shape"]), settings["num_images"], dict(settings["num_classes"]), findings)
+
+        return read_statistics(path, "images", build)
+
+
+class ImageStatisticsDataModule(StatisticsDataModule):
+    """Statistics of a data set of images; see ``StatisticsDataModule``.
+
+    Frechet distances are those to the data set itself. Metrics that need more of the real images than the moments of
+    their features are refused.
+
+    Args:
+        file: A file of ``ImageStatistics``.
+        batch_size: Images per batch and process.
+        **kwargs: Arguments of ``TableDataModule``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it holds something else.
+    """
+
+    def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(file, batch_size, **kwargs)
+        self._statistics = ImageStatistics.load(Path(file))
+        self.findings = self._statistics.findings
+        self.num_classes = self._statistics.num_classes
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        channels, size, _ = self.sample_shape
+        return ImageDataModule.image_arguments(size, channels, self.num_classes)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
+        return self._statistics.shape
+
+    @property
+    def example(self) -> Batch:
+        """A batch of one grey image of the first class, for trial runs of networks."""
+        classes = {name: torch.zeros(1, dtype=torch.long) for name in self.num_classes}
+        return Batch(torch.zeros(1, *self.sample_shape), classes, {})
+
+    def train_table(self) -> Dataset:
+        return _Counted(self)
+
+
+class _Counted(Dataset):
+    """The number of training images, of which there is no more."""
+
+    def __init__(self, data: ImageStatisticsDataModule) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return self._data._statistics.num_images
+
+    def __getitem__(self, indices: list[int]) -> NoReturn:
+        self._data.refuse()

@@ -1,0 +1,88 @@
+"""The base of data modules that hold statistics of a data set, and none of its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch.utils.data import DataLoader, Dataset
+
+from tag_lightning.content_digest import content_key
+from tag_lightning.datamodules.base import Split, TableDataModule
+from tag_lightning.datamodules.statistics_file import Findings
+
+
+class StatisticsDataModule(TableDataModule):
+    """Base class of statistics in place of a data set, for comparisons by a user who does not have it.
+
+    There are no samples to train or to validate on: the module beside it is ``ComparisonModule``.
+    ``python -m benchmarks.data_statistics`` writes the files.
+
+    Args:
+        file: The file.
+        batch_size: Samples per batch and process.
+        **kwargs: Arguments of ``TableDataModule``.
+
+    Attributes:
+        findings: What metrics found in the data set, by class; they compare with that.
+        digest: Digest of the file's content, so that kept samples are not taken for those of another file.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+    """
+
+    findings: Findings
+
+    def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
+        super().__init__(batch_size, **kwargs)
+        self.file = file
+        path = Path(file)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{file} does not exist; set data.init_args.file, or write the file with python -m "
+                "benchmarks.data_statistics where the data set is"
+            )
+        self.digest = content_key(path.read_bytes())
+
+    def prepare_data(self) -> None:
+        """Nothing to do: the file was read when the module was made."""
+        return
+
+    def setup(self, stage: str) -> None:
+        """Refuse modules that need samples.
+
+        Raises:
+            ValueError: If the module trains or validates a network.
+        """
+        if hasattr(getattr(self.trainer, "lightning_module", None), "network"):
+            self.refuse()
+
+    def build(self, split: Split) -> Dataset:
+        if split != "train":
+            self.refuse()
+        return self.train_table()
+
+    def train_table(self) -> Dataset:
+        """What is known of the training samples."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        self.refuse()
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """One empty step, at whose end ``GuidedSampling`` compares."""
+        return self.predict_dataloader()
+
+    test_dataloader = val_dataloader
+
+    def refuse(self) -> NoReturn:
+        """Refuse what needs the samples.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} holds statistics of the training data, and none of their samples; to compare saved "
+            "networks, use --model ComparisonModule; to train, or to measure what needs the samples, give the data "
+            "set itself as --data"
+        )
