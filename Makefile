@@ -97,7 +97,7 @@ benchmarks: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; run make PYTHON=python3.12 (or another) instead")'
-	@echo "Setting up $(VENV): the downloads, torch above all, take some minutes"
+	@echo "Setting up $(VENV): the downloads, torch above all, take some minutes and, with CUDA, up to 11 GB of disk"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,physics]'
 	@touch $@
