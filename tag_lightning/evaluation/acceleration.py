@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.tensor_file import reason
+from tag_lightning.compilation import naming_the_compiler
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """The precision of the denoiser, in Lightning's words."""
@@ -64,13 +64,8 @@ class Acceleration:
                 if key not in self._forwards:
                     self._forwards[key] = network, self._accelerated(network.forward, kind)
                 vars(network)["forward"] = self._forwards[key][1]
-            yield
-        except RuntimeError as error:
-            if self._compile and _is_of_the_compiler(error):
-                raise ValueError(
-                    f"compile is true, but torch.compile failed on a network: {reason(error)}; set it to false"
-                ) from error
-            raise
+            with naming_the_compiler("compile") if self._compile else nullcontext():
+                yield
         finally:
             for key, (network, _) in chosen.items():
                 vars(network).pop("forward", None)
@@ -93,9 +88,3 @@ class _Autocast:
         with torch.autocast(self._device, self._kind):
             output = self._forward(x, *args, **inputs)
         return (output if isinstance(output, Tensor) else output.sample).to(x.dtype)
-
-
-def _is_of_the_compiler(error: RuntimeError) -> bool:
-    from torch._dynamo.exc import TorchDynamoException  # a second to import
-
-    return isinstance(error, TorchDynamoException)
