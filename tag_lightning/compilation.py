@@ -9,14 +9,15 @@ from tag_lightning.tensor_file import reason
 
 
 @contextmanager
-def naming_the_compiler(setting: str) -> Iterator[None]:
+def naming_the_compiler(setting: str, remedy: str) -> Iterator[None]:
     """Run compiled networks.
 
     Args:
-        setting: The setting that asks for compilation.
+        setting: The setting that asks for compilation, such as ``compile is true``.
+        remedy: The way out, such as ``set it to false``.
 
     Raises:
-        ValueError: If a network cannot be compiled; names the setting.
+        ValueError: If a network cannot be compiled; names both.
     """
     try:
         yield
@@ -25,6 +26,4 @@ def naming_the_compiler(setting: str) -> Iterator[None]:
 
         if not isinstance(error, TorchDynamoException):
             raise
-        raise ValueError(
-            f"{setting} is true, but torch.compile failed on a network: {reason(error)}; set it to false"
-        ) from error
+        raise ValueError(f"{setting}, but torch.compile failed on a network: {reason(error)}; {remedy}") from error

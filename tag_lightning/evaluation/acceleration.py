@@ -64,7 +64,7 @@ class Acceleration:
                 if key not in self._forwards:
                     self._forwards[key] = network, self._accelerated(network.forward, kind)
                 vars(network)["forward"] = self._forwards[key][1]
-            with naming_the_compiler("compile") if self._compile else nullcontext():
+            with naming_the_compiler("compile is true", "set it to false") if self._compile else nullcontext():
                 yield
         finally:
             for key, (network, _) in chosen.items():

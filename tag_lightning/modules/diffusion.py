@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from tag_lightning.compilation import naming_the_compiler
 from tag_lightning.diffusion import (
     NULL_TIMESTEP_KEY,
     PREDICTION_KEY,
@@ -52,8 +50,6 @@ class DiffusionModule(NetworkModule):
         prediction_type: The quantity the network learns, ``epsilon``, ``sample`` (x0) or ``v_prediction``; see
             ``Denoiser``. None keeps the one that ``network`` was trained for, epsilon if it is new. The saved network
             remembers it.
-        compile: Train the network by ``torch.compile``, which takes minutes before the first step. Validation and
-            sampling run it as it is (``sampling.compile`` compiles there).
 
     Raises:
         ValueError: If a dropout is outside [0, 1), or ``network`` takes no condition and ``condition`` names one.
@@ -72,15 +68,12 @@ class DiffusionModule(NetworkModule):
         condition: str | None = None,
         condition_dropout: float = 0.1,
         prediction_type: PredictionType | None = None,
-        compile: bool = False,
     ) -> None:
         super().__init__(network, schedule or LinearSchedule(), optimizer, lr_scheduler, seed)
         for name, value in (("timestep_dropout", timestep_dropout), ("condition_dropout", condition_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
         self.timestep_dropout = timestep_dropout
-        self.compile_training = compile
-        self._compiled: Callable[..., Any] | None = None
         self.condition_dropout = condition_dropout
         self.conditioning = (
             None if condition is None else Conditioning.for_training(network, condition, condition_dropout)
@@ -133,7 +126,7 @@ class DiffusionModule(NetworkModule):
             dropped = torch.rand(len(timesteps), generator=generator, device=timesteps.device) < condition_dropout
             null = self.conditioning.null(len(timesteps), timesteps.device)
             condition = {name: torch.where(dropped, null[name], values) for name, values in condition.items()}
-        output = self._output(x_t, timesteps, **batch.inputs, **condition)
+        output = self.network(x_t, timesteps, **batch.inputs, **condition)
         predicted = output if isinstance(output, Tensor) else output.sample
         weights = self.sample_weights(batch)
         if weights is not None:
@@ -142,15 +135,6 @@ class DiffusionModule(NetworkModule):
         if mask is not None:  # padding has no error and would dilute the mean
             predicted, target = predicted[mask], target[mask]
         return F.mse_loss(predicted, target)
-
-    def _output(self, x_t: Tensor, timesteps: Tensor, **inputs: Tensor) -> Any:
-        """The output of the network, which training compiles if asked to."""
-        if not (self.compile_training and self.training):
-            return self.network(x_t, timesteps, **inputs)
-        if self._compiled is None:
-            self._compiled = torch.compile(self.network.forward)
-        with naming_the_compiler("model.compile"):
-            return self._compiled(x_t, timesteps, **inputs)
 
     def sample_weights(self, batch: Any) -> Tensor | None:
         """The weight of each sample's squared error, ``[B]``; None weighs all the same."""

@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
-from lightning import Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from tiny_runs import UNET
 
-from tag_lightning.callbacks import PretrainedExport, WarmedUpEMA
+from tag_lightning.callbacks import CompiledTraining, PretrainedExport, WarmedUpEMA
 from tag_lightning.datamodules import DigitsDataModule
 from tag_lightning.diffusion import LinearSchedule
-from tag_lightning.modules import DiffusionModule
+from tag_lightning.modules import ComparisonModule, DiffusionModule
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.pretrained import load_pretrained
 
 COMPILE = torch.compile
 
 
-def trained(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
-    """The exported weights after five steps."""
+def trained(folder: Path, *callbacks: Callback) -> tuple[LightningModule, dict[str, torch.Tensor]]:
+    """The module after five steps, and the exported weights."""
     seed_everything(0)
-    module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20), compile=compile)
+    module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20))
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -33,14 +33,14 @@ def trained(folder: Path, compile: bool) -> dict[str, torch.Tensor]:
         limit_train_batches=5,
         limit_val_batches=1,
         default_root_dir=folder,
-        callbacks=[WarmedUpEMA(decay=0.5), PretrainedExport()],
+        callbacks=[WarmedUpEMA(decay=0.5), PretrainedExport(), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, datamodule=DigitsDataModule(size=8, batch_size=32))
-    return load_pretrained(folder / "pretrained").network.state_dict()
+    return module, load_pretrained(folder / "pretrained").network.state_dict()
 
 
 def test_the_weights_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,11 @@ def test_the_weights_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         return noting
 
-    plain = trained(tmp_path / "plain", compile=False)
+    _, plain = trained(tmp_path / "plain")
     monkeypatch.setattr(torch, "compile", eager)
-    compiled = trained(tmp_path / "compiled", compile=True)
+    module, compiled = trained(tmp_path / "compiled", CompiledTraining())
     assert modes == [True] * 5, "five training steps, and neither the trial run nor the validation"
+    assert "forward" not in vars(module.network)
     assert plain.keys() == compiled.keys()
     for name, values in plain.items():
         torch.testing.assert_close(compiled[name], values, rtol=1e-5, atol=1e-6)
@@ -69,8 +70,13 @@ def test_a_network_that_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypat
         raise NotImplementedError("no compiler here")
 
     monkeypatch.setattr(torch, "compile", lambda forward: COMPILE(forward, backend=broken))
-    with pytest.raises(ValueError, match=r"model.compile is true, but torch.compile failed on .*no compiler"):
-        trained(tmp_path, compile=True)
+    with pytest.raises(ValueError, match=r"has CompiledTraining, but torch.compile failed on .*no compiler here"):
+        trained(tmp_path, CompiledTraining())
+
+
+def test_a_module_without_a_network_is_named() -> None:
+    with pytest.raises(ValueError, match="ComparisonModule has no network for CompiledTraining"):
+        CompiledTraining().on_fit_start(Trainer(logger=False), ComparisonModule())
 
 
 @pytest.mark.slow
@@ -78,17 +84,18 @@ def test_the_real_compiler_finds_the_same_gradients() -> None:
     """Molecules of several sizes, for which it compiles twice."""
     torch.manual_seed(0)
     network = EGNNDenoiser(5, 20, width=8, num_blocks=1, longest=2.5, num_bases=16, shared_messages=True)
-    module = DiffusionModule(network, LinearSchedule(20), compile=True)
-    gradients: dict[bool, list[torch.Tensor]] = {}
-    for training in (False, True):
-        module.train(training)
+    module, callback, trainer = DiffusionModule(network, LinearSchedule(20)), CompiledTraining(), Trainer(logger=False)
+    gradients: list[list[torch.Tensor]] = []
+    for start in (lambda *_: None, callback.on_train_batch_start):
         torch.manual_seed(1)
-        gradients[training] = []
+        gradients.append([])
         for size in (5, 7, 6):
+            start(trainer, module, None, 0)
             mask = torch.ones(4, size, dtype=torch.bool)
-            module._output(torch.randn(4, size, 8), torch.arange(4), mask=mask).square().mean().backward()
-            gradients[training] += [p.grad.clone() for p in network.parameters() if p.grad is not None]
+            network(torch.randn(4, size, 8), torch.arange(4), mask=mask).square().mean().backward()
+            gradients[-1] += [p.grad.clone() for p in network.parameters() if p.grad is not None]
             network.zero_grad()
-    assert len(gradients[True]) == len(gradients[False]) > 10
-    for compiled, plain in zip(gradients[True], gradients[False], strict=True):
+            callback.on_train_batch_end(trainer, module)
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for plain, compiled in zip(*gradients, strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
