@@ -61,7 +61,7 @@ class ImageStatisticsDataModule(StatisticsDataModule):
     their features are refused.
 
     Args:
-        file: A file of ``ImageStatistics``.
+        file: A file of ``ImageStatistics``, or a shipped one's name.
         batch_size: Images per batch and process.
         **kwargs: Arguments of ``TableDataModule``.
 
@@ -72,7 +72,7 @@ class ImageStatisticsDataModule(StatisticsDataModule):
 
     def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(file, batch_size, **kwargs)
-        self._statistics = ImageStatistics.load(Path(file))
+        self._statistics = ImageStatistics.load(self._path)
         self.findings = self._statistics.findings
         self.num_classes = self._statistics.num_classes
 

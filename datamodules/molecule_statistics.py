@@ -118,7 +118,7 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
     Targets, sizes, novelty and the figures of real molecules are those of the data set itself.
 
     Args:
-        file: A file of ``MoleculeStatistics``.
+        file: A file of ``MoleculeStatistics``, or a shipped one's name.
         batch_size: Molecules per batch and process.
         **kwargs: Arguments of ``TableDataModule``.
 
@@ -132,7 +132,7 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
 
     def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(file, batch_size, **kwargs)
-        self._statistics = MoleculeStatistics.load(Path(file))
+        self._statistics = MoleculeStatistics.load(self._path)
         self.encoding = self._statistics.encoding
         self.findings = self._statistics.findings
         self.num_classes = {}

@@ -7,9 +7,13 @@ from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader, Dataset
 
+import tag_lightning
 from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split, TableDataModule
 from tag_lightning.datamodules.statistics_file import Findings
+
+
+_SHIPPED = Path(tag_lightning.__file__).parent / "pretrained"
 
 
 class StatisticsDataModule(TableDataModule):
@@ -19,7 +23,7 @@ class StatisticsDataModule(TableDataModule):
     ``python -m benchmarks.data_statistics`` writes the files.
 
     Args:
-        file: The file.
+        file: The file, or the name of a shipped one such as ``qm9_small/statistics``.
         batch_size: Samples per batch and process.
         **kwargs: Arguments of ``TableDataModule``.
 
@@ -36,7 +40,8 @@ class StatisticsDataModule(TableDataModule):
     def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(batch_size, **kwargs)
         self.file = file
-        path = Path(file)
+        shipped = _SHIPPED / f"{file}.safetensors"
+        self._path = path = Path(file) if Path(file).is_file() or not shipped.is_file() else shipped
         if not path.is_file():
             raise FileNotFoundError(
                 f"{file} does not exist; set data.init_args.file, or write the file with python -m "

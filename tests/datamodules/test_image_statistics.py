@@ -54,6 +54,15 @@ def test_the_file_is_small_and_holds_no_image(file: Path) -> None:
         next(iter(ImageStatisticsDataModule(str(file)).reference_dataloader()))
 
 
+def test_a_shipped_file_has_a_name(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tag_lightning.datamodules.statistics._SHIPPED", file.parent)
+    monkeypatch.chdir(tmp_path)
+    named = ImageStatisticsDataModule("digits")
+    assert named.digest == ImageStatisticsDataModule(str(file)).digest
+    with pytest.raises(FileNotFoundError, match="letters does not exist; set data.init_args.file"):
+        ImageStatisticsDataModule("letters")
+
+
 def test_features_of_another_network_are_refused(file: Path) -> None:
     data = ImageStatisticsDataModule(str(file))
     task = ImageTask(judge="digits/guide", features="judge").for_data(data).for_samples(40)
