@@ -12,7 +12,6 @@ from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split, TableDataModule
 from tag_lightning.datamodules.statistics_file import Findings
 
-
 _SHIPPED = Path(tag_lightning.__file__).parent / "pretrained"
 
 

@@ -59,7 +59,7 @@ def test_a_shipped_file_has_a_name(file: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     named = ImageStatisticsDataModule("digits")
     assert named.digest == ImageStatisticsDataModule(str(file)).digest
-    with pytest.raises(FileNotFoundError, match="letters does not exist; set data.init_args.file"):
+    with pytest.raises(FileNotFoundError, match=r"letters does not exist; set data.init_args.file"):
         ImageStatisticsDataModule("letters")
 
 
