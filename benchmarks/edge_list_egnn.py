@@ -18,16 +18,19 @@ class EdgeListEGNN(nn.Module):
 
     Args:
         dense: Owner of the parameters.
+        padded: Make the edges of all pairs of the padded batch and multiply their messages by a mask, as EDM's code
+            does, in place of the edges of real pairs alone.
     """
 
-    def __init__(self, dense: EGNNDenoiser) -> None:
+    def __init__(self, dense: EGNNDenoiser, padded: bool = False) -> None:
         super().__init__()
         self.dense = dense
+        self.padded = padded
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
         """As ``EGNNDenoiser.forward``."""
         batch, points, _ = x.shape
-        receiver, sender = _edges(mask)
+        receiver, sender, between_real = _edges(mask, self.padded)
         real = mask.reshape(-1, 1).to(x)
         flat = x.reshape(batch * points, -1) * real
         time = ((timesteps + 1) / self.dense.num_timesteps).to(x).repeat_interleave(points)[:, None]
@@ -38,11 +41,11 @@ class EdgeListEGNN(nn.Module):
         for invariant, equivariant in blocks:
             squared = _squared(position, receiver, sender)
             message = _message(invariant.message, h, squared, initial, receiver, sender)
-            message = message * invariant.gate(message).sigmoid()
+            message = message * invariant.gate(message).sigmoid() * between_real
             received = torch.zeros_like(h).index_add(0, receiver, message)
             h = h + invariant.node(torch.cat((h, received), 1))
             message = _message(equivariant.message, h, squared, initial, receiver, sender)
-            weight = equivariant.longest * equivariant.weight(message).tanh()
+            weight = equivariant.longest * equivariant.weight(message).tanh() * between_real
             direction = (position[receiver] - position[sender]) / ((squared + 1e-8).sqrt() + 1)
             position = position.index_add(0, receiver, direction * weight)
         velocity = ((position - start) * real).reshape(batch, points, 3)
@@ -51,12 +54,17 @@ class EdgeListEGNN(nn.Module):
         return torch.cat((velocity, self.dense.readout(h).reshape(batch, points, -1) * real), -1)
 
 
-def _edges(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Receivers and senders ``[E]`` of all pairs of different points of one cloud, as indices into ``[B N]``."""
+def _edges(mask: Tensor, padded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Receivers and senders ``[E]`` of pairs of points of one cloud, as indices into ``[B N]``.
+
+    Last comes 1 for those of different real points and 0 for others, ``[E, 1]``.
+    """
     points = mask.shape[1]
     itself = torch.eye(points, dtype=torch.bool, device=mask.device)
-    cloud, first, second = (mask[:, :, None] & mask[:, None] & ~itself).nonzero(as_tuple=True)
-    return cloud * points + first, cloud * points + second
+    real = mask[:, :, None] & mask[:, None] & ~itself
+    made = torch.ones_like(real) if padded else real
+    cloud, first, second = made.nonzero(as_tuple=True)
+    return cloud * points + first, cloud * points + second, real[made][:, None].float()
 
 
 def _squared(position: Tensor, receiver: Tensor, sender: Tensor) -> Tensor:

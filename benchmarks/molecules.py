@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmarks.edge_list_egnn import EdgeListEGNN
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
 from tag_lightning.datamodules import SmallMoleculesDataModule
+from tag_lightning.datamodules.loader import BatchIndices
 from tag_lightning.diffusion import PolynomialSchedule, centred
 from tag_lightning.modules import DiffusionModule
 from tag_lightning.networks import EGNNDenoiser
@@ -18,6 +19,11 @@ from tag_lightning.networks import EGNNDenoiser
 _BATCH, _ATOMS = 64, 29
 # Sizes within a batch of QM9, whose loader puts molecules of similar sizes together.
 _SIMILAR = (17, 19)
+# Training molecules of QM9 by their number of atoms.
+_QM9_SIZES = {
+    3: 1, 4: 4, 5: 5, 6: 9, 7: 16, 8: 49, 9: 124, 10: 362, 11: 807, 12: 1689, 13: 3060, 14: 5136, 15: 7796, 16: 10644,
+    17: 13025, 18: 13364, 19: 13832, 20: 9482, 21: 9970, 22: 3393, 23: 4848, 24: 539, 25: 1506, 26: 48, 27: 266, 29: 25,
+}  # fmt: skip
 
 
 def egnn(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
@@ -45,13 +51,36 @@ def similar_sizes(device: torch.device, repeats: int, quick: bool) -> list[Ratio
     return [_dense_over_edges(_passes(device, quick, sizes), device, repeats, f"{least} to {most} atoms")]
 
 
+def qm9_batches(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
+    """As ``egnn`` at QM9's sizes: the dense form in the loader's batches over EDM's form in batches of any sizes."""
+    sizes = torch.tensor(list(_QM9_SIZES)).repeat_interleave(torch.tensor(list(_QM9_SIZES.values())))
+    batch, count = (4, 1) if quick else (_BATCH, 6)
+    # The same molecules for both.
+    sizes = sizes[torch.randperm(len(sizes), generator=torch.Generator().manual_seed(0))[: batch * count]]
+    drawn = {
+        name: [sizes[rows].tolist() for rows in BatchIndices(len(sizes), batch, True, sizes=by)]
+        for name, by in (("dense", sizes), ("padded edges", None))
+    }
+    jobs = {name: [_passes(device, quick, some)[name] for some in batches] for name, batches in drawn.items()}
+    measured = {name: seconds_of(partial(_all, some), device) for name, some in jobs.items()}
+    seconds = interleaved(measured, repeats, "EGNN, QM9's sizes")
+    what = f"same, {count} batches of QM9's sizes: dense, similar sizes together / all pairs as edges, as EDM's"
+    return [Ratio(what, over(seconds["dense"], seconds["padded edges"]), 0.5)]
+
+
+def _all(jobs: Sequence[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()
+
+
 def _passes(device: torch.device, quick: bool, sizes: Sequence[int]) -> dict[str, Callable[[], None]]:
-    """Forward and backward pass of both forms of one network, for a batch of molecules of these sizes."""
+    """Forward and backward pass of every form of one network, for a batch of molecules of these sizes."""
     dense = EGNNDenoiser(width=16 if quick else 256, num_blocks=1 if quick else _blocks(device)).to(device)
     mask = torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
     x = centred(torch.randn(*mask.shape, 8, device=device), mask)
     timesteps = torch.randint(1000, (len(sizes),), device=device)
-    networks: dict[str, nn.Module] = {"dense": dense, "edges": EdgeListEGNN(dense)}
+    edges = {"edges": EdgeListEGNN(dense), "padded edges": EdgeListEGNN(dense, padded=True)}
+    networks: dict[str, nn.Module] = {"dense": dense, **edges}
     return {name: partial(_pass, network, x, timesteps, mask) for name, network in networks.items()}
 
 

@@ -135,9 +135,10 @@ def test_what_lies_in_the_padding_is_not_seen() -> None:
     torch.testing.assert_close(BASES(dirty, timesteps, mask), BASES(x, timesteps, mask), rtol=0, atol=0)
 
 
-def test_the_dense_form_is_the_published_one() -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_dense_form_is_the_published_one(padded: bool) -> None:
     x, mask, timesteps = cloud([1, 2, 6, 9], 5, 11)
-    plain = EdgeListEGNN(DENOISER)  # type: ignore[arg-type]
+    plain = EdgeListEGNN(DENOISER, padded)  # type: ignore[arg-type]
     torch.testing.assert_close(DENOISER(x, timesteps, mask), plain(x, timesteps, mask), rtol=1e-10, atol=1e-10)
     gradients = []
     for net in (DENOISER, plain):
