@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -66,9 +67,9 @@ class StatisticsDataModule(TableDataModule):
             self.refuse()
         return self.train_table()
 
+    @abstractmethod
     def train_table(self) -> Dataset:
         """What is known of the training samples."""
-        raise NotImplementedError
 
     def train_dataloader(self) -> DataLoader[Any]:
         self.refuse()
