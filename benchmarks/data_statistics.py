@@ -1,4 +1,4 @@
-"""What a comparison needs of a data set: ``python -m benchmarks.data_statistics CONFIG FILE --judge NETWORK``."""
+"""Write the statistics of a data set: ``python -m benchmarks.data_statistics CONFIG FILE --judge NETWORK``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tag_lightning.config_files import config_file, merged_with_bases
 from tag_lightning.datamodules import ImageDataModule, MoleculeDataModule
 from tag_lightning.datamodules.image_statistics import ImageStatistics
 from tag_lightning.datamodules.molecule_statistics import MoleculeStatistics
-from tag_lightning.datamodules.statistics_file import Findings
+from tag_lightning.datamodules.statistics_file import ReferenceStates
 from tag_lightning.evaluation import ImageTask, MoleculeTask, SamplingTask
 from tag_lightning.metrics import FCD, SampleMetric
 
@@ -47,11 +47,11 @@ def molecule_task(judge: str, physics: bool) -> MoleculeTask:
     return MoleculeTask(judge=judge, physics=physics, metrics=further, error_details=True)
 
 
-def findings(data: ImageDataModule | MoleculeDataModule, task: SamplingTask) -> Findings:
-    """What the metrics of a task find in these data, by class."""
+def reference_states(data: ImageDataModule | MoleculeDataModule, task: SamplingTask) -> ReferenceStates:
+    """The state of each metric of a task by class name, prepared on these data."""
     task = task.for_data(data).for_samples(2)
     task.prepare(data.reference_dataloader(), torch.device("cpu"))
-    return {type(metric).__name__: metric.findings() for metric in task.metrics}
+    return {type(metric).__name__: metric.reference_state() for metric in task.metrics}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -70,14 +70,14 @@ def main(args: Sequence[str] | None = None) -> None:
     data.setup("validate")
     statistics: ImageStatistics | MoleculeStatistics
     if isinstance(data, MoleculeDataModule):
-        statistics = MoleculeStatistics.of(data, findings(data, molecule_task(chosen.judge, chosen.physics)))
+        statistics = MoleculeStatistics.of(data, reference_states(data, molecule_task(chosen.judge, chosen.physics)))
     else:
         # Inception's weights may not be at hand where the file is used.
-        statistics = ImageStatistics.of(data, findings(data, ImageTask(judge=chosen.judge, features="judge")))
+        statistics = ImageStatistics.of(data, reference_states(data, ImageTask(judge=chosen.judge, features="judge")))
     statistics.save(chosen.file)
     size = chosen.file.stat().st_size / 1e6
     count = len(data.table("train"))  # type: ignore[arg-type]
-    print(f"{count:,} training samples, {', '.join(statistics.findings)}: {size:.2g} MB in {chosen.file}")
+    print(f"{count:,} training samples, {', '.join(statistics.reference_states)}: {size:.2g} MB in {chosen.file}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a comparison needs of real images, in a small file in place of the data set."""
+"""The statistics of real images that a comparison needs, in a small file in place of the data set."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from torch.utils.data import Dataset
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.statistics import StatisticsDataModule
-from tag_lightning.datamodules.statistics_file import Findings, read_statistics, write_statistics
+from tag_lightning.datamodules.statistics_file import ReferenceStates, read_statistics, write_statistics
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What a comparison needs of a data set of images, none of which is kept.
+    """The statistics of a data set of images that a comparison needs; they contain no image.
 
     Attributes:
         shape: ``(C, H, W)``.
         num_images: Number of training images.
         num_classes: Number of classes of each class attribute.
-        findings: What metrics found in the images, by class; see ``SampleMetric.findings``.
+        reference_states: State of each metric by class name, see ``SampleMetric.reference_state``.
     """
 
     shape: tuple[int, ...]
     num_images: int
     num_classes: dict[str, int]
-    findings: Findings
+    reference_states: ReferenceStates
 
     @classmethod
-    def of(cls, data: ImageDataModule, findings: Mapping[str, dict[str, Any]]) -> ImageStatistics:
-        """The statistics of a data module and what metrics found in it."""
+    def of(cls, data: ImageDataModule, reference_states: Mapping[str, dict[str, Any]]) -> ImageStatistics:
+        """The statistics of a data module, with the states of metrics that were prepared on it."""
         num_images = len(data.table("train"))  # type: ignore[arg-type]
-        return cls(data.sample_shape, num_images, dict(data.num_classes), dict(findings))
+        return cls(data.sample_shape, num_images, dict(data.num_classes), dict(reference_states))
 
     def save(self, path: Path) -> None:
         """Write the file, see ``write_statistics``."""
         settings = {"shape": self.shape, "num_images": self.num_images, "num_classes": self.num_classes}
-        write_statistics(path, settings, {}, self.findings)
+        write_statistics(path, settings, {}, self.reference_states)
 
     @classmethod
     def load(cls, path: Path) -> ImageStatistics:
         """Read what ``save`` wrote, see ``read_statistics``."""
 
-        def build(settings: dict[str, Any], tensors: dict[str, Tensor], findings: Findings) -> ImageStatistics:
-            return cls(tuple(settings["shape"]), settings["num_images"], dict(settings["num_classes"]), findings)
+        def build(settings: dict[str, Any], tensors: dict[str, Tensor], states: ReferenceStates) -> ImageStatistics:
+            return cls(tuple(settings["shape"]), settings["num_images"], dict(settings["num_classes"]), states)
 
         return read_statistics(path, "images", build)
 
@@ -73,7 +73,7 @@ class ImageStatisticsDataModule(StatisticsDataModule):
     def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(file, batch_size, **kwargs)
         self._statistics = ImageStatistics.load(self._path)
-        self.findings = self._statistics.findings
+        self.reference_states = self._statistics.reference_states
         self.num_classes = self._statistics.num_classes
 
     @property
@@ -97,7 +97,7 @@ class ImageStatisticsDataModule(StatisticsDataModule):
 
 
 class _Counted(Dataset):
-    """The number of training images, of which there is no more."""
+    """A table of which only the length is known."""
 
     def __init__(self, data: ImageStatisticsDataModule) -> None:
         self._data = data

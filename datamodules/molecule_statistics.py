@@ -1,4 +1,4 @@
-"""What a comparison needs of real molecules, in a small file in place of the data set."""
+"""The statistics of real molecules that a comparison needs, in a small file in place of the data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.molecule_store import Molecules
 from tag_lightning.datamodules.molecules import MoleculeDataModule, MoleculeTable
 from tag_lightning.datamodules.statistics import StatisticsDataModule
-from tag_lightning.datamodules.statistics_file import Findings, read_statistics, write_statistics
+from tag_lightning.datamodules.statistics_file import ReferenceStates, read_statistics, write_statistics
 
 # Angstrom between the atoms of the example, farther than any bond.
 _SPACING = 2.0
@@ -55,15 +55,15 @@ def _hash(smiles: str) -> int:
 
 @dataclass(frozen=True)
 class MoleculeStatistics:
-    """What a comparison needs of a data set of molecules, none of whose geometries are kept.
+    """The statistics of a data set of molecules that a comparison needs; they contain no geometry.
 
     Attributes:
         encoding: Maps molecules to samples.
         largest: Number of atoms of the largest molecule, N of a sample ``[N, 3 + F]``.
-        sizes: Number of atoms of each training molecule, ``[M]`` uint8.
+        sizes: Number of atoms of each training molecule, ``[M]`` int16.
         properties: Their properties by name, ``[M]`` float32 each; NaN where unknown.
         known: Their SMILES, hashed.
-        findings: What metrics found in the molecules, by class; see ``SampleMetric.findings``.
+        reference_states: State of each metric by class name, see ``SampleMetric.reference_state``.
     """
 
     encoding: MoleculeEncoding
@@ -71,15 +71,15 @@ class MoleculeStatistics:
     sizes: Tensor
     properties: dict[str, Tensor]
     known: HashedSmiles
-    findings: Findings
+    reference_states: ReferenceStates
 
     @classmethod
-    def of(cls, data: MoleculeDataModule, findings: Mapping[str, dict[str, Any]]) -> MoleculeStatistics:
-        """The statistics of a data module and what metrics found in it."""
+    def of(cls, data: MoleculeDataModule, reference_states: Mapping[str, dict[str, Any]]) -> MoleculeStatistics:
+        """The statistics of a data module, with the states of metrics that were prepared on it."""
         train: MoleculeTable = data.table("train")  # type: ignore[assignment]
         known = HashedSmiles.of(data.reference_smiles())
-        sizes = train.sizes.to(torch.uint8)
-        return cls(data.encoding, data.sample_shape[0], sizes, train.attributes, known, dict(findings))
+        sizes = train.sizes.to(torch.int16)
+        return cls(data.encoding, data.sample_shape[0], sizes, train.attributes, known, dict(reference_states))
 
     def save(self, path: Path) -> None:
         """Write the file, see ``write_statistics``."""
@@ -92,13 +92,13 @@ class MoleculeStatistics:
             "largest": self.largest,
             "properties": list(self.properties),
         }
-        write_statistics(path, settings, tensors, self.findings)
+        write_statistics(path, settings, tensors, self.reference_states)
 
     @classmethod
     def load(cls, path: Path) -> MoleculeStatistics:
         """Read what ``save`` wrote, see ``read_statistics``."""
 
-        def build(settings: dict[str, Any], tensors: dict[str, Tensor], findings: Findings) -> MoleculeStatistics:
+        def build(settings: dict[str, Any], tensors: dict[str, Tensor], states: ReferenceStates) -> MoleculeStatistics:
             scales = settings["feature_scale"], settings["charge_scale"]
             return cls(
                 MoleculeEncoding(tuple(settings["elements"]), *scales),
@@ -106,7 +106,7 @@ class MoleculeStatistics:
                 tensors["sizes"],
                 {name: tensors[f"properties.{name}"] for name in settings["properties"]},
                 HashedSmiles(tensors["known"]),
-                findings,
+                states,
             )
 
         return read_statistics(path, "molecules", build)
@@ -134,7 +134,7 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
         super().__init__(file, batch_size, **kwargs)
         self._statistics = MoleculeStatistics.load(self._path)
         self.encoding = self._statistics.encoding
-        self.findings = self._statistics.findings
+        self.reference_states = self._statistics.reference_states
         self.num_classes = {}
 
     @property
@@ -166,7 +166,7 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
 
 
 class _SizesAndProperties(Dataset):
-    """Sizes and properties of the training molecules, of which there is no more."""
+    """A table of which only sizes and properties are known."""
 
     def __init__(self, data: MoleculeStatisticsDataModule) -> None:
         self._data = data

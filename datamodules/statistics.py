@@ -1,4 +1,4 @@
-"""The base of data modules that hold statistics of a data set, and none of its samples."""
+"""The base of data modules that hold the statistics of a data set and none of its samples."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.utils.data import DataLoader, Dataset
 import tag_lightning
 from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split, TableDataModule
-from tag_lightning.datamodules.statistics_file import Findings
+from tag_lightning.datamodules.statistics_file import ReferenceStates
 
 _SHIPPED = Path(tag_lightning.__file__).parent / "pretrained"
 
 
 class StatisticsDataModule(TableDataModule):
-    """Base class of statistics in place of a data set, for comparisons by a user who does not have it.
+    """Base class for the statistics of a data set, which let users without the data compare saved networks.
 
-    There are no samples to train or to validate on: the module beside it is ``ComparisonModule``.
-    ``python -m benchmarks.data_statistics`` writes the files.
+    Use it with ``ComparisonModule``, which neither trains nor validates. ``python -m benchmarks.data_statistics``
+    writes the files.
 
     Args:
         file: The file, or the name of a shipped one such as ``qm9_small/statistics``.
@@ -28,26 +28,25 @@ class StatisticsDataModule(TableDataModule):
         **kwargs: Arguments of ``TableDataModule``.
 
     Attributes:
-        findings: What metrics found in the data set, by class; they compare with that.
+        reference_states: State of each metric by class name, restored in place of measuring real data.
         digest: Digest of the file's content, so that kept samples are not taken for those of another file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
     """
 
-    findings: Findings
+    reference_states: ReferenceStates
 
     def __init__(self, file: str, batch_size: int = 64, **kwargs: Any) -> None:
         super().__init__(batch_size, **kwargs)
         self.file = file
-        shipped = _SHIPPED / f"{file}.safetensors"
-        self._path = path = Path(file) if Path(file).is_file() or not shipped.is_file() else shipped
-        if not path.is_file():
+        self._path = Path(file) if Path(file).is_file() else _SHIPPED / f"{file}.safetensors"
+        if not self._path.is_file():
             raise FileNotFoundError(
                 f"{file} does not exist; set data.init_args.file, or write the file with python -m "
                 "benchmarks.data_statistics where the data set is"
             )
-        self.digest = content_key(path.read_bytes())
+        self.digest = content_key(self._path.read_bytes())
 
     def prepare_data(self) -> None:
         """Nothing to do: the file was read when the module was made."""
@@ -69,7 +68,7 @@ class StatisticsDataModule(TableDataModule):
 
     @abstractmethod
     def train_table(self) -> Dataset:
-        """What is known of the training samples."""
+        """The training table without its samples; its length is known."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         self.refuse()

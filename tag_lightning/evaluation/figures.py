@@ -134,7 +134,7 @@ def scatter_2d(samples: Mapping[str, Points], data: Points) -> Figure:
         data: Points ``[M, 2]`` of the data.
 
     Raises:
-        ValueError: If there is no panel or points are not ``[N, 2]``.
+        ValueError: If ``samples`` is empty, or points do not have the shape ``[N, 2]``.
     """
     if not samples:
         raise ValueError("scatter_2d needs at least one set of samples")

@@ -182,11 +182,11 @@ class SamplingTask(ABC):
         """Let the metrics measure the real data, in one pass over its batches; a second call does nothing."""
         if self._prepared:
             return
-        kept = getattr(self.data, "findings", None)
-        if kept is None:
+        states = getattr(self.data, "reference_states", None)
+        if states is None:
             self._measure_real(reference, device)
         else:
-            self._recall(kept)
+            self._load_reference_states(states)
         self._prepared = True
 
     def _measure_real(self, reference: Iterable[Any], device: torch.device) -> None:
@@ -198,17 +198,17 @@ class SamplingTask(ABC):
         for metric in self.metrics:
             metric.prepare(device)
 
-    def _recall(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take what the metrics found in the real data elsewhere, by class."""
+    def _load_reference_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore each metric from the state of its class, for data that keep those and no samples."""
         self.num_reference = len(self.data.table("train"))
         for metric in self.metrics:
             name = type(metric).__name__
-            if name in kept:
-                metric.recall(kept[name])
+            if name in states:
+                metric.load_reference_state(states[name])
             elif metric.needs_real or type(metric).prepare is not SampleMetric.prepare:
                 raise ValueError(
-                    f"{name} compares with real data, which {type(self.data).__name__} does not hold, nor what {name} "
-                    "found in them; leave it out, or write the file with it"
+                    f"{name} compares with real data, which {type(self.data).__name__} does not hold, and its file has "
+                    f"no state of {name}; leave the metric out, or write the file with it"
                 )
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:

@@ -77,19 +77,19 @@ class FCD(SampleMetric):
         test = self.features(self._chosen(self.task.data.reference_smiles("test")), device)
         self.reference = self.summary({"chemnet": test})
 
-    def findings(self) -> dict[str, Any]:
-        """The distance of the test molecules, and the moments of the features of the real ones."""
+    def reference_state(self) -> dict[str, Any]:
+        """The distance of the test molecules, and mean and covariance of the features of the training molecules."""
         moments = FeatureMoments(self._distance.counts["real"], *self._distance.real_moments)
-        return super().findings() | moments.packed()
+        return super().reference_state() | moments.packed()
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        """Take up the moments.
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the moments.
 
         Raises:
             ValueError: If they are those of another number of molecules.
         """
-        super().recall(findings)
-        moments = FeatureMoments.unpacked(findings)
+        super().load_reference_state(state)
+        moments = FeatureMoments.unpacked(state)
         if moments.num_samples != min(self.num_reference, len(self.task.data.reference_smiles())):
             raise ValueError(
                 f"metrics: FCD is asked for {self.num_reference} real molecules, but the data keep the features of "

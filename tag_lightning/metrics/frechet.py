@@ -97,25 +97,25 @@ class FID(FeatureMetric):
         """Mean ``[D]`` and covariance ``[D, D]`` of the real features, see ``FrechetDistance``."""
         return self._distance.real_moments
 
-    def findings(self) -> dict[str, Any]:
-        """The moments of the features of the real images, and the network they are of."""
+    def reference_state(self) -> dict[str, Any]:
+        """Mean and covariance of the features of the real images, and a digest of the network that computed them."""
         moments = FeatureMoments(self._distance.counts["real"], *self.real_moments)
-        return super().findings() | self._measured_by() | moments.packed()
+        return super().reference_state() | self._measured_by() | moments.packed()
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        """Take up the moments.
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the moments.
 
         Raises:
             ValueError: If they are those of other features.
         """
-        super().recall(findings)
-        if any(findings[name] != value for name, value in self._measured_by().items()):
+        super().load_reference_state(state)
+        if any(state[name] != value for name, value in self._measured_by().items()):
             raise ValueError(
                 f"{self.name} compares features of {self.features_name}, but the data keep moments of those of "
-                f"{findings['features']}, or of other weights; choose that judge or those features"
+                f"{state['features']}, or of other weights; choose that judge or those features"
             )
         self._distance.reset()
-        self._distance.update_sums(FeatureSums.of_moments(FeatureMoments.unpacked(findings)), real=True)
+        self._distance.update_sums(FeatureSums.of_moments(FeatureMoments.unpacked(state)), real=True)
 
     def _measured_by(self) -> dict[str, Any]:
         return {

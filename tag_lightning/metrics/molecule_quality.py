@@ -34,8 +34,8 @@ class MoleculeQuality(SampleMetric):
         batch = table[list(range(len(table)))]
         self.reference = molecule_quality(*self.task.encoding.decode(batch.x, batch.inputs["mask"]))
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        super().recall(findings)
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        super().load_reference_state(state)
         self._known = self.task.data.reference_smiles()
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:

@@ -69,21 +69,21 @@ class PhysicsError(SampleMetric):
         self.calibrate(measured, labels)
         self.reference = self.errors(*self._measured_real("test"))
 
-    def findings(self) -> dict[str, Any]:
-        return super().findings() | {"lines": {name: list(line) for name, line in self.lines.items()}}
+    def reference_state(self) -> dict[str, Any]:
+        return super().reference_state() | {"lines": {name: list(line) for name, line in self.lines.items()}}
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        """Take up the calibration and the error that remains on real molecules.
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the calibration, and the error that remains on real molecules.
 
         Raises:
             ValueError: If a property was not calibrated.
         """
-        missing = [name for name in self.judged if name not in findings["lines"]]
+        missing = [name for name in self.judged if name not in state["lines"]]
         if missing:
             raise ValueError(f"the data keep no calibration of xTB's {missing[0]}; set physics to false")
-        self.lines = {name: tuple(findings["lines"][name]) for name in self.judged}
+        self.lines = {name: tuple(state["lines"][name]) for name in self.judged}
         shown = error_names(self.judged, self.details, "xtb_") | {"xtb_converged", "xtb_max_force"}
-        self.reference = {name: value for name, value in findings["reference"].items() if name in shown}
+        self.reference = {name: value for name, value in state["reference"].items() if name in shown}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """As ``errors``; a property asked to lie in a range has ``xtb_within_<property>``, a share, instead."""

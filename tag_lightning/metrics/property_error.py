@@ -64,16 +64,16 @@ class PropertyError(SampleMetric):
             if self.details:
                 self.reference |= error_details(column, torch.cat(stable), name)
 
-    def findings(self) -> dict[str, Any]:
-        return super().findings() | {"judge": weights_key(self.task.judge)}
+    def reference_state(self) -> dict[str, Any]:
+        return super().reference_state() | {"judge": weights_key(self.task.judge)}
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        """Take up the errors on real data, unless they are another judge's."""
-        if findings["judge"] != weights_key(self.task.judge):
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the errors on real data; a warning and no errors if another judge made them."""
+        if state["judge"] != weights_key(self.task.judge):
             rank_zero_warn("The data keep the errors of another judge on real molecules: real data have none here.")
             return
         shown = error_names(set(self.task.judge.properties) - set(self.task.ranges), self.details)
-        self.reference = {name: value for name, value in findings["reference"].items() if name in shown}
+        self.reference = {name: value for name, value in state["reference"].items() if name in shown}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         figures = {name: float(errors.sum() / count.sum()) for name, (errors, count) in self.terms(rows).items()}

@@ -80,17 +80,21 @@ class SampleMetric(ABC):
         """Finish the reference from real data; called once, after all batches were added."""
         return
 
-    def findings(self) -> dict[str, Any]:
-        """What ``prepare`` found in the real data, for ``recall`` without them: tensors, and what JSON can hold."""
+    def reference_state(self) -> dict[str, Any]:
+        """All that ``prepare`` computed from the real data, so that a comparison can do without them.
+
+        Returns:
+            Tensors and JSON values by name, for ``load_reference_state``.
+        """
         return {"reference": dict(self.reference)}
 
-    def recall(self, findings: Mapping[str, Any]) -> None:
-        """Take up earlier ``findings`` in place of ``add_real`` and ``prepare``; called once.
+    def load_reference_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``reference_state`` in place of ``add_real`` and ``prepare``; called once.
 
         Raises:
             ValueError: If this metric compares with something else.
         """
-        self.reference = findings["reference"]
+        self.reference = state["reference"]
 
     @abstractmethod
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:

@@ -13,8 +13,8 @@ class ComparisonModule(LightningModule):
     """Trains and validates nothing: ``validate`` and ``test`` draw the arms of ``sampling``, from saved networks alone.
 
     ``sampling.denoiser`` names the base model, ``sampling.predictor`` the time predictor of arms with TAG. There are no
-    weights to evaluate, so that ``--ckpt_path`` is not needed. With ``MoleculeStatisticsDataModule`` no real molecules
-    are needed either.
+    weights to evaluate, so ``--ckpt_path`` is not needed. With ``ImageStatisticsDataModule`` or
+    ``MoleculeStatisticsDataModule`` the data set is not needed either.
     """
 
     def sampling_resources(self) -> dict[str, Any]:

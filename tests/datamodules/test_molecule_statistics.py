@@ -38,7 +38,7 @@ def brief(full: SmallMoleculesDataModule, tmp_path_factory: pytest.TempPathFacto
 def written(data: MoleculeDataModule, path: Path, task: MoleculeTask | None = None) -> MoleculeStatisticsDataModule:
     """The statistics of the data with what the metrics of a task found in them."""
     metrics = () if task is None else task.metrics
-    MoleculeStatistics.of(data, {type(metric).__name__: metric.findings() for metric in metrics}).save(path)
+    MoleculeStatistics.of(data, {type(metric).__name__: metric.reference_state() for metric in metrics}).save(path)
     return MoleculeStatisticsDataModule(str(path))
 
 
@@ -134,11 +134,11 @@ def test_the_calibration_of_xtb_is_the_same(full: MoleculeDataModule, tmp_path: 
     brief = written(full, tmp_path / "physics.safetensors", tasks[0])
     for details, shown in ((True, physics.reference), (False, {"xtb_mae_alpha": 0.5, "xtb_converged": 1.0})):
         recalled = task_of(brief, physics=True, error_details=details).metrics[-1]
-        recalled.recall(brief.findings["PhysicsError"])
+        recalled.load_reference_state(brief.reference_states["PhysicsError"])
         assert recalled.lines == physics.lines  # type: ignore[attr-defined]
         assert recalled.reference == shown
     with pytest.raises(ValueError, match="keep no calibration of xTB's alpha; set physics to false"):
-        recalled.recall({"reference": {}, "lines": {}})
+        recalled.load_reference_state({"reference": {}, "lines": {}})
 
 
 def test_errors_of_another_judge_are_not_shown(full: MoleculeDataModule, tmp_path: Path) -> None:
