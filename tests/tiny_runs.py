@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch import nn
 
@@ -83,6 +83,25 @@ def write_networks(root: Path) -> TinyNetworks:
     for seed, name in ((2, "guide"), (3, "judge")):
         save_pretrained(root / name, seeded(lambda: ImageClassifier(widths=(8, 8)), seed), None)
     return TinyNetworks(root)
+
+
+def fit_briefly(module: LightningModule, folder: Path, data: LightningDataModule, *callbacks: Any) -> Trainer:
+    """Five training steps and one validation batch, nothing written but what callbacks write."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        limit_train_batches=5,
+        limit_val_batches=1,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
 
 
 def base_arguments(verb: str, run: Path) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from tiny_runs import UNET
+from tiny_runs import UNET, fit_briefly
 
 from tag_lightning.callbacks import CompiledTraining, PretrainedExport, WarmedUpEMA
 from tag_lightning.datamodules import DigitsDataModule
@@ -26,20 +26,8 @@ def trained(folder: Path, *callbacks: Callback) -> tuple[LightningModule, dict[s
     """The module after five steps, and the exported weights."""
     seed_everything(0)
     module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20))
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        limit_train_batches=5,
-        limit_val_batches=1,
-        default_root_dir=folder,
-        callbacks=[WarmedUpEMA(decay=0.5), PretrainedExport(), *callbacks],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=DigitsDataModule(size=8, batch_size=32))
+    averaging = WarmedUpEMA(decay=0.5)
+    fit_briefly(module, folder, DigitsDataModule(size=8, batch_size=32), averaging, PretrainedExport(), *callbacks)
     return module, load_pretrained(folder / "pretrained").network.state_dict()
 
 

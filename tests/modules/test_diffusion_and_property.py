@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DModel
-from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from tiny_runs import UNET
+from tiny_runs import UNET, fit_briefly
 
 from tag_lightning.callbacks import PretrainedExport
 from tag_lightning.datamodules import DigitsDataModule
@@ -18,24 +18,6 @@ from tag_lightning.diffusion import LinearSchedule
 from tag_lightning.modules import DiffusionModule, PropertyModule
 from tag_lightning.networks import ImageClassifier
 from tag_lightning.pretrained import load_pretrained
-
-
-def _fit(module: LightningModule, folder: Path, data: LightningDataModule, *callbacks: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        limit_train_batches=5,
-        limit_val_batches=1,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, datamodule=data)
-    return trainer
 
 
 class _Raw(EMAWeightAveraging):
@@ -54,7 +36,7 @@ def test_the_averaged_weights_of_a_denoiser_are_saved(tmp_path: Path) -> None:
     seed_everything(0)
     module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20))
     averaging = _Raw(decay=0.5)
-    _fit(module, tmp_path, DigitsDataModule(size=8, batch_size=32), averaging, PretrainedExport())
+    fit_briefly(module, tmp_path, DigitsDataModule(size=8, batch_size=32), averaging, PretrainedExport())
     saved = load_pretrained(tmp_path / "pretrained").network.state_dict()
     expected = averaging.steps[0]
     for raw in averaging.steps[1:]:
@@ -67,14 +49,14 @@ def test_the_averaged_weights_of_a_denoiser_are_saved(tmp_path: Path) -> None:
 def test_losses_of_a_denoiser_are_about_one_without_training(tmp_path: Path) -> None:
     seed_everything(0)
     module = DiffusionModule(UNet2DModel(**UNET), LinearSchedule(20))
-    trainer = _fit(module, tmp_path, DigitsDataModule(size=8, batch_size=32))
+    trainer = fit_briefly(module, tmp_path, DigitsDataModule(size=8, batch_size=32))
     for name in ("train/loss", "val/loss"):
         assert float(trainer.callback_metrics[name]) == pytest.approx(1, abs=0.5)
 
 
 def test_a_classifier_logs_its_accuracy(tmp_path: Path) -> None:
     module = PropertyModule(ImageClassifier(widths=(8, 8)), noise=0.1)
-    trainer = _fit(module, tmp_path, DigitsDataModule(size=8, batch_size=32))
+    trainer = fit_briefly(module, tmp_path, DigitsDataModule(size=8, batch_size=32))
     assert {"train/loss", "val/loss", "val/accuracy"} <= trainer.callback_metrics.keys()
     assert 0 <= trainer.callback_metrics["val/accuracy"] <= 1
 
@@ -82,13 +64,13 @@ def test_a_classifier_logs_its_accuracy(tmp_path: Path) -> None:
 def test_an_unknown_attribute_is_refused_before_training(tmp_path: Path) -> None:
     module = PropertyModule(ImageClassifier(widths=(8, 8)), attribute="colour")
     with pytest.raises(ValueError, match="no attribute 'colour', only hue, label"):
-        _fit(module, tmp_path, DigitsDataModule(size=8))
+        fit_briefly(module, tmp_path, DigitsDataModule(size=8))
 
 
 def test_a_wrong_number_of_classes_is_refused_before_training(tmp_path: Path) -> None:
     module = PropertyModule(ImageClassifier(widths=(8, 8)), attribute="hue")
     with pytest.raises(ValueError, match="8 classes of 'hue' but the network has 10"):
-        _fit(module, tmp_path, DigitsDataModule(size=8))
+        fit_briefly(module, tmp_path, DigitsDataModule(size=8))
 
 
 def test_negative_noise_is_refused() -> None:
