@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.molecules import egnn, loader, qm9_batches, similar_sizes
+from benchmarks.molecules import compiled, egnn, loader, qm9_batches, similar_sizes
 from benchmarks.timing import Ratio, interleaved, over, seconds_of
 from benchmarks.training_step import RECIPES, bare_seconds, trainer_seconds
 from tag_lightning.diffusion import (
@@ -238,6 +238,7 @@ def main(args: list[str] | None = None) -> None:
         "egnn": egnn,
         "similar_sizes": similar_sizes,
         "qm9_batches": qm9_batches,
+        "compiled": compiled,
         "loader": loader,
     }
     parser = argparse.ArgumentParser(description=__doc__)

@@ -37,6 +37,7 @@ def test_the_table_shows_the_median_and_the_range(capsys: pytest.CaptureFixture[
         ("overhead", 1),
         ("similar_sizes", 1),
         ("qm9_batches", 1),
+        ("compiled", 1),
         ("folded", 1),
         ("distilled", 1),
         pytest.param("training", 2, marks=pytest.mark.slow),
