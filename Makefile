@@ -4,10 +4,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 CONFIG := configs/digits/time_predictor.yaml
 MOLECULES := configs/molecules/time_predictor.yaml
+QM9 := configs/qm9_small/comparison.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules test slow lint tour weights benchmarks seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules
+.PHONY: demo demo-molecules demo-qm9 test slow lint tour weights benchmarks
+.PHONY: seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules seeds-qm9
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -16,6 +18,11 @@ demo: $(VENV)/.ready
 demo-molecules: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(MOLECULES)"
 	@$(RUN) -m tag_lightning fit --config $(MOLECULES)
+
+# Trains nothing and needs no file of QM9: networks and statistics ship with the package.
+demo-qm9: $(VENV)/.ready
+	@echo "$(RUN) -m tag_lightning validate --config $(QM9)"
+	@$(RUN) -m tag_lightning validate --config $(QM9)
 
 test: $(VENV)/.ready
 	$(RUN) -m pytest
@@ -35,7 +42,8 @@ lint: $(VENV)/.ready
 tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
-# Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first.
+# Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first. Those of QM9,
+# `make weights-qm9_small`, need its files and about a day.
 weights: weights-digits weights-latent_digits weights-molecules weights-audio
 
 # The stages whose networks the experiments use, and those that learn from the networks of the former.
@@ -43,6 +51,7 @@ WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_l
 WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
+WEIGHTS_qm9_small := guide judge denoiser time_gap_predictor noise_level time_predictor
 DISTILLED_digits := guidance_adapters noisy_guide
 
 # $(call remake,kind,stages)
@@ -70,6 +79,12 @@ weights-latent_digits: $(VENV)/.ready
 	  [save_file({k: v.half() for k, v in load_file(f).items()}, f, {'format': 'pt'}) for f in sys.argv[1:]]" \
 	  tag_lightning/pretrained/latent_digits/*/diffusion_pytorch_model.safetensors
 
+# As the rule for any kind above, then the statistics that replace QM9's files in a comparison.
+weights-qm9_small: $(VENV)/.ready
+	$(call remake,qm9_small,$(WEIGHTS_qm9_small))
+	$(RUN) -m benchmarks.data_statistics qm9_small/time_predictor tag_lightning/pretrained/qm9_small/statistics.safetensors \
+	  --judge qm9_small/judge
+
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
@@ -90,6 +105,9 @@ seeds-molecules: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config molecules/strengths --seeds 0 1 2 --out runs/molecules/seeds -- \
 	  --sampling.task.init_args.physics true
 	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
+
+seeds-qm9: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --verb validate --config qm9_small/comparison --seeds 0 1 2 --out runs/qm9_small/comparison
 
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks.speed

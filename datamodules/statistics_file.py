@@ -39,6 +39,7 @@ def write_statistics(
     with replacing(path) as temporary:
         # One entry, since safetensors does not keep the order of several.
         save_file(packed, temporary, {"statistics": json.dumps({**settings, "reference_states": numbers})})
+        temporary.chmod(0o644)  # safetensors leaves its files readable by the owner only
 
 
 def read_statistics(

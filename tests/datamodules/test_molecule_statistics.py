@@ -201,6 +201,7 @@ def test_a_file_is_the_same_bytes_every_time(full: MoleculeDataModule, tmp_path:
     for path in paths:
         MoleculeStatistics.of(full, {}).save(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert paths[0].stat().st_mode & 0o777 == 0o644  # others may read it too
 
 
 def test_networks_are_not_trained_on_statistics(brief: MoleculeStatisticsDataModule) -> None:
