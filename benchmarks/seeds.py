@@ -18,10 +18,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from tag_lightning.config_files import config_file, merged_with_bases
 from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.results import ABSENT, REAL_DATA
 from tag_lightning.evaluation.seed_results import Measures
+from tag_lightning.modules import ComparisonModule
 
 Arms = Mapping[str, Mapping[str, float]]
 Summary = dict[str, dict[str, tuple[float, float]]]
@@ -190,10 +192,13 @@ def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[
     Raises:
         RuntimeError: If the run fails, unless it is only that ``validate`` found arms which failed.
     """
+    seeds = ["seed_everything", "data.init_args.seed", "sampling.seed"]
+    if has_seeded_module(config):
+        seeds.insert(1, "model.init_args.seed")
     command = [
         *(sys.executable, "-m", "tag_lightning", verb, f"--config={config}"),
-        *(f"--seed_everything={seed}", f"--model.init_args.seed={seed}", f"--data.init_args.seed={seed}"),
-        *(f"--sampling.seed={seed}", f"--trainer.default_root_dir={folder}", *further),
+        *(f"--{name}={seed}" for name in seeds),
+        *(f"--trainer.default_root_dir={folder}", *further),
     ]
     print("python", *command[1:], file=sys.stderr, flush=True)
     # Its output is progress; standard output is for the tables.
@@ -201,6 +206,12 @@ def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[
     # `validate` writes all figures before it ends in an error that tells of a failed arm.
     if code and not (verb == "validate" and failed_arms(folder / "results.json")):
         raise RuntimeError(f"the run with seed {seed} failed with exit code {code}; its output is above")
+
+
+def has_seeded_module(config: str) -> bool:
+    """Whether the module of a configuration has a seed of its own; ``ComparisonModule`` has none."""
+    module = merged_with_bases(Path(config_file(config))).get("model", {})
+    return str(module.get("class_path")).rpartition(".")[2] != ComparisonModule.__name__
 
 
 def failed_arms(path: Path) -> list[str]:

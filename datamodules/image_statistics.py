@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.images import ImageDataModule
-from tag_lightning.datamodules.statistics import StatisticsDataModule
+from tag_lightning.datamodules.statistics import StatisticsDataModule, TableWithoutSamples
 from tag_lightning.datamodules.statistics_file import ReferenceStates, read_statistics, write_statistics
 
 
@@ -93,17 +93,4 @@ class ImageStatisticsDataModule(StatisticsDataModule):
         return Batch(torch.zeros(1, *self.sample_shape), classes, {})
 
     def train_table(self) -> Dataset:
-        return _Counted(self)
-
-
-class _Counted(Dataset):
-    """A table of which only the length is known."""
-
-    def __init__(self, data: ImageStatisticsDataModule) -> None:
-        self._data = data
-
-    def __len__(self) -> int:
-        return self._data._statistics.num_images
-
-    def __getitem__(self, indices: list[int]) -> NoReturn:
-        self._data.refuse()
+        return TableWithoutSamples(type(self).__name__, self._statistics.num_images)

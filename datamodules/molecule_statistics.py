@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from tag_lightning.datamodules.base import Split
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.datamodules.molecule_store import Molecules
 from tag_lightning.datamodules.molecules import MoleculeDataModule, MoleculeTable
-from tag_lightning.datamodules.statistics import StatisticsDataModule
+from tag_lightning.datamodules.statistics import StatisticsDataModule, TableWithoutSamples
 from tag_lightning.datamodules.statistics_file import ReferenceStates, read_statistics, write_statistics
 
 # Angstrom between the atoms of the example, farther than any bond.
@@ -156,7 +156,7 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
         return MoleculeTable(Molecules(numbers, positions[None], properties, ("",)), self.encoding)[[0]]
 
     def train_table(self) -> Dataset:
-        return _SizesAndProperties(self)
+        return _SizesAndProperties(type(self).__name__, self._statistics)
 
     def reference_smiles(self, split: Split = "train") -> HashedSmiles:
         """SMILES of the training molecules, hashed; see ``MoleculeDataModule.reference_smiles``."""
@@ -165,16 +165,10 @@ class MoleculeStatisticsDataModule(StatisticsDataModule):
         return self._statistics.known
 
 
-class _SizesAndProperties(Dataset):
+class _SizesAndProperties(TableWithoutSamples):
     """A table of which only sizes and properties are known."""
 
-    def __init__(self, data: MoleculeStatisticsDataModule) -> None:
-        self._data = data
-        self.sizes = data._statistics.sizes.long()
-        self.attributes = data._statistics.properties
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __getitem__(self, indices: list[int]) -> NoReturn:
-        self._data.refuse()
+    def __init__(self, owner: str, statistics: MoleculeStatistics) -> None:
+        super().__init__(owner, len(statistics.sizes))
+        self.sizes = statistics.sizes.long()
+        self.attributes = statistics.properties

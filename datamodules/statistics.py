@@ -85,8 +85,31 @@ class StatisticsDataModule(TableDataModule):
         Raises:
             ValueError: Always.
         """
-        raise ValueError(
-            f"{type(self).__name__} holds statistics of the training data, and none of their samples; to compare saved "
-            "networks, use --model ComparisonModule; to train, or to measure what needs the samples, give the data "
-            "set itself as --data"
-        )
+        _refuse(type(self).__name__)
+
+
+class TableWithoutSamples(Dataset):
+    """The training table of data whose statistics alone are known.
+
+    It does not refer to the data module: a task that holds the table has a fingerprint, and a trainer has none.
+
+    Args:
+        owner: Name of the data module, for errors.
+        length: Number of training samples.
+    """
+
+    def __init__(self, owner: str, length: int) -> None:
+        self._owner, self._length = owner, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, indices: list[int]) -> NoReturn:
+        _refuse(self._owner)
+
+
+def _refuse(owner: str) -> NoReturn:
+    raise ValueError(
+        f"{owner} holds statistics of the training data, and none of their samples; to compare saved networks, use "
+        "--model ComparisonModule; to train, or to measure what needs the samples, give the data set itself as --data"
+    )

@@ -103,16 +103,31 @@ def test_every_seed_of_a_run_is_set_and_finished_runs_are_kept(
     monkeypatch.setattr(seeds.subprocess, "run", run)
     _write(tmp_path, 0)
     more = ["--", "--sampling.num_steps", "50"]
-    seeds.main(["--config=a.yaml", "--seeds", "0", "1", "--out", str(tmp_path), "--resume", "--markdown", *more])
+    seeds.main(["--config=digits/guide", "--seeds", "0", "1", "--out", str(tmp_path), "--resume", "--markdown", *more])
     (command,) = commands
     assert command[1:] == [
-        *("-m", "tag_lightning", "fit", "--config=a.yaml", "--seed_everything=1", "--model.init_args.seed=1"),
+        *("-m", "tag_lightning", "fit", "--config=digits/guide", "--seed_everything=1", "--model.init_args.seed=1"),
         *("--data.init_args.seed=1", "--sampling.seed=1", f"--trainer.default_root_dir={tmp_path / '1'}"),
         *("--sampling.num_steps", "50"),
     ]
     assert capsys.readouterr().out.strip() == markdown(tables(RUNS, [0, 1]))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["tag_by_seed"]["dps"]["fid"] == pytest.approx([-20.0, -40.0])
+
+
+def test_a_comparison_of_saved_networks_seeds_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        _write(tmp_path, len(commands) - 1)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    seeds.main(["--verb=validate", "--config=qm9_small/comparison", "--seeds", "0", "1", "--out", str(tmp_path)])
+    for seed, command in enumerate(commands):
+        assert {f"--sampling.seed={seed}", f"--data.init_args.seed={seed}"} <= set(command)
+        assert not any(word.startswith("--model") for word in command)  # the module has no seed
 
 
 @pytest.mark.parametrize(
