@@ -66,6 +66,7 @@ def from_data(networks: Path) -> list[str]:
 def from_statistics(networks: Path, file: Path) -> list[str]:
     return [
         "--config=qm9_small/comparison",
+        "--sampling.noise_level=null",
         f"--sampling.predictor={networks / 'time_predictor'}",
         f"--data.init_args.file={file}",
     ]
