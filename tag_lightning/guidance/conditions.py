@@ -126,7 +126,7 @@ def condition_for_run(condition: Conditions, run: Run, owner: str) -> Condition 
     """The condition itself, or that of the run by its name; None is all conditions of the run.
 
     Args:
-        condition: What was given.
+        condition: The condition as it was given.
         run: The run.
         owner: Name of the class that asks, for the error.
 

@@ -21,7 +21,7 @@ def error_details(errors: Tensor, stable: Tensor, name: str, prefix: str = "") -
         errors: Absolute errors ``[B]``; NaN where unknown, which is left out.
         stable: True at stable molecules, ``[B]``, see ``stable_molecules``.
         name: The property.
-        prefix: Of both names.
+        prefix: Prefix of both names.
     """
     known = errors.isfinite()
     median = errors[known].double().quantile(0.5) if known.any() else torch.nan
