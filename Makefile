@@ -5,11 +5,12 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/digits/time_predictor.yaml
 MOLECULES := configs/molecules/time_predictor.yaml
 QM9 := configs/qm9_small/comparison.yaml
+CIFAR10 := configs/cifar10_small/comparison.yaml
 # Where mypy finds the package as it is installed: see [tool.mypy] in pyproject.toml.
 LINKS := .mypy_cache/sources
 
-.PHONY: demo demo-molecules demo-qm9 test slow lint tour weights benchmarks
-.PHONY: seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules seeds-qm9
+.PHONY: demo demo-molecules demo-qm9 demo-cifar10 test slow lint tour weights benchmarks
+.PHONY: seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules seeds-qm9 seeds-cifar10
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -23,6 +24,11 @@ demo-molecules: $(VENV)/.ready
 demo-qm9: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning validate --config $(QM9)"
 	@$(RUN) -m tag_lightning validate --config $(QM9)
+
+# Likewise without an image of CIFAR-10.
+demo-cifar10: $(VENV)/.ready
+	@echo "$(RUN) -m tag_lightning validate --config $(CIFAR10)"
+	@$(RUN) -m tag_lightning validate --config $(CIFAR10)
 
 test: $(VENV)/.ready
 	$(RUN) -m pytest
@@ -42,8 +48,8 @@ lint: $(VENV)/.ready
 tour: $(VENV)/.ready
 	$(RUN) docs/tour_notebook.py
 
-# Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first. Those of QM9,
-# `make weights-qm9_small`, need its files and about a day.
+# Makes the shipped networks again. Stages that are finished in runs/ are not repeated: remove their folders first. Those of QM9
+# and CIFAR-10, `make weights-qm9_small weights-cifar10_small`, need the data and about a day each.
 weights: weights-digits weights-latent_digits weights-molecules weights-audio
 
 # The stages whose networks the experiments use, and those that learn from the networks of the former.
@@ -52,6 +58,7 @@ WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
 WEIGHTS_qm9_small := guide judge denoiser time_gap_predictor noise_level time_predictor
+WEIGHTS_cifar10_small := judge guide denoiser time_gap_predictor time_predictor
 DISTILLED_digits := guidance_adapters noisy_guide
 
 # $(call remake,kind,stages)
@@ -63,27 +70,32 @@ define remake
 	done
 endef
 
+# $(call halve,files): to half precision, which diffusers loads in single.
+define halve
+	$(RUN) -c "import sys; from safetensors.torch import load_file, save_file; \
+	  [save_file({k: v.half() for k, v in load_file(f).items()}, f, {'format': 'pt'}) for f in sys.argv[1:]]" $(1)
+endef
+
 weights-%: $(VENV)/.ready
 	$(call remake,$*,$(WEIGHTS_$*))
 	$(if $(DISTILLED_$*),$(call remake,$*,$(DISTILLED_$*)))
 
-# As the rule above, then in half precision, which diffusers loads in single.
+# As the rule above, then in half precision.
 weights-latent_digits: $(VENV)/.ready
-	$(RUN) -m tag_lightning stages --config configs/latent_digits --out runs/latent_digits --only $(WEIGHTS_latent_digits)
-	for stage in $(WEIGHTS_latent_digits); do \
-	  rm -rf tag_lightning/pretrained/latent_digits/$$stage || exit 1; \
-	  mkdir -p tag_lightning/pretrained/latent_digits || exit 1; \
-	  cp -r runs/latent_digits/$$stage/pretrained tag_lightning/pretrained/latent_digits/$$stage || exit 1; \
-	done
-	$(RUN) -c "import sys; from safetensors.torch import load_file, save_file; \
-	  [save_file({k: v.half() for k, v in load_file(f).items()}, f, {'format': 'pt'}) for f in sys.argv[1:]]" \
-	  tag_lightning/pretrained/latent_digits/*/diffusion_pytorch_model.safetensors
+	$(call remake,latent_digits,$(WEIGHTS_latent_digits))
+	$(call halve,tag_lightning/pretrained/latent_digits/*/diffusion_pytorch_model.safetensors)
 
-# As the rule for any kind above, then the statistics that replace QM9's files in a comparison.
+# As the rule for any kind above, then the statistics that replace the files of QM9 and CIFAR-10 in a comparison.
 weights-qm9_small: $(VENV)/.ready
 	$(call remake,qm9_small,$(WEIGHTS_qm9_small))
 	$(RUN) -m benchmarks.data_statistics qm9_small/time_predictor tag_lightning/pretrained/qm9_small/statistics.safetensors \
 	  --judge qm9_small/judge
+
+weights-cifar10_small: $(VENV)/.ready
+	$(call remake,cifar10_small,$(WEIGHTS_cifar10_small))
+	$(call halve,$(foreach stage,denoiser time_predictor time_gap_predictor,tag_lightning/pretrained/cifar10_small/$(stage)/diffusion_pytorch_model.safetensors))
+	$(RUN) -m benchmarks.data_statistics cifar10_small/denoiser tag_lightning/pretrained/cifar10_small/statistics.safetensors \
+	  --judge cifar10_small/judge
 
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
@@ -108,6 +120,9 @@ seeds-molecules: $(VENV)/.ready
 
 seeds-qm9: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --verb validate --config qm9_small/comparison --seeds 0 1 2 --out runs/qm9_small/comparison
+
+seeds-cifar10: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --verb validate --config cifar10_small/comparison --seeds 0 1 2 --out runs/cifar10_small/comparison
 
 benchmarks: $(VENV)/.ready
 	$(RUN) -m benchmarks.speed

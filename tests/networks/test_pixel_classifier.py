@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from cifar10_images import SHARED, held_out_images
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from tag_lightning.networks import CIFARResNet, PixelClassifier
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 class Answer(nn.Module):
@@ -120,14 +116,7 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (SHARED / "cifar10_resnets").is_dir(), reason="published weights are not here")
 def test_published_weights_classify_cifar10() -> None:
     classifier = PixelClassifier(CIFARResNet(20), str(SHARED / "cifar10_resnets" / "resnet20.safetensors"))
-    with zipfile.ZipFile(SHARED / "cifar10.zip") as archive:
-        names = sorted(name for name in archive.namelist() if "/test/" in f"/{name}" and not name.endswith("/"))[::20]
-        folders = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-        pixels = [np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in names]
-        labels = torch.tensor(
-            [folders.index(next(part for part in name.split("/") if part in folders)) for name in names]
-        )
-    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x, labels = held_out_images(every=20)
     with torch.no_grad():
         accuracy = (classifier(x).argmax(1) == labels).float().mean()
     # Published 91.7 %; these are JPEG copies, of which a thousand gave 80.9 %.

@@ -22,6 +22,11 @@ SHIPPED = [
     "audio/judge",
     "audio/time_gap_predictor",
     "audio/time_predictor",
+    "cifar10_small/denoiser",
+    "cifar10_small/guide",
+    "cifar10_small/judge",
+    "cifar10_small/time_gap_predictor",
+    "cifar10_small/time_predictor",
     "digits/conditional_denoiser",
     "digits/denoiser",
     "digits/guidance_adapters",
@@ -136,7 +141,14 @@ def test_shipped_networks_load(name: str) -> None:
 def test_shipped_networks_are_small_and_listed_here() -> None:
     root = Path(pretrained.__file__).parent
     assert sorted(str(p.parent.relative_to(root)) for p in root.rglob("config.json")) == SHIPPED
-    limits = {"digits": 8.7e6, "latent_digits": 2e6, "molecules": 3.5e6, "qm9_small": 12e6, "toy": 1e5}
+    limits = {
+        "cifar10_small": 16e6,
+        "digits": 8.7e6,
+        "latent_digits": 2e6,
+        "molecules": 3.5e6,
+        "qm9_small": 12e6,
+        "toy": 1e5,
+    }
     for kind, most in limits.items():
         assert sum(p.stat().st_size for p in (root / kind).rglob("*") if p.is_file()) <= most
 

@@ -1,0 +1,85 @@
+"""The shipped networks of CIFAR-10 and the statistics beside them match their documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cifar10_images import ARCHIVE, held_out_images
+from safetensors import safe_open
+
+import tag_lightning
+from tag_lightning.cli import main
+from tag_lightning.datamodules import ImageStatisticsDataModule
+from tag_lightning.networks import ImageClassifier, SimpleCNN
+from tag_lightning.pretrained import load_pretrained
+
+SHIPPED = Path(tag_lightning.__file__).parent / "pretrained" / "cifar10_small"
+needs_images = pytest.mark.skipif(not ARCHIVE.is_file(), reason="needs the images beside the repository")
+
+
+def test_the_statistics_are_those_of_cifar10_and_hold_no_image() -> None:
+    data = ImageStatisticsDataModule("cifar10_small/statistics")
+    assert data.sample_shape == (3, 32, 32)
+    assert data.num_classes == {"label": 10}
+    with safe_open(SHIPPED / "statistics.safetensors", "pt") as file:
+        sizes = [file.get_tensor(name).numel() for name in file.keys()]  # noqa: SIM118
+    assert max(sizes) <= 160**2  # the covariance of the judge's features
+
+
+def test_the_demo_needs_no_image_of_cifar10(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    brief = ["--sampling.num_samples=4", "--sampling.num_steps=4"]
+    main(["validate", "--config=cifar10_small/comparison", "--trainer.accelerator=cpu", *brief])
+    assert "cannot be kept" not in capfd.readouterr().out  # an interrupted demo goes on where it stopped
+    folder = tmp_path / "runs/cifar10_small/comparison"
+    results = json.loads((folder / "results.json").read_text())
+    methods = ["unguided", "corruption", "corruption+tag", "few", "few+tag"]
+    assert list(results["arms"])[: len(methods)] == methods
+    assert len(results["arms"]) == len(methods) + 2 * 3 * 3
+    for figures in results["arms"].values():
+        assert np.isfinite(figures["fid"])
+        assert np.isfinite(figures["time_gap"])
+    assert (folder / "frontier.png").is_file()
+
+
+def test_the_denoiser_draws_images_that_the_judge_takes_for_real_ones_rather_than_for_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    brief = ["--sampling.num_samples=64", "--sampling.num_steps=20"]
+    arms = "--sampling.arms={unguided: {}, corruption: {guidance: [{class_path: Corruption, init_args: {sigma: 0.2}}]}}"
+    main(["validate", "--config=cifar10_small/comparison", "--trainer.accelerator=cpu", arms, *brief])
+    figures = json.loads((tmp_path / "runs/cifar10_small/comparison/results.json").read_text())["arms"]
+    assert figures["unguided"]["fid"] < 0.6 * figures["corruption"]["fid"]
+
+
+@needs_images
+@pytest.mark.parametrize("name", ["guide", "judge"])
+def test_the_classifiers_are_as_accurate_as_documented_on_images_held_out(name: str) -> None:
+    network = load_pretrained(f"cifar10_small/{name}").network
+    assert isinstance(network, ImageClassifier)
+    x, labels = held_out_images(every=10)
+    with torch.no_grad():
+        accuracy = float((network(x).argmax(1) == labels).float().mean())
+    assert accuracy > 0.71  # 75 and 77 % of all 5,000
+
+
+@needs_images
+@pytest.mark.parametrize("name", ["time_predictor", "time_gap_predictor"])
+def test_the_time_predictors_tell_the_time(name: str) -> None:
+    network, schedule, *_ = load_pretrained(f"cifar10_small/{name}")
+    assert isinstance(network, SimpleCNN)
+    assert schedule is not None
+    assert bool(network.typical_nll.isfinite().all())
+    x, _ = held_out_images(every=25)
+    for timestep, most in ((20, 10), (100, 10), (500, 20), (900, 60)):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = network(schedule.add_noise(x, noise, timestep))
+        assert float((logits.argmax(1) - timestep).abs().float().mean()) < most
