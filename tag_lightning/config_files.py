@@ -129,7 +129,7 @@ class LayeredConfig(ActionConfigFile):
                 self(parser, cfg, path, option_string)
             self._open.clear()
         try:
-            super().__call__(parser, cfg, yaml.safe_dump(layer), option_string)
+            super().__call__(parser, cfg, yaml.safe_dump(layer, sort_keys=False), option_string)
         except TypeError as error:
             raise TypeError(f"{values}: {error}") from error
 

@@ -39,24 +39,25 @@ def test_the_demo_needs_no_image_of_cifar10(
     assert "cannot be kept" not in capfd.readouterr().out  # an interrupted demo goes on where it stopped
     folder = tmp_path / "runs/cifar10_small/comparison"
     results = json.loads((folder / "results.json").read_text())
-    methods = ["unguided", "corruption", "corruption+tag", "few", "few+tag"]
-    assert list(results["arms"])[: len(methods)] == methods
-    assert len(results["arms"]) == len(methods) + 2 * 3 * 3
+    arms = list(results["arms"])
+    assert arms[:4] == ["unguided", "corruption", "corruption+tag", "dps scale=0.5"]  # in the order of the configuration
+    assert arms[-2:] == ["few", "few+tag"]
+    assert len(arms) == 3 + 2 * 3 * 3 + 2
     for figures in results["arms"].values():
         assert np.isfinite(figures["fid"])
         assert np.isfinite(figures["time_gap"])
     assert (folder / "frontier.png").is_file()
 
 
-def test_the_denoiser_draws_images_that_the_judge_takes_for_real_ones_rather_than_for_noise(
+def test_the_denoiser_draws_images_that_resemble_real_ones_to_the_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    brief = ["--sampling.num_samples=64", "--sampling.num_steps=20"]
-    arms = "--sampling.arms={unguided: {}, corruption: {guidance: [{class_path: Corruption, init_args: {sigma: 0.2}}]}}"
+    brief = ["--sampling.num_samples=64", "--sampling.num_steps=25"]
+    arms = "--sampling.arms={unguided: {}, blurred: {num_steps: 2}}"
     main(["validate", "--config=cifar10_small/comparison", "--trainer.accelerator=cpu", arms, *brief])
     figures = json.loads((tmp_path / "runs/cifar10_small/comparison/results.json").read_text())["arms"]
-    assert figures["unguided"]["fid"] < 0.6 * figures["corruption"]["fid"]
+    assert figures["unguided"]["fid"] < 0.5 * figures["blurred"]["fid"], figures
 
 
 @needs_images
@@ -78,7 +79,8 @@ def test_the_time_predictors_tell_the_time(name: str) -> None:
     assert schedule is not None
     assert bool(network.typical_nll.isfinite().all())
     x, _ = held_out_images(every=25)
-    for timestep, most in ((20, 10), (100, 10), (500, 20), (900, 60)):
+    # Whoever guesses is off by 250 at least.
+    for timestep, most in ((20, 8), (100, 5), (500, 60), (900, 140)):
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             logits = network(schedule.add_noise(x, noise, timestep))
