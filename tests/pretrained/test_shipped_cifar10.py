@@ -40,7 +40,8 @@ def test_the_demo_needs_no_image_of_cifar10(
     folder = tmp_path / "runs/cifar10_small/comparison"
     results = json.loads((folder / "results.json").read_text())
     arms = list(results["arms"])
-    assert arms[:4] == ["unguided", "corruption", "corruption+tag", "dps scale=0.5"]  # in the order of the configuration
+    # in the order of the configuration
+    assert arms[:4] == ["unguided", "corruption", "corruption+tag", "dps scale=0.5"]
     assert arms[-2:] == ["few", "few+tag"]
     assert len(arms) == 3 + 2 * 3 * 3 + 2
     for figures in results["arms"].values():
