@@ -235,9 +235,10 @@ def frontier_curves(lines: Mapping[str, FrontierLine], x_label: str, y_label: st
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and line of the curve with this index; the first 28 differ."""
-    place = index % len(COLOURS)
-    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": LINES[index % len(LINES)]}
+    """Colour, marker and line of the curve with this index; the first 49 differ, even as markers without a line."""
+    turn, place = divmod(index, len(COLOURS))
+    marker = MARKERS[(place + turn) % len(MARKERS)]
+    return {"color": COLOURS[place], "marker": marker, "linestyle": LINES[index % len(LINES)]}
 
 
 def make_logarithmic(axes: Axes) -> None:
