@@ -58,7 +58,7 @@ WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
 WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
 WEIGHTS_qm9_small := guide judge denoiser time_gap_predictor noise_level time_predictor
-WEIGHTS_cifar10_small := judge guide denoiser time_gap_predictor time_predictor
+WEIGHTS_cifar10_small := judge guide denoiser time_gap_predictor noise_level time_predictor
 DISTILLED_digits := guidance_adapters noisy_guide
 
 # $(call remake,kind,stages)

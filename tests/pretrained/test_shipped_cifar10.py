@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors import safe_open
 import tag_lightning
 from tag_lightning.cli import main
 from tag_lightning.datamodules import ImageStatisticsDataModule
-from tag_lightning.networks import ImageClassifier, SimpleCNN
+from tag_lightning.networks import ImageClassifier, NoiseLevelCNN, SimpleCNN
 from tag_lightning.pretrained import load_pretrained
 
 SHIPPED = Path(tag_lightning.__file__).parent / "pretrained" / "cifar10_small"
@@ -41,9 +42,9 @@ def test_the_demo_needs_no_image_of_cifar10(
     results = json.loads((folder / "results.json").read_text())
     arms = list(results["arms"])
     # in the order of the configuration
-    assert arms[:4] == ["unguided", "corruption", "corruption+tag", "dps scale=0.5"]
+    assert arms[:5] == ["unguided", "corruption", "corruption+tag", "corruption+retiming", "dps scale=0.5"]
     assert arms[-2:] == ["few", "few+tag"]
-    assert len(arms) == 3 + 2 * 3 * 3 + 2
+    assert len(arms) == 4 + 7 * 3 + 2
     for figures in results["arms"].values():
         assert np.isfinite(figures["fid"])
         assert np.isfinite(figures["time_gap"])
@@ -86,3 +87,17 @@ def test_the_time_predictors_tell_the_time(name: str) -> None:
         with torch.no_grad():
             logits = network(schedule.add_noise(x, noise, timestep))
         assert float((logits.argmax(1) - timestep).abs().float().mean()) < most
+
+
+@needs_images
+def test_the_regressor_tells_the_noise_as_closely_as_documented() -> None:
+    network, schedule, *_ = load_pretrained("cifar10_small/noise_level")
+    assert isinstance(network, NoiseLevelCNN)
+    assert schedule is not None
+    x, _ = held_out_images(every=25)
+    for timestep, most in ((19, 0.04), (99, 0.03), (519, 0.022)):  # 3,072 Gaussian coordinates allow 0.013
+        for ratio in (0.8, 1.0, 2.0):
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                found = network(schedule.add_noise(x, ratio * noise, timestep), torch.full((len(x),), timestep))
+            assert float((found - math.log(ratio)).square().mean().sqrt()) < most

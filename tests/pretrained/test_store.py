@@ -25,6 +25,7 @@ SHIPPED = [
     "cifar10_small/denoiser",
     "cifar10_small/guide",
     "cifar10_small/judge",
+    "cifar10_small/noise_level",
     "cifar10_small/time_gap_predictor",
     "cifar10_small/time_predictor",
     "digits/conditional_denoiser",
