@@ -44,7 +44,7 @@ def test_the_demo_needs_no_image_of_cifar10(
     # in the order of the configuration
     assert arms[:5] == ["unguided", "corruption", "corruption+tag", "corruption+retiming", "dps scale=0.5"]
     assert arms[-2:] == ["few", "few+tag"]
-    assert len(arms) == 4 + 7 * 3 + 2
+    assert len(arms) == 4 + 2 * (2 + 3 + 3) + 2
     for figures in results["arms"].values():
         assert np.isfinite(figures["fid"])
         assert np.isfinite(figures["time_gap"])
