@@ -31,6 +31,7 @@ class ClassifierGuidance(ConditionedGuidance):
 
     cost = "denoiser 1 / 0, classifier 1 / 1"
     needs_grad = False
+    guides_prediction = True
 
     def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:
         super().__init__(condition, **interval)
@@ -71,12 +72,16 @@ class ClassifierGuidance(ConditionedGuidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
         signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
-        by = self.scale * noise * self.gradient_at(x, step)
+        by = self.scale * noise * self.noisy_gradient(x, step)
         return prediction._replace(epsilon=prediction.epsilon - by, x0=prediction.x0 + noise / signal * by)
 
     def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """The move of ``x [B, ...]`` that changes ``x0`` as ``denoise`` does, without a call of the denoiser."""
-        return self.scale * (1 - step.alpha_bar) * self.gradient_at(x, step)
+        return self.scale * (1 - step.alpha_bar) * self.noisy_gradient(x, step)
+
+    def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
+        """``grad_x log p(c | x, t)`` for noisy samples ``x [B, ...]``, projected onto the space."""
+        return self.gradient_at(x, step)
 
     def smoothed(self, x0: Tensor, step: Step) -> Tensor:
         """``log p(c | x, t)``, ``[B]``, for noisy samples ``x [B, ...]`` in place of clean ones."""

@@ -152,11 +152,13 @@ class ConditionedGuidance(Guidance):
     Attributes:
         guide_clipped: The guide sees ``x0_hat`` inside the range of the space and is differentiated through the clamp,
             as in the published code of TFG. Otherwise it sees the estimate as it is. The solver clips in both cases.
+        guides_prediction: Its gradient changes the prediction in ``denoise`` rather than the proposal.
     """
 
     cost = "denoiser 1 / 1, guide 1 / 1"
     needs_grad = True
     guide_clipped: bool = False
+    guides_prediction: bool = False
     condition: Conditions = None
 
     def __init__(self, condition: Conditions = None, **interval: Any) -> None:

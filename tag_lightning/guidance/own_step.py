@@ -28,7 +28,7 @@ class OwnStep(Guidance):
                 raise ValueError(f"{own} draws the noise of its steps, which {name} cannot choose; keep one of them")
         for name in (type(other).__name__ for other in before if type(other).propose is not Guidance.propose):
             raise ValueError(f"{own} takes a step of its own and would discard that of {name}; put it before {name}")
-        for name in (type(other).__name__ for other in after if type(other).denoise is not Guidance.denoise):
+        for name in (type(other).__name__ for other in after if type(other.innermost).denoise is not Guidance.denoise):
             raise ValueError(
                 f"{own} steps from the prediction it sees, without the change by {name}; put it after {name}"
             )

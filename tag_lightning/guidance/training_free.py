@@ -315,6 +315,7 @@ class UGD(TFG):
 
     cost = "denoiser r / r, guide r (1 + n) / r (1 + n)"
     keeps_graph = False
+    guides_prediction = True
     propose = Guidance.propose  # the move is in the prediction already
 
     def __init__(

@@ -20,11 +20,15 @@ class GuidanceWrapper(ConditionedGuidance):
         guidance: The guidance to wrap.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
+    Attributes:
+        wraps_predictions: It also takes methods whose gradient changes the prediction rather than the proposal.
+
     Raises:
         ValueError: If ``guidance`` does not move the solver's proposal towards a condition.
     """
 
     cost = "as the wrapped method"
+    wraps_predictions: bool = False
 
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
         super().__init__(**interval)
@@ -33,16 +37,19 @@ class GuidanceWrapper(ConditionedGuidance):
                 f"{type(self).__name__} cannot wrap {type(guidance).__name__}, which follows no condition; wrap a "
                 "method such as DPS, TFG or MPGD"
             )
-        if type(guidance.innermost).denoise is not Guidance.denoise:
-            own = isinstance(guidance.innermost, OwnStep)
+        innermost = guidance.innermost
+        adaptable = self.wraps_predictions and getattr(innermost, "guides_prediction", False)
+        if type(innermost).denoise is not Guidance.denoise and not adaptable:
+            own = isinstance(innermost, OwnStep)
             does = "takes a step of its own" if own else "changes the prediction rather than the proposal"
             raise ValueError(
-                f"{type(self).__name__} cannot wrap {type(guidance.innermost).__name__}, which {does}; wrap a method "
-                "such as DPS, TFG or MPGD"
+                f"{type(self).__name__} cannot wrap {type(innermost).__name__}, which {does}; wrap a method such as "
+                "DPS, TFG or MPGD"
             )
         self.guidance = guidance
         self.needs_grad = guidance.needs_grad
         self.needs_noise = guidance.needs_noise
+        self.keeps_graph = guidance.keeps_graph
         self.recurrence = guidance.recurrence
 
     def require_moved_mean(self) -> None:

@@ -178,11 +178,19 @@ def load_pretrained(source: str | Path) -> Pretrained:
             f"no network under {source}: the run {path.parent} has not ended yet; fit it first (with stages, add "
             f"{path.parent.name} to --only), or name another network"
         )
-    shipped = sorted(str(p.parent.relative_to(_SHIPPED)) for p in _SHIPPED.rglob("config.json"))
     raise FileNotFoundError(
-        f"no network under {source}: expected a .ckpt file, a folder with config.json, or one of the shipped "
-        f"{', '.join(shipped) or '(none)'}{remedy(source)}"
+        f"no network under {source}: expected a .ckpt file, a folder with config.json, or {_shipped_near(path)}"
+        f"{remedy(source)}"
     )
+
+
+def _shipped_near(path: Path) -> str:
+    """The shipped networks of the kind that ``path`` begins with, or all kinds if there is none."""
+    shipped = sorted(p.parent.relative_to(_SHIPPED) for p in _SHIPPED.rglob("config.json"))
+    near = [str(name) for name in shipped if name.parts[:1] == path.parts[:1]]
+    if near:
+        return f"one of the shipped {', '.join(near)}"
+    return f"a shipped network such as digits/denoiser, of {', '.join(sorted({name.parts[0] for name in shipped}))}"
 
 
 def network_folder(source: str | Path) -> Path | None:
