@@ -29,6 +29,7 @@ from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP, MoreRedJT
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
+from tag_lightning.guidance.patch_noise import PatchNoise
 from tag_lightning.guidance.posterior_noise import PosteriorNoise
 from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
 from tag_lightning.guidance.predicted_noise import PredictedNoise
@@ -104,6 +105,7 @@ __all__ = [
     "NoiseLevel",
     "NoiseLevelCorrection",
     "NoiseProportionalStrength",
+    "PatchNoise",
     "PolyakStrength",
     "PosteriorNoise",
     "PredictedNoise",

@@ -15,6 +15,7 @@ from tag_lightning.guidance import (
     CalibratedNoise,
     KnownNoise,
     NoiseLevel,
+    PatchNoise,
     PosteriorNoise,
     PredictedNoise,
     TrackedNoise,
@@ -98,6 +99,29 @@ def test_wavelet_noise_does_not_see_what_is_smooth() -> None:
     torch.testing.assert_close(found, torch.full_like(found, math.log(1.5)), rtol=0, atol=0.08)
 
 
+def test_patch_noise_is_the_mean_eigenvalue_that_is_the_median() -> None:
+    x = random_vectors(4, 2, 9, 11)
+    found = PatchNoise().log_ratio(x, step_at(40, (2, 9, 11)), never)
+    for image, answer in zip(x.numpy(), found, strict=True):
+        patches = [image[:, i : i + 3, j : j + 3].ravel() for i in range(7) for j in range(9)]
+        falling = np.sort(np.linalg.eigvalsh(np.cov(np.array(patches).T, bias=True)))[::-1]
+        rests = [falling[i:] for i in range(len(falling))]
+        variance = next(rest.mean() for rest in rests if (rest > rest.mean()).sum() == (rest < rest.mean()).sum())
+        assert float(answer) == pytest.approx(0.5 * math.log(variance / (1 - float(POWERS[40]))))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.5])
+def test_patch_noise_does_not_see_what_is_regular(ratio: float) -> None:
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    waves = (3 * (0.7 * rows).sin() * (1.3 * columns).cos()).double().expand(4, 1, 64, 64)
+    noise = ratio * math.sqrt(1 - float(POWERS[40]))
+    x = waves + noise * random_vectors(4, 1, 64, 64)
+    found = PatchNoise(8).log_ratio(x, step_at(40, (1, 64, 64)), never)
+    torch.testing.assert_close(found, torch.full_like(found, math.log(ratio)), rtol=0, atol=0.08)
+    blind = WaveletNoise().log_ratio(x, step_at(40, (1, 64, 64)), never)
+    assert float(blind.mean()) > math.log(ratio) + 0.08  # to which the waves are noise
+
+
 class Scripted(NoiseLevel):
     """One answer per call."""
 
@@ -174,6 +198,9 @@ def test_impossible_settings_are_refused(build: Callable[[], NoiseLevel], named:
 def test_what_is_no_image_and_what_has_another_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match=r"WaveletNoise needs images .* got \[4, 512\]"):
         WaveletNoise().log_ratio(random_vectors(4, DIM), step_at(3), never)
+    for shape in ([4, 512], [2, 3, 7, 7]):  # 25 patches of 27 values
+        with pytest.raises(ValueError, match=r"PatchNoise needs images .* more patches of 3 x 3 than values in one"):
+            PatchNoise().log_ratio(random_vectors(*shape), step_at(3), never)
     with pytest.raises(ValueError, match="knows 7 timesteps but the denoiser has 100"):
         PosteriorNoise(nn.Linear(DIM, 7).double()).log_ratio(random_vectors(4, DIM), step_at(3), never)
     with pytest.raises(ValueError, match="has no predictor: pass predictor"):

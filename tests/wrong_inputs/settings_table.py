@@ -88,6 +88,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("PolyakStrength", "quantile", [0.0, 1.0]),
     *_each("KnownNoise", "sigma", [-1.0]),
     *_each("PredictedNoise", "rounds", [0]),
+    *_each("PatchNoise", "patch_size", [1]),
     *_each("PosteriorNoise", "rounds", [0]),
     *_each("PosteriorNoise", "damping", [0.0, 1.5]),
     *_each("TrackedNoise", "drift", [0.0], level={"class": "KnownNoise", "sigma": 0.1}),
