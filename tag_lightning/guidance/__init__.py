@@ -16,7 +16,7 @@ from tag_lightning.guidance.conditions import (
     SquaredError,
     residual_norm,
 )
-from tag_lightning.guidance.corruption import Corruption, Drift
+from tag_lightning.guidance.corruption import Corruption, Drift, Quantisation
 from tag_lightning.guidance.dynamic_cfg import DynamicCFG
 from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
@@ -110,6 +110,7 @@ __all__ = [
     "PosteriorNoise",
     "PredictedNoise",
     "ProximalAlignment",
+    "Quantisation",
     "REDDiff",
     "RLGuidance",
     "Range",

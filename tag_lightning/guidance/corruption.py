@@ -8,6 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step
+from tag_lightning.guidance.time_posterior import with_noise
+
+# Rounded noise stays within this many standard deviations.
+_LARGEST_NOISE = 4.0
 
 
 class Corruption(Guidance):
@@ -53,3 +57,32 @@ class Drift(Guidance):
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         factor = 1 + self.rate
         return Proposal(factor * proposal.mean, factor * proposal.std, proposal.noise)
+
+
+class Quantisation(Guidance):
+    """Rounds the predicted noise to ``2^bits`` levels between -4 and 4, as a denoiser of few bits would answer.
+
+    ``x0`` follows the rounded noise. Gradients pass the rounding as if it were not there.
+
+    Args:
+        bits: Bits per coordinate, at least 1.
+        **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: If ``bits`` is below 1.
+    """
+
+    def __init__(self, bits: int, **interval: Any) -> None:
+        super().__init__(**interval)
+        if bits < 1:
+            raise ValueError(f"bits must be at least 1, got {bits}")
+        self.bits = bits
+
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        prediction = predict(x, step.timestep)
+        epsilon = prediction.epsilon
+        width = 2 * _LARGEST_NOISE / 2**self.bits
+        centre = ((epsilon.detach() / width).floor() + 0.5) * width
+        rounded = centre.clamp(width / 2 - _LARGEST_NOISE, _LARGEST_NOISE - width / 2)
+        rounded = step.space.project(rounded)
+        return with_noise(prediction, epsilon + (rounded - epsilon).detach(), step)

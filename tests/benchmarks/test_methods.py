@@ -10,7 +10,7 @@ import torch
 from benchmarks import methods
 from benchmarks.methods import Row, cells, markdown
 from tag_lightning import guidance
-from tag_lightning.guidance import Corruption, Drift, Guidance, GuidanceWrapper
+from tag_lightning.guidance import Corruption, Drift, Guidance, GuidanceWrapper, Quantisation
 
 IDENTITY = torch.nn.Identity()
 
@@ -20,7 +20,7 @@ def test_every_shipped_method_has_a_row() -> None:
     kinds = {type(entry) for entries in listed.values() for entry in entries}
     exported = (getattr(guidance, name) for name in guidance.__all__)
     shipped = {kind for kind in exported if isinstance(kind, type) and issubclass(kind, Guidance)}
-    free = {Guidance, guidance.ConditionedGuidance, GuidanceWrapper, Corruption, Drift}
+    free = {Guidance, guidance.ConditionedGuidance, GuidanceWrapper, Corruption, Drift, Quantisation}
     assert shipped - kinds <= free
 
 

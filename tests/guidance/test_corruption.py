@@ -3,11 +3,19 @@ import math
 import pytest
 import torch
 from problems import UNEVEN, ScriptedSpace, exact_denoiser, proposed, random_vectors, step_at, vector_space
+from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, LinearSchedule, Sampler
-from tag_lightning.guidance import Corruption, Drift
+from tag_lightning.diffusion import DDIM, Denoiser, LinearSchedule, Sampler
+from tag_lightning.guidance import Corruption, Drift, Quantisation
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
+
+
+class Third(nn.Module):
+    """Predicts a third of what it sees as noise."""
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return x / 3
 
 
 def test_corruption_adds_noise_of_its_sigma() -> None:
@@ -54,3 +62,32 @@ def test_impossible_corruptions_are_refused(sigma: float) -> None:
 def test_impossible_drifts_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="rate must be finite"):
         Drift(rate)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5])
+def test_quantised_noise_has_so_many_levels_and_the_clean_sample_follows(bits: int) -> None:
+    step = step_at(SCHEDULE, vector_space(range(300), dim=40), 50, 40)
+    x, denoiser = 2 * random_vectors(300, 40), Denoiser(Third(), SCHEDULE)
+    plain, rounded = denoiser(x, 50), Quantisation(bits).denoise(x, step, denoiser)
+    levels = rounded.epsilon.unique()
+    assert len(levels) <= 2**bits
+    torch.testing.assert_close(levels, -levels.flip(0))
+    assert float(levels.abs().max()) < 4
+    inside = plain.epsilon.abs() < 4
+    assert float((rounded.epsilon - plain.epsilon)[inside].abs().max()) <= 4 / 2**bits
+    made = step.alpha_bar**0.5 * rounded.x0 + (1 - step.alpha_bar) ** 0.5 * rounded.epsilon
+    torch.testing.assert_close(made, x)
+
+
+def test_gradients_pass_the_rounding() -> None:
+    step = step_at(SCHEDULE, vector_space(range(3), dim=5), 50, 40)
+    x = random_vectors(3, 5).requires_grad_(True)
+    denoiser = Denoiser(Third(), SCHEDULE)
+    (plain,) = torch.autograd.grad(denoiser(x, 50).x0.sum(), x)
+    (rounded,) = torch.autograd.grad(Quantisation(2).denoise(x, step, denoiser).x0.sum(), x)
+    torch.testing.assert_close(rounded, plain)
+
+
+def test_less_than_one_bit_is_refused() -> None:
+    with pytest.raises(ValueError, match="bits must be at least 1, got 0"):
+        Quantisation(0)
