@@ -22,6 +22,7 @@ _SECONDS = 10
 # An iteration looks at every pair of atoms. These take some seconds; molecules of up to 100 atoms are relaxed at once.
 _PAIRS_AT_ONCE = 20_000_000
 _POLL_SECONDS = 0.1
+_LOOKS = 3
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -56,8 +57,8 @@ def _found_geometry(mol: Chem.Mol, seed: int) -> bool:
     """Give the molecule a conformer by distance geometry; return whether there is one."""
     found, attempts, given_up = _distance_geometry(mol, seed)
     # RDKit catches Ctrl-C itself and reports a failure, after fewer attempts than a failure of its own unless that
-    # lies in the formula, before the first.
-    if not found and not given_up and (attempts or _begins(mol, seed)):
+    # lies in the formula, before the first. Threads share what it catches, so that a look may be interrupted as well.
+    if not found and not given_up and (attempts or any(_begins(mol, seed) for _ in range(_LOOKS))):
         _thread.interrupt_main(signal.SIGINT)
         raise KeyboardInterrupt
     return found
