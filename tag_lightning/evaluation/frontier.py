@@ -179,7 +179,7 @@ class Frontier:
             None if no arm reaches it.
 
         Raises:
-            ValueError: If there is no such seed.
+            ValueError: If no run has that seed.
         """
         run = next((run for run in self._runs if run.seed == seed), None)
         if run is None:

@@ -83,7 +83,7 @@ class SampleRows:
             counts: Number of times that each resample has each sample, ``[R, N]``.
 
         Returns:
-            ``[R]``; None if there are no rows for it.
+            ``[R]``, or None for an arm without rows.
         """
         if figure == "fid" and arm in self.features and self.moments is not None:
             return resampled_distances(self.features[arm], counts, *self.moments).numpy()

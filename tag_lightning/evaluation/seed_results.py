@@ -60,7 +60,7 @@ class SeedResults:
         seed: The seed.
         figures: Value by metric, by arm; None for one that was not finite. A failed arm has none.
         points: Places of arms on the curves of sweeps.
-        rows: Measurements of every sample; None if there is no file of them.
+        rows: Measurements of every sample; None if the run kept none.
     """
 
     seed: int

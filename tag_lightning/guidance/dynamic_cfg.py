@@ -35,8 +35,8 @@ class DynamicCFG(ConditionContrast):
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If there are no scales or evaluators, one of them gives no scores, or a number is out of range; if
-            an evaluator lacks its network, when the sampler is made.
+        ValueError: If ``scales`` or ``evaluators`` is empty, an evaluator gives no scores, or a number is out of range;
+            when the sampler is made, if an evaluator lacks its network.
     """
 
     cost = "denoiser 2 / 0, guide S / 0 for S scales"

@@ -92,7 +92,7 @@ class InceptionFeatures(nn.Module):
         weights_path: The weight file; None takes the one ``find_inception_weights`` finds.
 
     Raises:
-        FileNotFoundError: If there is no weight file; names it and where it goes.
+        FileNotFoundError: If the weight file is missing; names it and its place.
         ValueError: If the file holds more than tensors, or is damaged. Nothing in it is executed.
     """
 
@@ -152,7 +152,7 @@ def feature_extractor(
 
     Raises:
         ValueError: If the judge's features are asked for without a judge.
-        FileNotFoundError: If Inception is asked for and its weights are missing, or there is no such network.
+        FileNotFoundError: If Inception is asked for and its weights are missing, or no network has the name.
         TypeError: If the named network has no features.
     """
     if choice == "inception" or (choice == "auto" and find_inception_weights() is not None):

@@ -15,8 +15,8 @@ from tag_lightning.metrics.sample_metric import SampleMetric
 class MoleculeQuality(SampleMetric):
     """Stability, validity, connectedness, uniqueness and novelty of molecules, see ``molecule_quality``.
 
-    ``reference`` holds the figures of the test split, without novelty. Under ``predict``, which reads no real data,
-    there is no novelty either.
+    ``reference`` holds the figures of the test split. It leaves out novelty, and so do all figures under ``predict``,
+    which reads no real data.
     """
 
     _known: Container[str] | None = None
