@@ -41,7 +41,7 @@ def embed(mol: Chem.Mol, seed: int = 0) -> Chem.Mol:
     Raises:
         EmbeddingError: If no geometry is found or the relaxation does not end within 10 seconds, or MMFF94 lacks
             parameters. RDKit looks at the clock between steps, which take seconds for hundreds of atoms.
-        KeyboardInterrupt: At Ctrl-C.
+        KeyboardInterrupt: At Ctrl-C. RDKit loses one that comes within the first tenths of a second.
     """
     full = Chem.AddHs(Chem.Mol(mol, confId=-2))
     full.RemoveAllConformers()

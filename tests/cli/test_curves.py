@@ -67,7 +67,9 @@ def whole(tiny: TinyNetworks, tmp_path_factory: pytest.TempPathFactory) -> Curve
         pytest.param("every_n_epochs: 1", 5, id="at the end of an epoch"),
     ],
 )
-@pytest.mark.parametrize("limit", ["--trainer.max_steps=-1", "--trainer.max_steps=9"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param("--trainer.max_steps=-1", marks=pytest.mark.slow), "--trainer.max_steps=9"]
+)
 def test_a_resumed_run_has_the_curves_of_one_that_was_not_stopped(
     saved: str, fails_at: int, limit: str, whole: Curves, tiny: TinyNetworks, tmp_path: Path
 ) -> None:

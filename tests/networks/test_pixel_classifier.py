@@ -61,7 +61,7 @@ def test_it_guides_and_judges_by_class_path(tmp_path: Path) -> None:
         [
             *("validate", "--config", "digits/time_predictor", "--ckpt_path", "untrained", digits, task),
             f"{role}.guide={{class_path: PixelClassifier, init_args: {{network: {{class_path: CIFARResNet}}}}}}",
-            f"{role}.judge={{class_path: PixelClassifier, init_args: {{size: 32, network: "
+            f"{role}.judge={{class_path: PixelClassifier, init_args: {{size: 16, network: "
             "{class_path: torchvision.models.resnet18, init_args: {num_classes: 10}}}}",
             *("--sampling.num_samples=4", "--sampling.num_steps=2", "--trainer.limit_val_batches=1"),
             "--sampling.arms={dps: {guidance: [{class_path: DPS}]}}",

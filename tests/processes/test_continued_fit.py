@@ -21,7 +21,11 @@ from tag_lightning.modules.base import NetworkModule
 from tag_lightning.networks import SimpleCNN
 
 # Three epochs of five steps.
-LIMITS: list[dict[str, int]] = [{"max_epochs": 3}, {"max_steps": 15}, {"max_epochs": 3, "max_steps": 100}]
+LIMITS = [
+    pytest.param({"max_epochs": 3}, id="max_epochs"),
+    pytest.param({"max_steps": 15}, id="max_steps"),
+    pytest.param({"max_epochs": 3, "max_steps": 100}, id="both", marks=pytest.mark.slow),
+]
 
 
 class _PowerCutError(Exception):
@@ -92,7 +96,7 @@ def _assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
             assert all(torch.equal(state["state"][key][name], value) for name, value in values.items())
 
 
-@pytest.fixture(scope="module", params=LIMITS, ids=["max_epochs", "max_steps", "both"])
+@pytest.fixture(scope="module", params=LIMITS)
 def limit(request: pytest.FixtureRequest) -> dict[str, int]:
     return request.param
 

@@ -21,14 +21,17 @@ from tiny_runs import TinyNetworks, predictor_arguments
 from tag_lightning.cli import main
 from tag_lightning.evaluation import ArmSampler
 
-LIMITS = [["--trainer.max_epochs=4"], ["--trainer.max_epochs=9", "--trainer.max_steps=8"]]
+LIMITS = [
+    pytest.param(["--trainer.max_epochs=4"], id="max_epochs", marks=pytest.mark.slow),
+    pytest.param(["--trainer.max_epochs=9", "--trainer.max_steps=8"], id="max_steps"),
+]
 
 
 class _PowerCutError(BaseException):
     pass
 
 
-@pytest.fixture(scope="module", params=LIMITS, ids=["max_epochs", "max_steps"])
+@pytest.fixture(scope="module", params=LIMITS)
 def limits(request: pytest.FixtureRequest) -> list[str]:
     return request.param
 
@@ -169,7 +172,15 @@ def _stopped(running: subprocess.Popen[str], signum: int) -> tuple[int, float]:
     return running.returncode, usage.ru_utime + usage.ru_stime - before
 
 
-@pytest.mark.parametrize(("verb", "signum"), [("fit", signal.SIGTERM), ("fit", signal.SIGINT), ("predict", 15)])
+@pytest.mark.parametrize(
+    ("verb", "signum"),
+    [
+        ("fit", signal.SIGTERM),
+        pytest.param("fit", signal.SIGINT, marks=pytest.mark.slow),
+        ("predict", signal.SIGINT),
+        pytest.param("predict", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_sampling_for_hours_ends_within_seconds(
     verb: str, signum: int, tiny: TinyNetworks, tmp_path: Path, process: list[subprocess.Popen[str]]
 ) -> None:

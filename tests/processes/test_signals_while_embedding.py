@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,7 @@ from rdkit import Chem
 
 from tag_lightning.chemistry import embedding
 from tag_lightning.chemistry.embedding import embed, in_parallel
+from tag_lightning.interruption import interruption
 
 # Says when the first molecule is about to be embedded, which takes a minute.
 _COMMAND = """
@@ -83,12 +85,14 @@ def interruptible() -> Iterator[None]:
 def test_ctrl_c_is_no_failure_of_the_molecule(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "_SECONDS", 120)  # far from the seconds that RDKit takes to notice
     chain = Chem.MolFromSmiles("C" * 120)
-    timer = _delayed(0.3)
+    timer = _delayed(1.0)  # past the substructure search of RDKit, in which a Ctrl-C would be lost
     try:
         with pytest.raises(KeyboardInterrupt):
             _ = list(in_parallel(embed, [chain] * 2, "chains", 2)) if parallel else embed(chain)
     finally:
         timer.join()
+        # What a thread still embeds would take the Ctrl-C of a later test.
+        wait(interruption.abandoned)
 
 
 @pytest.mark.parametrize("attempts", [0, 5])
