@@ -76,8 +76,8 @@ def test_predictors_that_were_not_trained_are_named(
 ) -> None:
     assert "python -m tag_lightning fit --config " in (FOLDER / f"{name}.yaml").read_text()
     monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_heavy_atoms=3"] if name.startswith("molecules") else []
     with pytest.raises(SystemExit):
-        few = ["--data.init_args.max_heavy_atoms=3"] if name.startswith("molecules") else []
         main(["validate", f"--config=experiments/{name}", "--trainer.accelerator=cpu", *few])
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert f"no network under runs/experiments/{name}/" in error
