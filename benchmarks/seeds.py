@@ -165,7 +165,12 @@ def tables(runs: Sequence[Arms], seeds: Sequence[int]) -> list[list[list[str]]]:
 
 
 def frontier_tables(frontier: Frontier, seeds: Sequence[int]) -> list[list[list[str]]]:
-    """Merits of the curves over all seeds, and values chosen on the first seed with their figures on the others."""
+    """Merits of the curves over all seeds, and values chosen on the first seed with their figures on the others.
+
+    Sweeps without guidance have no alignment, and so neither table unless they are compared at equal time.
+    """
+    if not frontier.guided:
+        return [frontier.table()] if frontier.merits else []
     alignment, quality = frontier.measures
     least = frontier.common_alignment(seeds[0])
     others = ", ".join(map(str, seeds[1:]))

@@ -68,6 +68,8 @@ class Guidance(Rebuildable):
         replaces_timestep: ``denoise`` answers at a timestep of its own choice, whichever it was asked for.
         single_pass: The steps at which it acts cannot be repeated.
         recurrence: Default recurrence of the method, used unless the sampler is given one.
+        steers: Moves samples towards a condition. Disturbances and corrections of the noise level do not; samples of an
+            arm with nothing else have no alignment with what was asked.
         cost: Forward / backward passes per step, as ``denoiser 1 / 1, guide 1 / 1``, with K noise draws, n moves of
             mean guidance, r passes of a recurrence. ``python -m tag_lightning arms`` and docs/methods.md show it.
 
@@ -76,6 +78,7 @@ class Guidance(Rebuildable):
     """
 
     cost: ClassVar[str] = "denoiser 1 / 0"
+    steers: ClassVar[bool] = True
     needs_grad: bool = False
     needs_noise: bool = False
     needs_null_timestep: bool = False

@@ -17,11 +17,13 @@ class SweepPoint(NamedTuple):
         curve: Name of the arm that was swept.
         parameter: The parameter that changes along the curve.
         value: Its value in this arm.
+        guided: Its samples were asked for something, so that their alignment says something.
     """
 
     curve: str
     parameter: str
     value: float
+    guided: bool = True
 
 
 @dataclass

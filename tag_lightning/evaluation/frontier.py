@@ -127,6 +127,11 @@ class Frontier:
         """Names of the curves that are sweeps."""
         return [name for name, arms in self.curves.items() if arms[0] in self._runs[0].points]
 
+    @property
+    def guided(self) -> list[str]:
+        """Names of the sweeps whose samples were asked for something."""
+        return [name for name in self.swept if self._runs[0].points[self.curves[name][0]].guided]
+
     def merit(self, first: str, second: str, over: Over = "alignment") -> Merit:
         """Compare two curves at equal alignment, or at equal seconds per sample.
 
@@ -154,15 +159,17 @@ class Frontier:
 
     @cached_property
     def merits(self) -> list[Merit]:
-        """All pairs of sweeps, of ``num_steps`` at equal time too, and of a sweep and a single arm within its range."""
+        """Pairs of guided sweeps, or of one and a single arm within its range; sweeps of ``num_steps`` by time."""
         points, swept, found = self._runs[0].points, self.swept, []
+        unguided = set(swept).difference(self.guided)
         timed = [name for name in swept if points[self.curves[name][0]].parameter == "num_steps"]
         for first, second in itertools.combinations(self.curves, 2):
             if first not in swept and second not in swept:
                 continue
-            merit = self.merit(first, second)
-            if not merit.note or (first in swept and second in swept):
-                found.append(merit)
+            if unguided.isdisjoint((first, second)):
+                merit = self.merit(first, second)
+                if not merit.note or (first in swept and second in swept):
+                    found.append(merit)
             if first in timed and second in timed:
                 found.append(self.merit(first, second, "seconds"))
         return found
@@ -189,15 +196,15 @@ class Frontier:
         return min(reaching, key=lambda arm: reaching[arm]) if reaching else None
 
     def common_alignment(self, seed: int) -> float:
-        """The best alignment that all swept curves reach on one seed, in the metric's unit."""
+        """The best alignment that all guided sweeps reach on one seed, in the metric's unit."""
         (run,) = (run for run in self._runs if run.seed == seed)
-        best = [run.curve(self.curves[name], self.measures).alignment.max(initial=-np.inf) for name in self.swept]
+        best = [run.curve(self.curves[name], self.measures).alignment.max(initial=-np.inf) for name in self.guided]
         return float(self.measures.signed(min(best)))
 
     def reported(self, alignment: float, seed: int) -> list[Choice]:
-        """The choice of every swept curve on ``seed``, see ``chosen``, with its figures on all other seeds."""
+        """The choice of every guided sweep on ``seed``, see ``chosen``, with its figures on all other seeds."""
         choices = []
-        for curve in self.swept:
+        for curve in self.guided:
             arm = self.chosen(curve, alignment, seed)
             figures = [run.figures[arm] for run in self._runs if run.seed != seed] if arm is not None else []
             pairs = [[one.get(name) for one in figures] for name in self.measures]
@@ -213,7 +220,7 @@ class Frontier:
             rows.writerow(["curve", "arm", "parameter", "value", "seed", *self.measures, "seconds"])
             for curve, arms in self.curves.items():
                 for arm, run in itertools.product(arms, self._runs):
-                    place = run.points[arm][1:] if arm in run.points else ("", "")
+                    place = run.points[arm][1:3] if arm in run.points else ("", "")
                     figures = [run.figures[arm].get(name) for name in (*self.measures, "seconds")]
                     rows.writerow([curve, arm, *place, run.seed, *figures])
         for name, picture in self.pictures().items():
@@ -253,7 +260,9 @@ class Frontier:
         return rows
 
     def print(self, file: TextIO | None = None) -> None:
-        """Print the merits as a table to ``file``, by default the terminal."""
+        """Print the merits, if there are any, as a table to ``file``, by default the terminal."""
+        if not self.merits:
+            return
         heading, *rows = self.table()
         table = Table(title=Text("Frontier"), title_justify="left")
         for column in heading:
@@ -276,8 +285,9 @@ class Frontier:
         return figure_pixels(frontier_curves(kept, metric_label(alignment), cost, lower_is_better))
 
     def pictures(self) -> dict[str, Tensor]:
-        """The frontier and the sweeps, bytes ``[3, H, W]`` by name."""
-        return {"frontier": self.picture} | {f"sweep_{name}": one for name, one in self.sweep_pictures().items()}
+        """The frontier, if a sweep is guided, and the sweeps, bytes ``[3, H, W]`` by name."""
+        frontier = {"frontier": self.picture} if self.guided else {}
+        return frontier | {f"sweep_{name}": one for name, one in self.sweep_pictures().items()}
 
     def sweep_pictures(self) -> dict[str, Tensor]:
         """Quality, alignment, reward and Time-Gap over each swept parameter, bytes ``[3, H, W]`` by parameter."""

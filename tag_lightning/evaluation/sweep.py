@@ -41,6 +41,7 @@ def _swept(name: str, arm: Arm) -> dict[str, Arm]:
     parameter = key.rpartition(".")[2]
     target = None if key == _STEPS else _target(name, arm, key)
     whole = target is None or not re.search(r"\bfloat\b", _annotation(target.parameters()[parameter]))
+    guided = bool(arm.conditional) or arm.best_of > 1 or any(entry.steers for entry in arm.guidance)
     points: dict[str, Arm] = {}
     for value in values:
         text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
@@ -52,7 +53,7 @@ def _swept(name: str, arm: Arm) -> dict[str, Arm]:
             point = _with(arm, target, parameter, int(value) if whole else value)
         except ValueError as error:
             raise ValueError(f"arm {name}: sweep of {key}: {error}") from error
-        point.point = SweepPoint(name, parameter, value)
+        point.point = SweepPoint(name, parameter, value, guided)
         points[f"{name} {parameter}={text}"] = point
     return points
 

@@ -25,6 +25,8 @@ class Corruption(Guidance):
         ValueError: If ``sigma`` is negative or not finite.
     """
 
+    steers = False
+
     def __init__(self, sigma: float, **interval: Any) -> None:
         super().__init__(**interval)
         if not 0 <= sigma < math.inf:
@@ -46,6 +48,7 @@ class Drift(Guidance):
         ValueError: If ``rate`` is not finite.
     """
 
+    steers = False
     needs_prediction = False
 
     def __init__(self, rate: float, **interval: Any) -> None:
@@ -71,6 +74,8 @@ class Quantisation(Guidance):
     Raises:
         ValueError: If ``bits`` is below 1.
     """
+
+    steers = False
 
     def __init__(self, bits: int, **interval: Any) -> None:
         super().__init__(**interval)

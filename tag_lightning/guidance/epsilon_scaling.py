@@ -26,6 +26,8 @@ class EpsilonScaling(Guidance):
         ValueError: If ``lambda`` is not a positive finite number at either end.
     """
 
+    steers = False
+
     def __init__(self, scale: float = 1.005, slope: float = 0.0, **interval: Any) -> None:
         super().__init__(**interval)
         for name, value in {"scale": scale, "scale + slope": scale + slope}.items():

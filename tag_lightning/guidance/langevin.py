@@ -29,6 +29,7 @@ class LangevinCorrector(Guidance):
         ValueError: If ``snr`` is negative or not finite, or ``num_corrections`` below 1.
     """
 
+    steers = False
     cost = "denoiser 1 + n / 0"
 
     def __init__(self, snr: float = 0.16, num_corrections: int = 1, **interval: Any) -> None:

@@ -66,6 +66,7 @@ class ClassifierFreeNoiseAwareness(Guidance):
             when the sampler is made.
     """
 
+    steers = False
     cost = "denoiser 2 / 0"
 
     needs_null_timestep = True

@@ -33,6 +33,8 @@ class EstimatedLevel(Guidance, ABC):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    steers = False
+
     @abstractmethod
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:
         """``log(sigma^ / sigma)`` of noisy samples ``x [B, ...]`` that should be at ``step.timestep``, ``[B]``."""

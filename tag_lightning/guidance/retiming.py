@@ -27,6 +27,7 @@ class Retiming(Guidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    steers = False
     cost = "denoiser 1 / 0, with a gradient method 2 / 1, noise level 1 / 0"
 
     def __init__(self, level: NoiseLevel = RegressedNoise(), **interval: Any) -> None:

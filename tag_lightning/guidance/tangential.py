@@ -30,6 +30,7 @@ class TangentialGuidance(Guidance):
         ValueError: If ``scale`` is below 1 or not finite.
     """
 
+    steers = False
     needs_prediction = False
 
     def __init__(self, scale: float = 1.15, **interval: Any) -> None:

@@ -24,6 +24,8 @@ class TimePredictorGuidance(Guidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
     """
 
+    steers = False
+
     def __init__(self, predictor: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(**interval)
         self.predictor = predictor

@@ -35,6 +35,7 @@ class TimeShift(Guidance):
             that chooses the timestep, when a sampler is made.
     """
 
+    steers = False
     replaces_timestep = True
 
     def __init__(

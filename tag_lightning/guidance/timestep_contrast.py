@@ -28,6 +28,8 @@ class TimestepContrast(Guidance, ABC):
             replace both timesteps by one, when a sampler is made.
     """
 
+    steers = False
+
     def __init__(self, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(**interval)
         if not 0 <= guidance_scale < math.inf:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.seeds import frontier_tables
 from tag_lightning.evaluation import frontier as frontier_module
 from tag_lightning.evaluation.arms import SweepPoint
 from tag_lightning.evaluation.frontier import NO_SHARED_RANGE, Frontier
@@ -30,14 +31,16 @@ def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontier_module, "_RESAMPLES", 150)
 
 
-def seed_results(seed: int = 0, parameter: str = "scale", rows: SampleRows | None = None, **curves: Any) -> SeedResults:
+def seed_results(
+    seed: int = 0, parameter: str = "scale", rows: SampleRows | None = None, guided: bool = True, **curves: Any
+) -> SeedResults:
     """Results whose curves are lists of ``(alignment figures, quality figures)``, one per value of the parameter."""
     figures, points = {}, {}
     for curve, arms in curves.items():
         for value, arm in zip(SCALES, arms, strict=False):
             name = f"{curve} {parameter}={value}"
             figures[name] = {"num_samples": 100, "seconds": 0.1 * value} | arm
-            points[name] = SweepPoint(curve, parameter, value)
+            points[name] = SweepPoint(curve, parameter, value, guided)
     return SeedResults(seed, figures, points, rows)
 
 
@@ -99,6 +102,16 @@ def test_equal_time_is_compared_where_the_number_of_steps_changes() -> None:
     assert by_time["seconds"].log_ratio == pytest.approx(math.log(0.5))
     assert by_time["seconds"].shared == [[pytest.approx(0.1), pytest.approx(0.4)]]
     assert [merit.over for merit in Frontier([seed_results(slow=slow, fast=fast)]).merits] == ["alignment"]
+
+
+@pytest.mark.parametrize(("parameter", "times"), [("bits", 0), ("num_steps", 1)])
+def test_sweeps_without_guidance_are_compared_at_equal_time_alone(parameter: str, times: int) -> None:
+    first, second = (images((0.1, fid), (0.12, fid / 2)) for fid in (8, 4))
+    frontier = Frontier([seed_results(0, parameter, guided=False, plain=first, corrected=second)])
+    assert [merit.over for merit in frontier.merits] == ["seconds"] * times
+    assert frontier.reported(0.1, 0) == []
+    assert list(frontier.pictures()) == [f"sweep_{parameter}"]
+    assert len(frontier_tables(frontier, [0])) == times
 
 
 def test_an_arm_outside_of_sweeps_is_compared_where_it_stands() -> None:

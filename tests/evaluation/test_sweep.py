@@ -13,14 +13,19 @@ from tag_lightning.evaluation import Arm
 from tag_lightning.evaluation.arms import SweepPoint
 from tag_lightning.evaluation.sweep import expanded
 from tag_lightning.guidance import (
+    CFG,
     DPS,
     MPGD,
     AdaptiveMoments,
     Condition,
     Corruption,
     FixedLengthSteps,
+    MoreRedAS,
     NoiseProportionalStrength,
+    Quantisation,
     ResidualDPS,
+    Retiming,
+    SelfGuidance,
     TemporalAlignment,
     TrustRegion,
 )
@@ -131,6 +136,26 @@ def test_impossible_sweeps_are_refused_in_one_line(sweep: Any, message: str) -> 
     with pytest.raises(ValueError, match=rf"^arm arm: .*{message}") as error:
         expanded({"arm": Arm([DPS()], sweep=sweep)})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arm", "guided"),
+    [
+        (Arm([DPS()]), True),
+        (Arm([TemporalAlignment(), DPS()]), True),
+        (Arm([CFG()]), True),
+        (Arm(conditional=True), True),
+        (Arm(best_of=4), True),
+        (Arm(), False),
+        (Arm([Corruption(0.1), Retiming()]), False),
+        (Arm([Quantisation(2), TemporalAlignment()]), False),
+        (Arm([SelfGuidance()]), False),
+        (Arm([MoreRedAS()]), False),
+    ],
+)
+def test_a_point_knows_whether_its_samples_were_asked_for_something(arm: Arm, guided: bool) -> None:
+    arm.sweep = {"num_steps": [2, 4]}
+    assert [one.point is not None and one.point.guided for one in expanded({"arm": arm}).values()] == [guided] * 2
 
 
 def test_two_arms_never_share_a_name() -> None:
