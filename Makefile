@@ -100,7 +100,7 @@ weights-cifar10_small: $(VENV)/.ready
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
-# The training with which the tables of docs/results.md were measured.
+# The training with which the tables of docs/results_digits.md were measured.
 AS_MEASURED := -- --trainer.max_epochs 50 --model.lr_scheduler.total_steps 2200 --sampling.every_n_epochs 50
 
 seeds-strengths: $(VENV)/.ready

@@ -236,4 +236,4 @@ time_gap_curves({arm: (result.timesteps, result.gaps) for arm, result in digit_r
 # **Where TAG does not help:** it does not undo a guidance scale that is far too large. `dps+tag` stays much further
 # from the data than `unguided`, and a smaller scale is the better cure; under gentle guidance TAG has little to repair
 # and can cost some distance. On small molecules it lowers the Time-Gap without making them more stable. And 64 samples
-# of one seed are a picture, not a measurement: [results.md](results.md) has 512 samples over three seeds.
+# of one seed are a picture, not a measurement: [results_digits.md](results_digits.md) has 512 samples over three seeds.

@@ -290,9 +290,9 @@ class Frontier:
         return frontier | {f"sweep_{name}": one for name, one in self.sweep_pictures().items()}
 
     def sweep_pictures(self) -> dict[str, Tensor]:
-        """Quality, alignment, reward and Time-Gap over each swept parameter, bytes ``[3, H, W]`` by parameter."""
+        """Quality, alignment if guided, reward and Time-Gap by swept parameter, bytes ``[3, H, W]``."""
         points, pictures = self._runs[0].points, {}
-        shown = (self.measures.quality, self.measures.alignment, "reward", "time_gap")
+        shown = (self.measures.quality, *([self.measures.alignment] if self.guided else []), "reward", "time_gap")
         metrics = [name for name in shown if self._has(name)]
         for parameter in dict.fromkeys(point.parameter for point in points.values()):
             lines = {}
