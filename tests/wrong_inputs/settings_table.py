@@ -90,7 +90,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("PredictedNoise", "rounds", [0]),
     *_each("PatchNoise", "patch_size", [1]),
     *_each("PosteriorNoise", "rounds", [0]),
-    *_each("Quantisation", "bits", [0]),
+    *_each("Quantisation", "bits", [0, 9]),
     *_each("PosteriorNoise", "damping", [0.0, 1.5]),
     *_each("TrackedNoise", "drift", [0.0], level={"class": "KnownNoise", "sigma": 0.1}),
     WrongSetting("JointCondition", {"conditions": []}, "needs at least one condition"),
