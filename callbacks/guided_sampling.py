@@ -81,7 +81,8 @@ class GuidedSampling(Callback):
             weights; if ``fit`` ends without one, a warning says how to make the samples.
         num_shown: Samples per picture.
         predict_arm: The arm that ``predict`` draws; None takes the last.
-        published: Published figures, shown beside ours: by datamodule class, then arm, then metric.
+        published: Published figures, shown beside ours: by data set, then arm, then metric.
+        dataset: Name of the data set in ``published``; None is that of the datamodule's class, as ``CIFAR10``.
 
     Raises:
         ValueError: If a setting is impossible by itself; settings that depend on networks or data are checked before
@@ -112,6 +113,7 @@ class GuidedSampling(Callback):
         num_shown: int = 64,
         predict_arm: str | None = None,
         published: dict[str, dict[str, dict[str, float]]] | None = None,
+        dataset: str | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.predictor = predictor
@@ -135,6 +137,7 @@ class GuidedSampling(Callback):
         self.num_shown = num_shown
         self.predict_arm = predict_arm
         self.published = published or {}
+        self.dataset = dataset
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"sampling.{name} must be at least {least}, got {getattr(self, name)}")
@@ -284,7 +287,8 @@ class GuidedSampling(Callback):
                 **self._common,
             )
         interruption.chunks = None
-        results.published = self.published.get(type(trainer.datamodule).__name__, {})  # type: ignore[attr-defined]
+        data = self.dataset or type(trainer.datamodule).__name__.removesuffix("DataModule")  # type: ignore[attr-defined]
+        results.published = self.published.get(data, {})
         self.results = results
         for name, result in results.items():
             for metric, value in result.figures.items():

@@ -162,3 +162,11 @@ def test_published_figures_are_of_arms_that_exist() -> None:
             assert figures.keys() <= names, path
             found += len(figures)
     assert found >= 40
+
+
+@pytest.mark.parametrize("data", ["cifar10/time_predictor", "cifar10_small/comparison", "cifar10_small/published"])
+def test_published_figures_of_cifar10_are_found_however_it_is_read(data: str) -> None:
+    folder = config_file(data)
+    layers = [merged_with_bases(folder), merged_with_bases(config_file("experiments/few_steps"))]
+    dataset = layers[0]["sampling"].get("dataset") or layers[0]["data"]["class_path"].removesuffix("DataModule")
+    assert dataset in layers[1]["sampling"]["published"]

@@ -88,7 +88,7 @@ def test_the_frontier_of_the_digits_has_its_curves() -> None:
 
 def test_the_frontier_of_the_molecules_has_its_curves() -> None:
     arms = arms_of("molecules_frontier")
-    lengths = {"dps": 3, "trust region": 4}
+    lengths = {"dps": 3, "trust region": 3}
     corrections = ("", "+tag", "+tag geometry")
     assert curves(arms) == {name + correction: length for name, length in lengths.items() for correction in corrections}
     assert arms["trust region+tag geometry kappa=0.2"].guidance[1].kappa == 0.2
