@@ -115,7 +115,8 @@ class LayeredConfig(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         layer = _layer(values)
-        if layer is None:
+        if layer is None or "base" not in layer:
+            _forget_arms(cfg, layer or {})
             super().__call__(parser, cfg, values, option_string)
             return
         bases = _bases_of(layer, values)
@@ -128,6 +129,7 @@ class LayeredConfig(ActionConfigFile):
                 self._open.append(path)
                 self(parser, cfg, path, option_string)
             self._open.clear()
+        _forget_arms(cfg, layer)
         try:
             super().__call__(parser, cfg, yaml.safe_dump(layer, sort_keys=False), option_string)
         except TypeError as error:
@@ -135,11 +137,19 @@ class LayeredConfig(ActionConfigFile):
 
 
 def _layer(value: Any) -> dict[str, Any] | None:
-    """The content of a configuration file that names a base; None for any other."""
+    """The content of a configuration file; None for anything else."""
     if not isinstance(value, str) or not os.path.isfile(value):
         return None
     content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) and "base" in content else None
+    return content if isinstance(content, dict) else None
+
+
+def _forget_arms(cfg: Any, layer: dict[str, Any]) -> None:
+    """Drop the arms that a layer replaces: jsonargparse would complete an arm by an earlier one of its name."""
+    sampling = layer.get("sampling")
+    for key in ("arms", "extra_arms"):
+        if isinstance(sampling, dict) and key in sampling and cfg.get(f"sampling.{key}") is not None:
+            cfg[f"sampling.{key}"] = None
 
 
 def _is_yaml_text(value: str) -> bool:
