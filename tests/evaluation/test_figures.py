@@ -173,6 +173,7 @@ def test_a_logarithmic_axis_has_a_few_numbers(span):
     assert not len(axis.get_minorticklocs())
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_alone():
     program = (
         "import sys, torch; from tag_lightning.evaluation.figures import *; "

@@ -15,6 +15,7 @@ from safetensors import safe_open
 import tag_lightning
 from tag_lightning.cli import main
 from tag_lightning.datamodules import ImageStatisticsDataModule
+from tag_lightning.evaluation import frontier
 from tag_lightning.networks import ImageClassifier, NoiseLevelCNN, SimpleCNN
 from tag_lightning.pretrained import load_pretrained
 
@@ -35,6 +36,7 @@ def test_the_demo_needs_no_image_of_cifar10(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(frontier, "_RESAMPLES", 20)
     brief = ["--sampling.num_samples=4", "--sampling.num_steps=4"]
     main(["validate", "--config=cifar10_small/comparison", "--trainer.accelerator=cpu", *brief])
     assert "cannot be kept" not in capfd.readouterr().out  # an interrupted demo goes on where it stopped

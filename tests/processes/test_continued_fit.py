@@ -23,7 +23,7 @@ from tag_lightning.networks import SimpleCNN
 # Three epochs of five steps.
 LIMITS = [
     pytest.param({"max_epochs": 3}, id="max_epochs"),
-    pytest.param({"max_steps": 15}, id="max_steps"),
+    pytest.param({"max_steps": 15}, id="max_steps", marks=pytest.mark.slow),
     pytest.param({"max_epochs": 3, "max_steps": 100}, id="both", marks=pytest.mark.slow),
 ]
 
