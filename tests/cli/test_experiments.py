@@ -99,7 +99,7 @@ def test_a_class_and_a_hue_at_once_with_a_single_condition_predictor(tiny: TinyN
 
 
 @pytest.mark.filterwarnings("ignore:lpips is left out")
-@pytest.mark.parametrize("operator", [None, "Inpainting"])
+@pytest.mark.parametrize("operator", [None, pytest.param("Inpainting", marks=pytest.mark.slow)])
 def test_restoration_by_the_operator_of_choice(operator: str | None, tiny: TinyNetworks, tmp_path: Path) -> None:
     level = seeded(lambda: NoiseLevelCNN(3, TIMESTEPS, widths=(4, 4)), 4)
     save_pretrained(tmp_path / "noise_level", level, LinearSchedule(num_timesteps=TIMESTEPS))
