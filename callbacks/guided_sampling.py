@@ -122,15 +122,9 @@ class GuidedSampling(Callback):
         self.task = task
         self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
         self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
-        self.sigma = sigma
-        self.scale = scale
-        self.kappa = kappa
-        self.strength = strength
+        self.sigma, self.scale, self.kappa, self.strength = sigma, scale, kappa, strength
         self.solver = solver
-        self.num_steps = num_steps
-        self.num_samples = num_samples
-        self.chunk_size = chunk_size
-        self.seed = seed
+        self.num_steps, self.num_samples, self.chunk_size, self.seed = num_steps, num_samples, chunk_size, seed
         self.precision = precision
         self.compile = compile
         self.every_n_epochs = every_n_epochs

@@ -58,7 +58,7 @@ class Experiment:
         only: Names of the stages; None is all, ``noise_level`` if another stage names its network.
 
     Raises:
-        ValueError: If there is no such folder, stage or base, or an option cannot apply to several stages.
+        ValueError: If the folder, a stage or the base does not exist, or an option cannot apply to several stages.
     """
 
     def __init__(

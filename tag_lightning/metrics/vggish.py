@@ -37,7 +37,7 @@ class VGGish(nn.Module):
         path: The weight file; None takes that of ``vggish_weights``.
 
     Raises:
-        FileNotFoundError: If there is no weight file.
+        FileNotFoundError: If the weight file is missing.
         ValueError: If the file is damaged or holds other weights. Nothing in it is executed.
     """
 

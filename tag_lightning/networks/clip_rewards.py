@@ -23,7 +23,7 @@ class CLIPImages(nn.Module):
 
     Raises:
         ImportError: If ``transformers`` is not installed.
-        ValueError: If there is no such model.
+        ValueError: If the model does not exist.
     """
 
     mean: Tensor

@@ -24,7 +24,7 @@ class HubClassifier(PixelClassifier):
 
     Raises:
         ImportError: If ``transformers`` is not installed.
-        ValueError: If there is no such classifier, it does not resize to a fixed size, or a group is empty.
+        ValueError: If the classifier does not exist, it does not resize to a fixed size, or a group is empty.
     """
 
     def __init__(self, source: str, groups: Sequence[tuple[int, int | None]] | None = None) -> None:

@@ -156,7 +156,7 @@ def load_pretrained(source: str | Path) -> Pretrained:
             ``docs/your_model.md``.
 
     Raises:
-        FileNotFoundError: If there is no such network.
+        FileNotFoundError: If the network does not exist.
         ValueError: If the package cannot build the network.
     """
     if not isinstance(source, str | Path):
@@ -204,7 +204,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint without executing anything in it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is truncated, not a checkpoint, or would execute code.
     """
     if not path.is_file():

@@ -165,7 +165,7 @@ class OwnMetric(SampleMetric):
 
 class OfRealData(OwnMetric):
     def prepare(self, device: torch.device) -> None:
-        raise AssertionError("there are no real data")
+        raise AssertionError("the real data are missing")
 
 
 def test_a_metric_that_the_file_does_not_know(full: MoleculeDataModule, tmp_path: Path) -> None:
