@@ -55,7 +55,7 @@ weights: weights-digits weights-latent_digits weights-molecules weights-audio
 # The stages whose networks the experiments use, and those that learn from the networks of the former.
 WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser x0_denoiser velocity_denoiser
 WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
-WEIGHTS_molecules := guide judge denoiser time_gap_predictor noise_level
+WEIGHTS_molecules := guide judge denoiser time_gap_predictor time_predictor noise_level
 WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor
 WEIGHTS_qm9_small := guide judge denoiser time_gap_predictor noise_level time_predictor
 WEIGHTS_cifar10_small := judge guide denoiser time_gap_predictor noise_level time_predictor
@@ -104,8 +104,7 @@ seeds: $(VENV)/.ready
 AS_MEASURED := -- --trainer.max_epochs 50 --model.lr_scheduler.total_steps 2200 --sampling.every_n_epochs 50
 
 seeds-strengths: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config digits/strengths --seeds 0 1 2 --out runs/digits/strengths \
-	  $(AS_MEASURED) --sampling.num_samples 512
+	$(RUN) -m benchmarks.seeds --verb validate --config experiments/strengths --seeds 0 1 2 --out runs/experiments/strengths
 
 seeds-trust-region: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config digits/trust_region --seeds 0 1 2 --out runs/digits/trust_region $(AS_MEASURED)
@@ -114,9 +113,8 @@ seeds-frontier: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --verb validate --config experiments/frontier --seeds 0 1 2 --out runs/experiments/frontier
 
 seeds-molecules: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config molecules/strengths --seeds 0 1 2 --out runs/molecules/seeds -- \
-	  --sampling.task.init_args.physics true
-	$(RUN) -m benchmarks.curve runs/molecules/seeds/summary.json runs/molecules/seeds/curve.png
+	$(RUN) -m benchmarks.seeds --verb validate --config experiments/molecules --seeds 0 1 2 --out runs/experiments/molecules \
+	  -- --sampling.task.init_args.physics true --sampling.task.init_args.error_details true
 
 seeds-qm9: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --verb validate --config qm9_small/comparison --seeds 0 1 2 --out runs/qm9_small/comparison

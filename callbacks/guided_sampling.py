@@ -67,6 +67,7 @@ class GuidedSampling(Callback):
         extra_arms: Further arms beside ``arms``.
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of plain DPS in the default arms.
+        strong_scale: Scale of the default arm ``strong dps``, a demonstration of repair; None leaves that arm out.
         kappa: Length of the steps of the arm ``fixed length``, a fraction of the noise; see ``FixedLengthSteps``.
         strength: Strength of TAG in the default arms: a constant, or a rule.
         solver: Solver of the reverse process.
@@ -100,6 +101,7 @@ class GuidedSampling(Callback):
         extra_arms: dict[str, Arm] | None = None,
         sigma: float = 0.2,
         scale: float = 1.0,
+        strong_scale: float | None = None,
         kappa: float | None = None,
         strength: float | Strength = PolyakStrength(),
         solver: Solver = DDIM(),
@@ -122,7 +124,7 @@ class GuidedSampling(Callback):
         self.task = task
         self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
         self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
-        self.sigma, self.scale, self.kappa, self.strength = sigma, scale, kappa, strength
+        self.sigma, self.scales, self.kappa, self.strength = sigma, (scale, strong_scale), kappa, strength
         self.solver = solver
         self.num_steps, self.num_samples, self.chunk_size, self.seed = num_steps, num_samples, chunk_size, seed
         self.precision = precision
@@ -371,7 +373,7 @@ class GuidedSampling(Callback):
         if (arms := self.arms) is None:
             guided = self._common["task"].guided
             predicted, levelled = (self._common[network] is not None for network in ("predictor", "noise_level"))
-            arms = default_arms(self.sigma, self.scale, self.kappa, self.strength, predicted, levelled, guided)
+            arms = default_arms(self.sigma, *self.scales, self.kappa, self.strength, predicted, levelled, guided)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 

@@ -98,6 +98,7 @@ class Arm:
 def default_arms(
     sigma: float,
     scale: float,
+    strong_scale: float | None,
     kappa: float | None,
     strength: float | Strength,
     with_predictor: bool = True,
@@ -106,12 +107,13 @@ def default_arms(
 ) -> dict[str, Arm]:
     """The arms that show what TAG and retiming repair, as far as the needed networks are there.
 
-    A disturbed process, guidance of unbounded strength, and guidance in steps of a fixed length, which is the form to
-    use; each by itself, with TAG and with retiming.
+    A disturbed process, plain guidance, guidance that is far too strong, and guidance in steps of a fixed length, which
+    is the form to use; each by itself, with TAG and with retiming.
 
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of plain DPS.
+        strong_scale: Guidance scale of the arm ``strong dps``, which shows what can be repaired; None leaves it out.
         kappa: Length of the guided steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
@@ -120,7 +122,10 @@ def default_arms(
     """
     processes: dict[str, Guidance] = {"corruption": Corruption(sigma)}
     if with_guide:
-        processes |= {"dps": DPS(scale=scale), "fixed length": FixedLengthSteps(DPS(), kappa)}
+        processes["dps"] = DPS(scale=scale)
+        if strong_scale is not None:
+            processes["strong dps"] = DPS(scale=strong_scale)
+        processes["fixed length"] = FixedLengthSteps(DPS(), kappa)
     tag, retiming = TemporalAlignment(strength=strength), Retiming()
     arms = {"unguided": Arm()}
     for name, process in processes.items():
