@@ -56,7 +56,7 @@ def _fit(experiment: str, stage: str, images: Path, runs: Path, *overrides: str)
     )
 
 
-@pytest.mark.parametrize("experiment", FOLDER)
+@pytest.mark.parametrize("experiment", [pytest.param("cifar10", marks=pytest.mark.slow), "cifar10_small"])
 def test_every_stage_runs_and_the_last_compares_all_arms(experiment: str, image_folder: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     few = [f"{TASK}.judge=null", "--sampling.num_samples=2", "--sampling.every_n_epochs=1"]

@@ -64,7 +64,7 @@ def whole(tiny: TinyNetworks, tmp_path_factory: pytest.TempPathFactory) -> Curve
     [
         pytest.param("every_n_train_steps: 2", 6, id="within an epoch"),
         pytest.param("every_n_train_steps: 3", 5, id="at the last batch, then validated"),
-        pytest.param("every_n_epochs: 1", 5, id="at the end of an epoch"),
+        pytest.param("every_n_epochs: 1", 5, id="at the end of an epoch", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def every_stage(experiment: str, runs: Path, *data: str) -> dict:
     return json.loads((runs / "time_predictor" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_qm9_guides_on_every_property_and_on_two(qm9: Path, tmp_path: Path) -> None:
     results = every_stage("qm9", tmp_path, f"--data.init_args.root={qm9}")
     names = ("alpha", "mu", "homo", "lumo", "gap", "alpha mu")

@@ -37,7 +37,7 @@ def test_the_demo_needs_no_image_of_cifar10(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(frontier, "_RESAMPLES", 20)
-    brief = ["--sampling.num_samples=4", "--sampling.num_steps=4"]
+    brief = ["--sampling.num_samples=4", "--sampling.num_steps=2"]
     main(["validate", "--config=cifar10_small/comparison", "--trainer.accelerator=cpu", *brief])
     assert "cannot be kept" not in capfd.readouterr().out  # an interrupted demo goes on where it stopped
     folder = tmp_path / "runs/cifar10_small/comparison"

@@ -177,7 +177,7 @@ def _stopped(running: subprocess.Popen[str], signum: int) -> tuple[int, float]:
     [
         ("fit", signal.SIGTERM),
         pytest.param("fit", signal.SIGINT, marks=pytest.mark.slow),
-        ("predict", signal.SIGINT),
+        pytest.param("predict", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("predict", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
