@@ -89,11 +89,11 @@ def test_the_frontier_of_the_digits_has_its_curves() -> None:
 def test_the_frontier_of_the_molecules_has_its_curves() -> None:
     arms = arms_of("molecules_frontier")
     lengths = {"dps": 3, "trust region": 4}
-    corrections = ("", "+tag", "+tag geometry")
+    corrections = ("", "+tag", "+tag types")
     expected = {name + correction: length for name, length in lengths.items() for correction in corrections}
-    assert curves(arms) == expected | {"gentle region": 3, "gentle region+tag geometry": 3}
-    assert arms["trust region+tag geometry kappa=0.2"].guidance[1].kappa == 0.2
-    assert arms["dps+tag geometry scale=0.3"].predictor != arms["dps+tag scale=0.3"].predictor
+    assert curves(arms) == expected | {"gentle region": 3, "gentle region+tag": 3}
+    assert arms["trust region+tag types kappa=0.2"].guidance[1].kappa == 0.2
+    assert arms["dps+tag types scale=0.3"].predictor == "molecules/time_gap_predictor"
     assert arms["dps+tag scale=0.7"].guidance[1].clip == 0.1
 
 
