@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "experiments"
 # Their time predictors are trained first, by the command in the file.
 TRAINED_FIRST = {
     "conditional_predictors",
-    "molecules_frontier",
+    "molecules_corrections",
     "predictor_architecture",
     "predictor_depth",
     "predictor_training",
