@@ -10,7 +10,7 @@ CIFAR10 := configs/cifar10_small/comparison.yaml
 LINKS := .mypy_cache/sources
 
 .PHONY: demo demo-molecules demo-qm9 demo-cifar10 test slow lint tour weights benchmarks
-.PHONY: seeds seeds-strengths seeds-trust-region seeds-frontier seeds-molecules seeds-qm9 seeds-cifar10
+.PHONY: seeds seeds-strengths seeds-bounded-steps seeds-frontier seeds-molecules seeds-qm9 seeds-cifar10
 
 demo: $(VENV)/.ready
 	@echo "$(RUN) -m tag_lightning fit --config $(CONFIG)"
@@ -100,14 +100,11 @@ weights-cifar10_small: $(VENV)/.ready
 seeds: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --config $(CONFIG) --seeds 0 1 2
 
-# The training with which the tables of docs/results_digits.md were measured.
-AS_MEASURED := -- --trainer.max_epochs 50 --model.lr_scheduler.total_steps 2200 --sampling.every_n_epochs 50
-
 seeds-strengths: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --verb validate --config experiments/strengths --seeds 0 1 2 --out runs/experiments/strengths
 
-seeds-trust-region: $(VENV)/.ready
-	$(RUN) -m benchmarks.seeds --config digits/trust_region --seeds 0 1 2 --out runs/digits/trust_region $(AS_MEASURED)
+seeds-bounded-steps: $(VENV)/.ready
+	$(RUN) -m benchmarks.seeds --verb validate --config experiments/bounded_steps --seeds 0 1 2 --out runs/experiments/bounded_steps
 
 seeds-frontier: $(VENV)/.ready
 	$(RUN) -m benchmarks.seeds --verb validate --config experiments/frontier --seeds 0 1 2 --out runs/experiments/frontier
