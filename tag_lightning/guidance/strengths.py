@@ -84,18 +84,22 @@ class PolyakStrength(Strength):
     times the length of the noise in the sample, ``sqrt(d (1 - alphas_cumprod[t]))``.
 
     Args:
-        cap: Longest move as a fraction of the noise, at least 0.
+        cap: Longest move as a fraction of the noise, at least 0; or several by training timestep, of which the nearest
+            counts, as ``python -m benchmarks.move_lengths`` learns them from validation images.
         quantile: Compare with this quantile of the likelihood of real data rather than with its mean, above which half
             of all good samples lie: one of the predictor's ``quantile_levels``. Predictors that were saved without
             quantiles compare with the mean.
 
     Raises:
-        ValueError: If ``cap`` is negative, ``quantile`` outside (0, 1) or not measured, or the predictor has no
+        ValueError: If ``cap`` is negative or empty, ``quantile`` outside (0, 1) or not measured, or the predictor has no
             ``typical_nll``.
     """
 
-    def __init__(self, cap: float = 0.3, quantile: float | None = None) -> None:
-        self.cap = require_strength("cap", cap)
+    def __init__(self, cap: float | dict[int, float] = 0.3, quantile: float | None = None) -> None:
+        caps = cap if isinstance(cap, dict) else {0: cap}
+        if not caps:
+            raise ValueError("cap is empty; give a number, or at least one by timestep such as {99: 0.3}")
+        self.caps = {int(timestep): require_strength("cap", value) for timestep, value in caps.items()}
         if quantile is not None and not 0 < quantile < 1:
             raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         self.quantile = quantile
@@ -115,7 +119,8 @@ class PolyakStrength(Strength):
         excess = (evidence.nll - tolerated).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
-        longest = self.cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
+        cap = self.caps[min(self.caps, key=lambda timestep: abs(timestep - step.timestep))]
+        longest = cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
 
 

@@ -57,7 +57,7 @@ def test_several_configurations_and_one_inside_another(
 
 def test_a_configuration_is_laid_over_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layered = tmp_path / "mine.yaml"
-    layered.write_text("base: digits/trust_region\nsampling: {num_steps: 7, arms: {unguided: {}}}\n")
+    layered.write_text("base: experiments/bounded_steps\nsampling: {num_steps: 7, arms: {unguided: {}}}\n")
     (tmp_path / "outer.yaml").write_text(f"base: {layered}\nsampling: {{seed: 3}}\n")
     config = printed(capsys, "fit", f"--config={tmp_path / 'outer.yaml'}", "--sampling.num_shown=5")
     sampling = config["sampling"]

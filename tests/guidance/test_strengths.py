@@ -194,6 +194,16 @@ def test_polyak_compares_with_a_quantile_of_real_data_where_one_was_measured() -
         PolyakStrength(quantile=1.0)
 
 
+def test_of_caps_by_timestep_the_nearest_counts() -> None:
+    seen, step = evidence([9.0], torch.tensor([[3.0, 4.0, 0.0]]), 1.0), step_of(1, dim=3)
+    near, far = step.timestep + 3, step.timestep + 10
+    assert torch.equal(PolyakStrength({near: 0.2, far: 0.5})(seen, step), PolyakStrength(0.2)(seen, step))
+    with pytest.raises(ValueError, match="cap is empty"):
+        PolyakStrength({})
+    with pytest.raises(ValueError, match="cap must be a finite number of at least 0, got -1"):
+        PolyakStrength({3: -1.0})
+
+
 def test_tag_hands_the_quantiles_of_its_predictor_to_the_rule() -> None:
     predictor = MLPTimePredictor(num_timesteps=100, widths=(4,)).double()
     predictor.typical_nll.fill_(1.0)
