@@ -91,8 +91,8 @@ class PolyakStrength(Strength):
             quantiles compare with the mean.
 
     Raises:
-        ValueError: If ``cap`` is negative or empty, ``quantile`` outside (0, 1) or not measured, or the predictor has no
-            ``typical_nll``.
+        ValueError: If ``cap`` is negative or empty, ``quantile`` outside (0, 1) or not measured, or the predictor has
+            no ``typical_nll``.
     """
 
     def __init__(self, cap: float | dict[int, float] = 0.3, quantile: float | None = None) -> None:
