@@ -124,13 +124,12 @@ class GuidedSampling(Callback):
         self.task = task
         self.arms = None if arms is None else expanded(named_by_text(arms, "sampling.arms"))
         self.extra_arms = expanded(named_by_text(extra_arms or {}, "sampling.extra_arms"))
-        self.sigma, self.scales, self.kappa, self.strength = sigma, (scale, strong_scale), kappa, strength
+        self.sigma, self.scale, self.kappa, self.strength = sigma, scale, kappa, strength
+        self.strong_scale = strong_scale
         self.solver = solver
         self.num_steps, self.num_samples, self.chunk_size, self.seed = num_steps, num_samples, chunk_size, seed
-        self.precision = precision
-        self.compile = compile
-        self.every_n_epochs = every_n_epochs
-        self.num_shown = num_shown
+        self.precision, self.compile = precision, compile
+        self.every_n_epochs, self.num_shown = every_n_epochs, num_shown
         self.predict_arm = predict_arm
         self.published = published or {}
         self.dataset = dataset
@@ -373,7 +372,8 @@ class GuidedSampling(Callback):
         if (arms := self.arms) is None:
             guided = self._common["task"].guided
             predicted, levelled = (self._common[network] is not None for network in ("predictor", "noise_level"))
-            arms = default_arms(self.sigma, *self.scales, self.kappa, self.strength, predicted, levelled, guided)
+            settings = (self.sigma, self.scale, self.kappa, self.strength)
+            arms = default_arms(*settings, predicted, levelled, guided, self.strong_scale)
         require_distinct(arms, self.extra_arms)
         return arms | self.extra_arms
 

@@ -98,12 +98,12 @@ class Arm:
 def default_arms(
     sigma: float,
     scale: float,
-    strong_scale: float | None,
     kappa: float | None,
     strength: float | Strength,
     with_predictor: bool = True,
     with_noise_level: bool = True,
     with_guide: bool = True,
+    strong_scale: float | None = None,
 ) -> dict[str, Arm]:
     """The arms that show what TAG and retiming repair, as far as the needed networks are there.
 
@@ -113,12 +113,12 @@ def default_arms(
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of plain DPS.
-        strong_scale: Guidance scale of the arm ``strong dps``, which shows what can be repaired; None leaves it out.
         kappa: Length of the guided steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_noise_level: There is a regressor of the noise level to retime by.
         with_guide: There is a guide.
+        strong_scale: Guidance scale of the arm ``strong dps``, which shows what can be repaired; None leaves it out.
     """
     processes: dict[str, Guidance] = {"corruption": Corruption(sigma)}
     if with_guide:

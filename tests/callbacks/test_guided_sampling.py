@@ -118,7 +118,7 @@ def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> N
 def test_default_arms_are_those_the_run_has_networks_for(
     strong_scale: float | None, predictor: bool, noise_level: bool, guide: bool
 ) -> None:
-    arms = default_arms(0.2, 1.0, strong_scale, 0.03, 0.5, predictor, noise_level, guide)
+    arms = default_arms(0.2, 1.0, 0.03, 0.5, predictor, noise_level, guide, strong_scale)
     corrections = ["", *["+tag"] * predictor, *["+retiming"] * noise_level]
     processes = ["corruption", *["dps", *["strong dps"] * (strong_scale is not None), "fixed length"] * guide]
     assert list(arms) == [
