@@ -53,7 +53,7 @@ tour: $(VENV)/.ready
 weights: weights-digits weights-latent_digits weights-molecules weights-audio
 
 # The stages whose networks the experiments use, and those that learn from the networks of the former.
-WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser x0_denoiser velocity_denoiser
+WEIGHTS_digits := guide judge denoiser time_gap_predictor time_predictor noise_level conditional_denoiser small_conditional_denoiser reward_tuned_denoiser x0_denoiser velocity_denoiser timestep_dropout_denoiser
 WEIGHTS_latent_digits := autoencoder denoiser time_gap_predictor time_predictor
 WEIGHTS_molecules := guide judge denoiser time_gap_predictor time_predictor noise_level
 WEIGHTS_audio := judge denoiser time_gap_predictor time_predictor

@@ -114,7 +114,9 @@ def require_same_schedule(first: Tensor | None, second: Tensor | None, first_nam
         raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
 
 
-def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | None, card: str | None = None) -> None:
+def save_pretrained(
+    folder: str | Path, network: nn.Module, schedule: NoiseSchedule | None, card: str | None = None
+) -> None:
     """Write a folder for ``load_pretrained``; it is complete or, after an error, as it was before.
 
     Args:
@@ -126,7 +128,7 @@ def save_pretrained(folder: Path, network: nn.Module, schedule: NoiseSchedule | 
     Raises:
         OSError: If the folder cannot be written.
     """
-    with replacing(folder) as temporary:
+    with replacing(Path(folder)) as temporary:
         network.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
         _forget_origin(temporary / "config.json")
         if schedule is not None:
