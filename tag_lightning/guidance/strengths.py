@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -99,7 +101,10 @@ class PolyakStrength(Strength):
         caps = cap if isinstance(cap, dict) else {0: cap}
         if not caps:
             raise ValueError("cap is empty; give a number, or at least one by timestep such as {99: 0.3}")
-        self.caps = {int(timestep): require_strength("cap", value) for timestep, value in caps.items()}
+        known = sorted((int(timestep), require_strength("cap", value)) for timestep, value in caps.items())
+        self.caps = [value for _, value in known]
+        # Timesteps at which the nearest changes.
+        self.borders = [(before + after) / 2 for (before, _), (after, _) in pairwise(known)]
         if quantile is not None and not 0 < quantile < 1:
             raise ValueError(f"quantile must lie in (0, 1), got {quantile}")
         self.quantile = quantile
@@ -119,7 +124,7 @@ class PolyakStrength(Strength):
         excess = (evidence.nll - tolerated).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
-        cap = self.caps[min(self.caps, key=lambda timestep: abs(timestep - step.timestep))]
+        cap = self.caps[bisect(self.borders, step.timestep)]
         longest = cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
 

@@ -189,7 +189,7 @@ def test_the_readme_compares_in_python(folder: Path) -> None:
     scope: dict[str, object] = {}
     exec(compile(text, "README.md", "exec"), scope)
     written = json.loads((folder / "runs/digits/compare/results.json").read_text())
-    assert list(written["arms"]) == ["unguided", "dps", "dps+tag"]
+    assert list(written["arms"]) == ["unguided", "strong dps", "strong dps+tag"]
     assert all(figures["num_samples"] == 12 for figures in written["arms"].values())
     gaps = [figures["time_gap"] for figures in written["arms"].values()]
     assert len(set(gaps)) == 3

@@ -196,8 +196,9 @@ def test_polyak_compares_with_a_quantile_of_real_data_where_one_was_measured() -
 
 def test_of_caps_by_timestep_the_nearest_counts() -> None:
     seen, step = evidence([9.0], torch.tensor([[3.0, 4.0, 0.0]]), 1.0), step_of(1, dim=3)
-    near, far = step.timestep + 3, step.timestep + 10
-    assert torch.equal(PolyakStrength({near: 0.2, far: 0.5})(seen, step), PolyakStrength(0.2)(seen, step))
+    for offsets in ((3, 10), (10, 3), (-3, 10), (10, -3), (-3, -10)):
+        near, far = sorted((step.timestep + offset for offset in offsets), key=lambda t: abs(t - step.timestep))
+        assert torch.equal(PolyakStrength({far: 0.5, near: 0.2})(seen, step), PolyakStrength(0.2)(seen, step))
     with pytest.raises(ValueError, match="cap is empty"):
         PolyakStrength({})
     with pytest.raises(ValueError, match="cap must be a finite number of at least 0, got -1"):

@@ -253,9 +253,9 @@ GUIDE = yaml.safe_load(Path("configs/digits/guide.yaml").read_text())
 
 @pytest.fixture(scope="module")
 def cli() -> Parsing:
-    """With the options of every command, which take a second to collect."""
+    """With the options of `fit`, which take a while to collect."""
     settings = {"seed_everything_default": 0, "auto_configure_optimizers": False, "save_config_callback": None}
-    return Parsing(None, parser_class=OneLineParser, args=["fit", "--config=digits/guide"], **settings)
+    return Parsing(parser_class=OneLineParser, args=["fit", "--config=digits/guide"], **settings)
 
 
 def keys(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
