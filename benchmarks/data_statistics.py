@@ -13,7 +13,7 @@ import yaml
 
 from tag_lightning import datamodules
 from tag_lightning.config_files import config_file, merged_with_bases
-from tag_lightning.datamodules import ImageDataModule, MoleculeDataModule
+from tag_lightning.datamodules import Batch, ImageDataModule, MoleculeDataModule
 from tag_lightning.datamodules.image_statistics import ImageStatistics
 from tag_lightning.datamodules.molecule_statistics import MoleculeStatistics
 from tag_lightning.datamodules.statistics_file import ReferenceStates
@@ -39,6 +39,26 @@ def data_of(config: str, changes: Sequence[str] = ()) -> ImageDataModule | Molec
         )
     changed = {name: yaml.safe_load(value) for name, _, value in (change.partition("=") for change in changes)}
     return kind(**settings.get("init_args", {}) | changed)
+
+
+def validation_images(config: str, count: int) -> Batch:
+    """Validation images of a configuration, evenly spaced.
+
+    Args:
+        config: As in ``data_of``.
+        count: Number of images; all if there are fewer.
+
+    Raises:
+        ValueError: If its data are not images.
+    """
+    data = data_of(config)
+    if not isinstance(data, ImageDataModule):
+        raise ValueError(f"the data of {config} are not images; give another one")
+    data.prepare_data()
+    data.setup("validate")
+    table = data.table("val")
+    size = len(table)  # type: ignore[arg-type]
+    return table[torch.linspace(0, size - 1, min(count, size)).long().tolist()]
 
 
 def molecule_task(judge: str, physics: bool) -> MoleculeTask:

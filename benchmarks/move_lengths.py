@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.data_statistics import data_of
+from benchmarks.data_statistics import validation_images
 from tag_lightning.diffusion import Denoiser, ImageSpace, Prediction, Step
+from tag_lightning.evaluation.networks import load_denoiser
 from tag_lightning.guidance import PolyakStrength, TemporalAlignment
 from tag_lightning.pretrained import load_pretrained
 
@@ -86,18 +87,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[1.0, 1.15, 1.4, 2.0])
     parser.add_argument("--caps", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 1.0])
     chosen = parser.parse_args(args)
-    data = data_of(chosen.config)
-    data.prepare_data()
-    data.setup("validate")
-    images = data.table("val")
-    size = len(images)  # type: ignore[arg-type]
-    x0 = images[torch.linspace(0, size - 1, min(chosen.count, size)).long().tolist()].x
-    denoiser, predictor = (load_pretrained(f"{chosen.kind}/{name}") for name in ("denoiser", "time_predictor"))
-    assert denoiser.schedule is not None
-    network = Denoiser(denoiser.network, denoiser.schedule, denoiser.prediction_type)
-    errors = measured(predictor.network, network, x0, chosen.timesteps, chosen.ratios, chosen.caps)
+    images = validation_images(chosen.config, chosen.count)
+    denoiser = load_denoiser(f"{chosen.kind}/denoiser", images)
+    predictor = load_pretrained(f"{chosen.kind}/time_predictor").network
+    errors = measured(predictor, denoiser, images.x, chosen.timesteps, chosen.ratios, chosen.caps)
     best = learnt_caps(errors, chosen.caps)
-    title = f"Error of {len(x0)} denoised images over that without TAG, by the cap"
+    title = f"Error of {len(images.x)} denoised images over that without TAG, by the cap"
     printed = Table("t", "noise", *map(str, chosen.caps), "best", title=title)
     for column in printed.columns:
         column.no_wrap = True

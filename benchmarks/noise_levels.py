@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.data_statistics import data_of
+from benchmarks.data_statistics import validation_images
 from tag_lightning.diffusion import Denoiser, ImageSpace
+from tag_lightning.evaluation.networks import load_denoiser
 from tag_lightning.guidance import CalibratedNoise, NoiseLevel, PatchNoise, RegressedNoise, WaveletNoise
 from tag_lightning.pretrained import load_pretrained
 
@@ -47,21 +47,15 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--patch-size", type=int, default=3, help="of PatchNoise; 2 for 16x16 images")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[39, 279, 519, 759])
     chosen = parser.parse_args(args)
-    data = data_of(chosen.config)
-    data.prepare_data()
-    data.setup("validate")
-    table = data.table("val")
-    size = len(table)  # type: ignore[arg-type]
-    x0 = table[torch.linspace(0, size - 1, min(chosen.count, size)).long().tolist()].x
-    denoiser, regressor = (load_pretrained(f"{chosen.kind}/{name}") for name in ("denoiser", "noise_level"))
-    assert denoiser.schedule is not None
+    images = validation_images(chosen.config, chosen.count)
+    denoiser = load_denoiser(f"{chosen.kind}/denoiser", images)
     levels = {
-        "RegressedNoise": RegressedNoise(regressor.network),
+        "RegressedNoise": RegressedNoise(load_pretrained(f"{chosen.kind}/noise_level").network),
         f"PatchNoise({chosen.patch_size})": PatchNoise(chosen.patch_size),
         "WaveletNoise": WaveletNoise(),
     }
-    printed = Table("estimate", *(f"t = {t}" for t in chosen.timesteps), title=f"log r on {len(x0)} images")
-    errors = measured(levels, x0, Denoiser(denoiser.network, denoiser.schedule), chosen.timesteps)
+    printed = Table("estimate", *(f"t = {t}" for t in chosen.timesteps), title=f"log r on {len(images.x)} images")
+    errors = measured(levels, images.x, denoiser, chosen.timesteps)
     for name, row in errors.items():
         printed.add_row(name, *(f"{bias:+.3f} ± {spread:.3f}" for bias, spread in row))
     Console().print(printed)

@@ -66,7 +66,6 @@ def test_validation_gives_the_same_figures(
             assert shared[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.slow
 def test_prediction_gives_the_same_samples_to_the_last_bit(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
     settings = ["--sampling.num_samples=9", "--sampling.predict_arm=dps+tag"]
     settings.append(f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}")
