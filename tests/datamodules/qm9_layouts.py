@@ -22,7 +22,7 @@ class Molecule(NamedTuple):
 
 
 def molecules(count: int = 40) -> list[Molecule]:
-    """Of 3 to 12 atoms, in the order of their numbers, which have gaps."""
+    """Molecules of 3 to 12 atoms, in the order of their numbers, which have gaps."""
     rng = np.random.default_rng(0)
     found = []
     for k in range(count):

@@ -25,7 +25,7 @@ COUNTS = {1: 1, 2: 10, 3: 31, 4: 175, 5: 767}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SmallMoleculesDataModule:
-    """Of up to four heavy atoms, prepared once."""
+    """Molecules of up to four heavy atoms, prepared once."""
     return SmallMoleculesDataModule(4, cache=str(tmp_path_factory.mktemp("cache")))
 
 

@@ -73,7 +73,7 @@ def test_files_leave_out_what_cannot_be_written_and_say_so(
 
 
 def cells(picture: Tensor, count: int) -> list[Tensor]:
-    """Of a grid of four columns, row by row."""
+    """The cells of a grid of four columns, row by row."""
     height, width = picture.shape[1] // (-(-count // 4)), picture.shape[2] // 4
     return [picture[:, r * height : (r + 1) * height, c * width : (c + 1) * width] for r in range(2) for c in range(4)]
 

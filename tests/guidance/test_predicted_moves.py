@@ -98,7 +98,7 @@ def line(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("typical", [0.0, 3.2])
 def test_the_move_is_the_nearest_one_that_keeps_the_likelihood(typical: float) -> None:
-    """Of a linear predictor the half-space is exact, and the projection has a closed form."""
+    """With a linear predictor the half-space is exact, and the projection has a closed form."""
     start, move = 0.1 * random_vectors(6, 2, seed=1), random_vectors(6, 2, seed=2)
     got = moved(AlignedMoves(Jump(move), Odds(line, typical)), start)
     allowed = line(start).clamp(min=typical)

@@ -27,8 +27,8 @@ class KnowingNetwork(nn.Module):
     """Knows that every clean sample is ``CLEAN``, and so the noise in what it is given.
 
     Args:
-        answer: Of the true noise ``[B, 4]``.
-        read: The timestep it believes in, of the one that it is told ``[B]``.
+        answer: Maps the true noise ``[B, 4]`` to the network's answer.
+        read: Maps the timesteps that it is told, ``[B]``, to those it believes in.
     """
 
     def __init__(self, answer: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> None:

@@ -92,14 +92,14 @@ def test_without_a_mask_noise_is_left_as_it_was_drawn() -> None:
 
 
 class Zero(nn.Module):
-    """Predicts that there is no noise at atoms, and anything at padding."""
+    """Predicts zero noise at atoms and a huge value at padding."""
 
     def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask[..., None], 0.0, 1e6).expand_as(x)
 
 
 def losses(module: DiffusionModule, batch: Batch) -> tuple[float, float]:
-    """Of training and of validation."""
+    """The training loss and the validation loss."""
     module.mean_loss.reset()
     training = module.train().training_step(batch, 0)
     module.eval().validation_step(batch, 0)

@@ -23,7 +23,7 @@ TIMESTEPS = 20
 
 
 def schedule() -> LinearSchedule:
-    """Of so few timesteps that the module averages none with its neighbours, and the last ones hard to tell apart."""
+    """Too few timesteps for the module to average neighbours, and the last ones are hard to tell apart."""
     return LinearSchedule(TIMESTEPS, 1e-4, 0.9)
 
 
