@@ -31,8 +31,6 @@ class AdaptiveMoments(GuidanceWrapper):
         ValueError: If a number is out of range.
     """
 
-    wraps_predictions = True
-
     def __init__(
         self,
         guidance: ConditionedGuidance,
@@ -59,6 +57,9 @@ class AdaptiveMoments(GuidanceWrapper):
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         return self._adapted().propose(proposal, x, prediction, step)
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self._adapted().mean_move(proposal, x, prediction, step)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self._adapted().displacement(x, prediction, step)

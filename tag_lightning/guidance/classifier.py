@@ -9,10 +9,11 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, on_device, per_sample
-from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, Conditions, JointCondition
+from tag_lightning.guidance.conditions import Condition, Conditions, JointCondition
+from tag_lightning.guidance.prediction_guidance import PredictionGuidance
 
 
-class ClassifierGuidance(ConditionedGuidance):
+class ClassifierGuidance(PredictionGuidance):
     """Classifier guidance (Dhariwal and Nichol 2021, arXiv 2105.05233, Algorithm 2).
 
     ``epsilon^ = epsilon - scale sqrt(1 - a) grad_{x_t} log p(c | x_t, t)``, and ``x0`` along with it. Nothing runs
@@ -31,7 +32,6 @@ class ClassifierGuidance(ConditionedGuidance):
 
     cost = "denoiser 1 / 0, classifier 1 / 1"
     needs_grad = False
-    guides_prediction = True
 
     def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:
         super().__init__(condition, **interval)
@@ -71,9 +71,11 @@ class ClassifierGuidance(ConditionedGuidance):
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
-        signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
-        by = self.scale * noise * self.noisy_gradient(x, step)
-        return prediction._replace(epsilon=prediction.epsilon - by, x0=prediction.x0 + noise / signal * by)
+        return self.shifted(prediction, self.clean_move(x, prediction, step), step)
+
+    def clean_move(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        weight = (1 - step.alpha_bar) / step.alpha_bar**0.5
+        return per_sample(self.scale * weight, x) * self.noisy_gradient(x, step)
 
     def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """The move of ``x [B, ...]`` that changes ``x0`` as ``denoise`` does, without a call of the denoiser."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, on_device
+from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Run, Step, on_device
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -152,13 +152,11 @@ class ConditionedGuidance(Guidance):
     Attributes:
         guide_clipped: The guide sees ``x0_hat`` inside the range of the space and is differentiated through the clamp,
             as in the published code of TFG. Otherwise it sees the estimate as it is. The solver clips in both cases.
-        guides_prediction: Its gradient changes the prediction in ``denoise`` rather than the proposal.
     """
 
     cost = "denoiser 1 / 1, guide 1 / 1"
     needs_grad = True
     guide_clipped: bool = False
-    guides_prediction: bool = False
     condition: Conditions = None
 
     def __init__(self, condition: Conditions = None, **interval: Any) -> None:
@@ -220,6 +218,10 @@ class ConditionedGuidance(Guidance):
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), x0)
         step.checks.require_finite(step.timestep, the_guide=log_likelihood, the_gradient_of_the_guide=gradient)
         return step.space.project(gradient)
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        """The move of the mean of ``proposal`` that this guidance asks for, ``[B, ...]``; see ``propose``."""
+        return self.propose(proposal, x, prediction, step).mean - proposal.mean
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """The move of ``x [B, ...]`` itself that this guidance asks for; by default its gradient."""

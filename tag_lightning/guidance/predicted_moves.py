@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Prediction, Proposal, Run, Step, per_sample
+from tag_lightning.diffusion import Proposal, Run, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence
 from tag_lightning.guidance.tag import TemporalAlignment
-from tag_lightning.guidance.wrapper import GuidanceWrapper
+from tag_lightning.guidance.wrapper import MoveWrapper
 
 
-class PredictedMoves(GuidanceWrapper):
+class PredictedMoves(MoveWrapper):
     """Base of wrappers that change the move of the proposal by what the time predictor says of its end.
 
-    The step that ends at the data, which has no timestep to predict, is not guided at all.
-
     Args:
-        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
+        guidance: See ``MoveWrapper``.
         predictor: Time predictor; None takes that of the run.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
@@ -32,30 +29,12 @@ class PredictedMoves(GuidanceWrapper):
 
     def __init__(self, guidance: ConditionedGuidance, predictor: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(guidance, **interval)
-        self.require_moved_mean()
         self.alignment = TemporalAlignment(predictor)
 
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(super().for_run(run))
         ready.alignment = self.alignment.for_run(run)
         return ready
-
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        if step.next_timestep is None:
-            return proposal
-        guided = self.guidance.propose(proposal, x, prediction, step)
-        move = self.changed(guided.mean - proposal.mean, proposal.sample, step.reached())
-        return guided._replace(mean=proposal.mean + move)
-
-    @abstractmethod
-    def changed(self, move: Tensor, x: Tensor, step: Step) -> Tensor:
-        """The move to make from ``x [B, ...]`` instead of ``move [B, ...]``.
-
-        Args:
-            move: The move of the wrapped guidance.
-            x: The end of the step without it.
-            step: The step, seen from its end.
-        """
 
     def typical(self, evidence: Evidence) -> Tensor:
         """The mean negative log-likelihood of real data at this timestep.
@@ -102,7 +81,8 @@ class ProximalAlignment(PredictedMoves):
             raise ValueError(f"halvings must be at least 0, got {halvings}")
         self.halvings = halvings
 
-    def changed(self, move: Tensor, x: Tensor, step: Step) -> Tensor:
+    def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
+        x, step = proposal.sample, step.reached()
         still = self.alignment.evidence(x, step, with_score=False)
         tolerated = torch.maximum(self.typical(still).to(still.nll), still.nll)
         factor = torch.zeros_like(still.nll)
@@ -128,8 +108,8 @@ class AlignedMoves(PredictedMoves):
 
     cost = "denoiser as the wrapped method, predictor 1 / 1"
 
-    def changed(self, move: Tensor, x: Tensor, step: Step) -> Tensor:
-        evidence = self.alignment.evidence(x, step)
+    def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
+        evidence = self.alignment.evidence(proposal.sample, step.reached())
         slack = (self.typical(evidence) - evidence.nll).clamp(min=0)
         direction = evidence.score.flatten(1)
         square = direction.square().sum(1).clamp(min=torch.finfo(move.dtype).tiny)

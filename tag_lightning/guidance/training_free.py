@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Recurrence, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
+from tag_lightning.guidance.prediction_guidance import PredictionGuidance
 
 StepSchedule = Literal["increase", "decrease", "constant"]
 """Proportional to ``a / a'``, to ``1 - a / a'``, or constant, scaled to a mean of 1 over the steps of the run."""
@@ -192,7 +193,9 @@ class ResidualDPS(DPS):
 class LGD(TFG):
     """Loss-guided diffusion (Song et al. 2023, ICML): DPS with a Monte-Carlo smoothed likelihood.
 
-    The variance of ``x0`` given ``x_t`` is taken as ``1 - a``, one of the forms that its authors allow.
+    ``x_{t-1} <- x_{t-1} + scale * sqrt(a' / a) * grad_{x_t} log mean_k p(c | x0_k)`` with
+    ``x0_k = x0_hat(x_t) + gamma * sqrt(1 - a) * noise_k``. At ``gamma = 1`` the variance of ``x0`` given ``x_t`` is
+    ``1 - a``, the form that its authors propose for data of unit variance.
 
     Args:
         condition: See ``ConditionedGuidance``.
@@ -232,6 +235,9 @@ class LGD(TFG):
 class FreeDoM(TFG):
     """FreeDoM (Yu et al. 2023, arXiv 2303.09833) as TFG's paper places it: DPS with a schedule and recurrence.
 
+    ``x_{t-1} <- x_{t-1} + rho_t * sqrt(a' / a) * grad_{x_t} log p(c | x0_hat(x_t))`` with ``rho_t`` proportional to
+    ``a / a'`` and of mean ``scale``, then noise back to ``t`` and the step again, ``recurrence`` times in all.
+
     Args:
         condition: See ``ConditionedGuidance``.
         scale: Mean guidance scale, at least 0.
@@ -259,7 +265,8 @@ class FreeDoM(TFG):
 class MPGD(TFG):
     """Manifold-preserving guided diffusion without an autoencoder (He et al. 2024, arXiv 2311.16424, Algorithm 1).
 
-    Moves the clean estimate along the guide's gradient; nothing runs backward through the denoiser.
+    ``x0_hat <- x0_hat + mu_t * grad_{x0} log p(c | x0_hat)``, with ``mu_t`` of mean ``scale`` over the steps; the step
+    to ``x_{t-1}`` keeps the predicted noise. Nothing runs backward through the denoiser.
 
     Args:
         condition: See ``ConditionedGuidance``.
@@ -296,7 +303,7 @@ class MPGD(TFG):
         )
 
 
-class UGD(TFG):
+class UGD(PredictionGuidance, TFG):
     """Universal guidance (Bansal et al. 2024, arXiv 2302.07121): forward and backward guidance in epsilon.
 
     ``epsilon^ = epsilon - scale sqrt(1 - a) grad_{x_t} L(x0_hat) - sqrt(a / (1 - a)) Delta_0`` and ``x0^`` along with
@@ -315,7 +322,6 @@ class UGD(TFG):
 
     cost = "denoiser r / r, guide r (1 + n) / r (1 + n)"
     keeps_graph = False
-    guides_prediction = True
     propose = Guidance.propose  # the move is in the prediction already
 
     def __init__(
@@ -355,14 +361,16 @@ class UGD(TFG):
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_(self.needs_grad)
             prediction = predict(x, step.timestep)
-        signal, noise = (per_sample(level**0.5, x) for level in (step.alpha_bar, 1 - step.alpha_bar))
+        return self.shifted(prediction.detach(), self.clean_move(x, prediction, step), step)
+
+    def clean_move(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         move = torch.zeros_like(x)
         if self.rho > 0:
-            move = noise**2 / signal * self.variance_displacement(x, prediction, step)
+            weight = per_sample((1 - step.alpha_bar) / step.alpha_bar**0.5, x)
+            move = weight * self.variance_displacement(x, prediction, step)
         if self.mu > 0:
             move = move + self.mean_displacement(self.clean_estimate(prediction, step), step)
-        prediction = prediction.detach()
-        return prediction._replace(epsilon=prediction.epsilon - signal / noise * move, x0=prediction.x0 + move)
+        return move
 
 
 def _shortened(gradient: Tensor, longest: float, step: Step) -> Tensor:

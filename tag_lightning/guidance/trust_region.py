@@ -11,13 +11,13 @@ from torch import Tensor
 from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
-from tag_lightning.guidance.wrapper import GuidanceWrapper
+from tag_lightning.guidance.wrapper import MoveWrapper
 
 # Length of all moves of a run together, as a fraction of the noise.
 _TOTAL = 0.75
 
 
-class TrustRegion(GuidanceWrapper):
+class TrustRegion(MoveWrapper):
     """Bounds the move of the proposed sample by a fraction of the noise that the step leaves in it.
 
     The move of sample i, with every factor of the wrapped method, is shortened to at most
@@ -30,7 +30,7 @@ class TrustRegion(GuidanceWrapper):
     predictor, can tell.
 
     Args:
-        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
+        guidance: See ``MoveWrapper``.
         kappa: Longest move as a fraction of the noise, above 0; None is 0.75 over the run's number of steps.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
@@ -42,15 +42,10 @@ class TrustRegion(GuidanceWrapper):
         super().__init__(guidance, **interval)
         if kappa is not None and not 0 < kappa < math.inf:
             raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
-        self.require_moved_mean()
         self.kappa = kappa
 
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        if step.next_timestep is None:
-            return proposal
-        guided = self.guidance.propose(proposal, x, prediction, step)
-        move = self.bounded(guided.mean - proposal.mean, 1 - step.next_alpha_bar, step)
-        return guided._replace(mean=proposal.mean + move)
+    def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
+        return self.bounded(move, 1 - step.next_alpha_bar, step)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
@@ -73,7 +68,7 @@ class FixedLengthSteps(TrustRegion):
     add up to 0.75 times the noise, so that few steps do about as much as many (measured on digits, 10 to 75 steps).
 
     Args:
-        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD.
+        guidance: See ``MoveWrapper``.
         kappa: Length of each move as a fraction of the noise, above 0; None is 0.75 over the run's number of steps.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser, Guidance, Predict, Prediction, Proposal, Run, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.own_step import OwnStep
+from tag_lightning.guidance.prediction_guidance import PredictionGuidance
 
 
 class GuidanceWrapper(ConditionedGuidance):
@@ -20,15 +23,11 @@ class GuidanceWrapper(ConditionedGuidance):
         guidance: The guidance to wrap.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
-    Attributes:
-        wraps_predictions: It also takes methods whose gradient changes the prediction rather than the proposal.
-
     Raises:
-        ValueError: If ``guidance`` does not move the solver's proposal towards a condition.
+        ValueError: If ``guidance`` does not move samples towards a condition.
     """
 
     cost = "as the wrapped method"
-    wraps_predictions: bool = False
 
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
         super().__init__(**interval)
@@ -38,10 +37,9 @@ class GuidanceWrapper(ConditionedGuidance):
                 "method such as DPS, TFG or MPGD"
             )
         innermost = guidance.innermost
-        adaptable = self.wraps_predictions and getattr(innermost, "guides_prediction", False)
-        if type(innermost).denoise is not Guidance.denoise and not adaptable:
+        if type(innermost).denoise is not Guidance.denoise and not isinstance(innermost, PredictionGuidance):
             own = isinstance(innermost, OwnStep)
-            does = "takes a step of its own" if own else "changes the prediction rather than the proposal"
+            does = "takes a step of its own" if own else "changes the prediction, but is no PredictionGuidance"
             raise ValueError(
                 f"{type(self).__name__} cannot wrap {type(innermost).__name__}, which {does}; wrap a method such as "
                 "DPS, TFG or MPGD"
@@ -51,18 +49,6 @@ class GuidanceWrapper(ConditionedGuidance):
         self.needs_noise = guidance.needs_noise
         self.keeps_graph = guidance.keeps_graph
         self.recurrence = guidance.recurrence
-
-    def require_moved_mean(self) -> None:
-        """Check that the wrapped guidance has a move of the proposal's mean to change.
-
-        Raises:
-            ValueError: If it turns the noise of the step instead.
-        """
-        if self.needs_noise:
-            raise ValueError(
-                f"{type(self).__name__} cannot change the move of {type(self.innermost).__name__}, which turns the "
-                "noise of the step and leaves its mean; use it alone, or wrap a method such as DPS, TFG or MPGD"
-            )
 
     @property
     def innermost(self) -> Guidance:
@@ -85,11 +71,62 @@ class GuidanceWrapper(ConditionedGuidance):
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         return self.guidance.correct(x, step, predict)
 
+    def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+        return self.guidance.denoise(x, step, predict)
+
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         return self.guidance.propose(proposal, x, prediction, step)
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.guidance.mean_move(proposal, x, prediction, step)
 
     def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.guidance.gradient(x, prediction, step)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.guidance.displacement(x, prediction, step)
+
+
+class MoveWrapper(GuidanceWrapper):
+    """Base of wrappers that change the move of the proposal's mean.
+
+    A method that guides the prediction (``PredictionGuidance``) no longer does so: the solver sees the denoiser's own
+    prediction, and the proposal makes the move that the guided one would have led to. The step that ends at the data is
+    not guided at all.
+
+    Args:
+        guidance: A guidance that moves the proposal, such as DPS, TFG or MPGD, or that guides the prediction.
+        **interval: ``start`` and ``stop``, within those of ``guidance``.
+
+    Raises:
+        ValueError: If ``guidance`` turns the noise of the step and leaves its mean.
+    """
+
+    denoise = Guidance.denoise
+
+    def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
+        super().__init__(guidance, **interval)
+        self.keeps_graph = True
+        if self.needs_noise:
+            raise ValueError(
+                f"{type(self).__name__} cannot change the move of {type(self.innermost).__name__}, which turns the "
+                "noise of the step and leaves its mean; use it alone, or wrap a method such as DPS, TFG or MPGD"
+            )
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        return proposal.moved(self.mean_move(proposal, x, prediction, step))
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        if step.next_timestep is None:
+            return torch.zeros_like(proposal.mean)
+        return self.changed(self.guidance.mean_move(proposal, x, prediction, step), proposal, step)
+
+    @abstractmethod
+    def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
+        """The move to make in place of ``move [B, ...]``.
+
+        Args:
+            move: The move of the wrapped guidance.
+            proposal: The next samples without it.
+            step: The step taken, which does not end at the data.
+        """

@@ -359,8 +359,6 @@ def test_every_wrapper_takes_a_guidance_or_refuses_it_in_one_line(outer: type[Gu
         reason = f"cannot wrap {type(guidance).__name__}, which follows no condition; wrap a method"
     elif inner == "REDDiff":
         reason = "cannot wrap REDDiff, which takes a step of its own"
-    elif inner in {"UGD", "ClassifierGuidance"} and outer is not AdaptiveMoments:
-        reason = "changes the prediction rather than the proposal"
     elif changes_moves and inner == "DSG":
         reason = "cannot change the move of DSG, which turns the noise of the step and leaves its mean"
     elif outer is AdaptiveMoments and isinstance(guidance, GuidanceWrapper):

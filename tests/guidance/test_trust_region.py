@@ -276,13 +276,53 @@ def test_impossible_settings_are_refused(build: Callable[[], Guidance], named: s
         build()
 
 
-@pytest.mark.parametrize("inner", [UGD(near()), ClassifierGuidance(near())])
-@pytest.mark.parametrize("wrap", [TrustRegion, FixedLengthSteps])
-def test_methods_that_change_the_prediction_cannot_be_bounded(
-    wrap: Callable[[ConditionedGuidance], Guidance], inner: ConditionedGuidance
+class Downhill(ClassifierGuidance):
+    """Classifier guidance by a classifier of noisy samples whose gradient is known."""
+
+    def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:
+        return TARGET - x
+
+
+PREDICTING = [
+    lambda stop: UGD(near(), 0.4, mu=0.3, recurrence=1, stop=stop),
+    lambda stop: Downhill(near(), 0.4, stop=stop),
+    lambda stop: AdaptiveMoments(Downhill(near(), 0.1), stop=stop),
+]
+
+
+@pytest.mark.parametrize("build", PREDICTING)
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_methods_that_guide_the_prediction_make_the_same_move_of_the_proposal(
+    build: Callable[[int | None], ConditionedGuidance], eta: float
 ) -> None:
-    with pytest.raises(ValueError, match="changes the prediction rather than the proposal; wrap a method such as"):
-        wrap(inner)
+    wide = sampled(TrustRegion(build(None), 1e3), solver=DDIM(eta))
+    torch.testing.assert_close(wide, sampled(build(20), solver=DDIM(eta)))
+    assert not torch.allclose(wide, sampled(solver=DDIM(eta)))
+
+
+@pytest.mark.parametrize("build", PREDICTING)
+def test_methods_that_guide_the_prediction_take_steps_of_a_fixed_length(
+    build: Callable[[int | None], ConditionedGuidance],
+) -> None:
+    for move, step in moves(FixedLengthSteps(build(None), 0.05))[:-1]:
+        expected = torch.full((6,), 0.05 * math.sqrt(2 * (1 - step.next_alpha_bar)), dtype=torch.float64)
+        torch.testing.assert_close(move.norm(dim=1), expected)
+
+
+def test_a_bound_leaves_the_prediction_to_the_guidance_after_it() -> None:
+    """UGD itself returns a prediction that nothing can be differentiated through."""
+    with pytest.raises(ValueError, match="without a graph"):
+        sampled(UGD(near()), UGD(near()))
+    assert sampled(TrustRegion(UGD(near())), UGD(near())).isfinite().all()
+
+
+def test_a_prediction_that_is_changed_in_a_way_of_its_own_cannot_be_bounded() -> None:
+    class Own(DPS):
+        def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+            return predict(x, step.timestep)
+
+    with pytest.raises(ValueError, match="changes the prediction, but is no PredictionGuidance"):
+        TrustRegion(Own(near()))
 
 
 def test_moments_belong_inside_a_bound() -> None:
