@@ -71,12 +71,12 @@ def test_tag_brings_drifted_points_back(tour: dict[str, Any]) -> None:
     assert gaps["drift+tag"] < gaps["drift"] < gaps["drift+tag 5.0"]
 
 
-def test_the_digits_have_three_arms(tour: dict[str, Any]) -> None:
+def test_the_arms_of_the_digits_are_what_the_text_says(tour: dict[str, Any]) -> None:
     figures = tour["digit_results"].figures
-    assert list(figures) == ["unguided", "dps", "dps+tag"]
+    assert list(figures) == ["unguided", "dps", "strong dps", "strong dps+tag", "fixed length"]
     assert all(math.isfinite(value) for values in figures.values() for value in values.values())
-    assert figures["dps+tag"]["time_gap"] < figures["dps"]["time_gap"]
-    assert figures["unguided"]["fid"] < figures["dps"]["fid"]
+    assert figures["strong dps+tag"]["time_gap"] < figures["strong dps"]["time_gap"]
+    assert figures["fixed length"]["fid"] < figures["unguided"]["fid"] < figures["strong dps"]["fid"]
 
 
 def test_the_notebook_is_its_source(notebook: NotebookNode) -> None:
@@ -91,7 +91,7 @@ def test_the_notebook_was_executed_from_top_to_bottom(notebook: NotebookNode) ->
     assert {output.output_type for output in outputs} == {"stream", "display_data", "execute_result"}
     assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
     tables = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert ["drift+tag" in tables[0], "dps+tag" in tables[1]] == [True, True]
+    assert ["drift+tag" in tables[0], "strong dps+tag" in tables[1]] == [True, True]
 
 
 def test_the_pictures_show_something(notebook: NotebookNode) -> None:
