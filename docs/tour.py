@@ -190,12 +190,12 @@ time_gap_curves({arm: (toy_results[arm].timesteps, toy_results[arm].gaps) for ar
 # %% [markdown]
 # ## Digits
 #
-# The same call on tinted 16x16 digits, with networks that ship with the package. Guidance asks every sample for a digit:
-# `dps` at the best of its scales, `strong dps` at a scale so large that it breaks images, and `fixed length` with steps
-# whose length is 3 % of the noise that they leave, whatever the gradient. A judge that never guides measures
+# The same call on tinted 16x16 digits, with networks that ship with the package. Guidance asks every sample for a
+# digit: `dps` at the best of its scales, `strong dps` at a scale so large that it breaks images, and `fixed length`
+# with steps whose length is 3 % of the noise that they leave, whatever the gradient. A judge that never guides measures
 # `accuracy`, and its features give the Frechet distance `fid`. Only one time predictor for digits ships, so here it
-# corrects *and* measures: read the Time-Gap of `strong dps+tag` as flattered. `make demo` trains a second one for a fair
-# measurement.
+# corrects *and* measures: read the Time-Gap of `strong dps+tag` as flattered. `make demo` trains a second one for a
+# fair measurement.
 
 # %%
 digit_arms = {
@@ -237,8 +237,8 @@ time_gap_curves({arm: (result.timesteps, result.gaps) for arm, result in digit_r
 # TAG brings the strongly guided samples closer to their timestep, lowers the distance and raises the accuracy. The
 # pictures show what it removes: saturated pixel noise. Strokes appear, but most images stay broken.
 #
-# **Where TAG does not help:** it does not undo a guidance scale that is far too large; `dps`, at the best of its scales,
-# is better on fid and accuracy, and steps of a fixed length are better still and need no scale. Beside them TAG has
-# nothing to repair here. It does repair a weak denoiser, few bits, few steps and other disturbed processes, see
-# [questions.md](questions.md). And 64 samples of one seed are a picture, not a measurement:
+# **Where TAG does not help:** it does not undo a guidance scale that is far too large; `dps`, at the best of its
+# scales, has a smaller distance and a higher accuracy, and steps of a fixed length are better still and need no scale.
+# Beside them TAG has nothing to repair here. It does repair a weak denoiser, few bits, few steps and other disturbed
+# processes, see [questions.md](questions.md). And 64 samples of one seed are a picture, not a measurement:
 # [results_digits.md](results_digits.md) has 512 samples over three seeds.
