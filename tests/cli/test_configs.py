@@ -86,6 +86,20 @@ def test_the_frontier_of_the_digits_has_its_curves() -> None:
     assert arms["adam scale=0.068"].guidance[0].guidance.scale == 0.068
 
 
+@pytest.mark.parametrize("experiment", ["recurrence", "weak_denoiser", "molecules_guidance"])
+def test_arms_that_take_every_step_twice_differ_in_nothing_else(experiment: str) -> None:
+    arms = arms_of(experiment)
+    twice = {name: arm for name, arm in arms.items() if " twice" in name}
+    assert "unguided twice" in twice
+    for name, arm in twice.items():
+        once = arms.get(name.replace(" twice", ""))
+        assert arm.recurrence == 2
+        assert arm.num_steps is None
+        if once is not None:
+            assert once.recurrence is None
+            assert [type(guidance) for guidance in arm.guidance] == [type(guidance) for guidance in once.guidance]
+
+
 def test_the_frontier_of_the_molecules_has_its_curves() -> None:
     arms = arms_of("molecules_frontier")
     lengths = {"dps": 3, "trust region": 4}
