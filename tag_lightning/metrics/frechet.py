@@ -50,6 +50,9 @@ class FeatureSums(NamedTuple):
 class FID(FeatureMetric):
     """Frechet distance ``fid`` of samples to the training data (Heusel et al. 2017), see ``FrechetDistance``.
 
+    ``reference`` is the distance of as many test samples, evenly spaced. It is left out with ``asked_classes_only`` and
+    where there are fewer, since the distance depends on their number.
+
     Args:
         features: See ``FeatureMetric``.
         name: Name of the figure, to tell several distances apart.
@@ -97,10 +100,27 @@ class FID(FeatureMetric):
         """Mean ``[D]`` and covariance ``[D, D]`` of the real features, see ``FrechetDistance``."""
         return self._distance.real_moments
 
+    def prepare(self, device: torch.device) -> None:
+        table: Any = self.task.data.table("test")
+        count = self.first or self.task.num_samples
+        if self.asked_classes_only or not 2 <= count <= len(table):
+            return
+        sums: dict[str, Tensor] = {}
+        for places in torch.linspace(0, len(table) - 1, count).round().long().split(self.task.data.batch_size):
+            x = table[places.tolist()].x.to(device)
+            with torch.no_grad():
+                rows = {name: row.cpu() for name, row in self.rows(x, range(len(x))).items()}
+            for name, total in self.totals(rows, range(len(x))).items():
+                sums[name] = sums[name] + total if name in sums else total
+        self.reference = self.summary(sums)
+
     def reference_state(self) -> dict[str, Any]:
-        """Mean and covariance of the features of the real images, and a digest of the network that computed them."""
+        """Mean and covariance of the features of the real images, and a digest of the network that computed them.
+
+        The ``reference`` is not part of it, since it holds for one number of samples alone.
+        """
         moments = FeatureMoments(self._distance.counts["real"], *self.real_moments)
-        return super().reference_state() | self._measured_by() | moments.packed()
+        return super().reference_state() | {"reference": {}} | self._measured_by() | moments.packed()
 
     def load_reference_state(self, state: Mapping[str, Any]) -> None:
         """Restore the moments.

@@ -35,6 +35,15 @@ from tag_lightning.metrics import FID, SampleMetric
 SHAPE = (1, 2, 2)
 
 
+class BareData:
+    """Data of a shape alone, without test samples."""
+
+    sample_shape = SHAPE
+
+    def table(self, split: str) -> list[Any]:
+        return []
+
+
 class HalfNetwork(nn.Module):
     """Predicts half of what it sees."""
 
@@ -107,7 +116,7 @@ ARMS = {
 
 def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     """The error of each arm, or its samples and distances; without a chunk for the second process as the last one."""
-    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    task = BareTask().for_data(BareData()).for_samples(6)
     real = [SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))]
     shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
     sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, progress=False, **shared)
@@ -124,7 +133,7 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     idle.prepare(real)
     figures = idle.draw("short", Arm()).figures
     assert "fid_first" not in figures
-    counted = DeviceNoiseTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    counted = DeviceNoiseTask().for_data(BareData()).for_samples(6)
     counting = ArmSampler(sampler.denoiser, counted, progress=False, **shared)
     counting.prepare(real)
     found["device noise"] = counting.draw("device noise", Arm([Corruption(0.1)])).samples
@@ -150,7 +159,7 @@ def sharded_outcome(sampler: ArmSampler) -> dict[str, Tensor]:
 def kept_outcome(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     """Samples drawn and drawn again from the same folder, and the chunks that each arm's drawing added to it."""
     found: dict[str, Any] = {}
-    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(6)
+    task = BareTask().for_data(BareData()).for_samples(6)
     for name, factor in {"first": 1.0, "again": 1.0, "other weights": 1.5}.items():
         network = spread(ConvolvedNetwork(factor), world_size)
         store = ChunkStore(folder)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from sampling_runs import tiny_data, tiny_task
-from test_arm_processes import SHAPE, BareTask, HalfNetwork
+from test_arm_processes import SHAPE, BareData, BareTask, HalfNetwork
 from tiny_runs import TinyNetworks
 from torch import Tensor
 
@@ -46,7 +46,7 @@ class RandomFeatures:
 
 def drawn(count: int, keep_streamed: bool) -> tuple[int, ArmResult]:
     """The bytes held at the last of ``count`` samples, and the result."""
-    task = BareTask().for_data(SimpleNamespace(sample_shape=SHAPE)).for_samples(count)
+    task = BareTask().for_data(BareData()).for_samples(count)
     metric = task.metrics[0]
     assert isinstance(metric, FID)
     metric._extractor = extractor = RandomFeatures(1 + count // 20)

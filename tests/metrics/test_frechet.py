@@ -201,3 +201,34 @@ def test_a_distance_of_the_first_samples_ignores_the_others() -> None:
     assert distance(generated, 31) == {}
     with pytest.raises(ValueError, match="fid_few needs at least 2 samples, got first 1"):
         FID("pixels", "fid_few", first=1)
+
+
+def test_the_reference_is_the_distance_of_as_many_test_images_evenly_spaced() -> None:
+    real, held_out = (torch.randn(n, 1, 1, 3, generator=torch.Generator().manual_seed(n)) for n in (60, 41))
+
+    class HeldOut:
+        def __len__(self) -> int:
+            return len(held_out)
+
+        def __getitem__(self, places: list[int]) -> SimpleNamespace:
+            return SimpleNamespace(x=held_out[places])
+
+    tables = {"test": HeldOut()}
+    data = SimpleNamespace(table=tables.__getitem__, batch_size=4)
+
+    def prepared(num_samples: int, first: int | None = None, only: bool = False) -> FID:
+        task = LabelledTask(judge=None, sample_shape=(1, 1, 3), data=data, num_samples=num_samples)
+        metric = FID("pixels", first=first, asked_classes_only=only).for_task(task)
+        metric.add_real(SimpleNamespace(x=real, attributes={"label": torch.ones(60)}), torch.device("cpu"))
+        metric.prepare(torch.device("cpu"))
+        return metric
+
+    metric = prepared(21)
+    every_other = held_out[::2]
+    assert metric.reference["fid"] == pytest.approx(
+        metric.summary(metric.rows(every_other, range(21)))["fid"], rel=1e-9
+    )
+    assert prepared(1000, first=21).reference == metric.reference
+    assert prepared(41).reference != metric.reference
+    assert prepared(42).reference == prepared(1).reference == prepared(21, only=True).reference == {}
+    assert metric.reference_state()["reference"] == {}, "it holds for one number of samples alone"
