@@ -137,8 +137,15 @@ def run_all(jobs: Sequence[Job], seconds: float, out: Path) -> dict[str, Any]:
     return report
 
 
+def _clock(seconds: float) -> str:
+    """Whole seconds as Lightning's ``max_time`` has them, ``DD:HH:MM:SS``."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return "{:02}:{:02}:{:02}:{:02}".format(*divmod(hours, 24), minutes, seconds)
+
+
 def _run(job: Job, share: float, left: float) -> dict[str, Any]:
-    limit = time.strftime("00:%H:%M:%S", time.gmtime(max(share, 1)))
+    limit = _clock(max(share, 1))
     command = [sys.executable, *(word.replace("{limit}", limit) for word in job.command)]
     print(f"{job.name}: {share / 60:.1f} of {left / 60:.1f} minutes left", flush=True)
     started = time.monotonic()

@@ -15,6 +15,7 @@ from tag_lightning.datamodules import QM9DataModule, SmallMoleculesDataModule
 from tag_lightning.datamodules.molecules import MoleculeDataModule
 from tag_lightning.files import replacing
 from tag_lightning.metrics import damage_detection, time_gap
+from tag_lightning.metrics.damage_detection import kinds_of_damage
 from tag_lightning.modules.base import noised
 from tag_lightning.pretrained import load_pretrained
 
@@ -46,7 +47,8 @@ def measured(source: str, data: MoleculeDataModule, count: int, timesteps: Seque
             x_t, _, drawn = noised(batch.x, schedule, generator, batch.inputs["mask"])
             gaps.append(time_gap(network(x_t, **batch.inputs), drawn))
     figures = {"time_gap": float(torch.cat(gaps).mean())}
-    for name, areas in damage_detection(network, schedule, batches, timesteps).items():
+    kinds = kinds_of_damage(len(data.encoding.elements))
+    for name, areas in damage_detection(network, schedule, batches, timesteps, kinds).items():
         figures |= {f"{name}, t = {timestep}": area for timestep, area in areas.items()}
     return figures
 

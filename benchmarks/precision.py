@@ -3,8 +3,9 @@
     python -m benchmarks.precision --out runs/precision.json
 
 The published UNet for CIFAR-10 and ``SimpleCNN``, with random weights: a plain step, one of DPS, one of DPS and TAG.
-Rounds take turns. A step's time is given in milliseconds and as a multiple of the plain one in the same precision, with
-the share of it that the denoiser's own passes take. Compiled networks are compiled in a round that does not count.
+Networks compute as in the arms of a comparison (``Acceleration``): guide and time predictor stay in float32. Rounds
+take turns. A step's time is given in milliseconds and as a multiple of the plain one in the same precision, with the
+share of it that the denoiser's own passes take. Compiled networks are compiled in a round that does not count.
 """
 
 from __future__ import annotations
@@ -26,37 +27,19 @@ from torch import Tensor, nn
 from benchmarks.speed import published_unet
 from benchmarks.timing import interleaved, seconds_of
 from tag_lightning.diffusion import DDIM, Denoiser, ImageSpace, LinearSchedule, Sampler
+from tag_lightning.evaluation.acceleration import Acceleration, Precision
 from tag_lightning.files import replacing
 from tag_lightning.guidance import DPS, Condition, Guidance, TemporalAlignment
 from tag_lightning.networks import ImageClassifier, SimpleCNN
 
-MODES = ("float32", "bfloat16", "compiled float32", "compiled bfloat16")
+MODES: dict[str, tuple[Precision, bool]] = {
+    "float32": ("32-true", False),
+    "bfloat16": ("bf16-mixed", False),
+    "compiled float32": ("32-true", True),
+    "compiled bfloat16": ("bf16-mixed", True),
+}
+"""Precision, and whether networks are compiled, by name."""
 _STEPS = 4
-
-
-class Autocast(nn.Module):
-    """A network under autocast to bfloat16, whose output is float32 again.
-
-    Args:
-        network: Called with whatever this module is called with.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, *args: Any, **inputs: Any) -> Tensor:
-        """The output for ``x``, of its type."""
-        with torch.autocast(x.device.type, torch.bfloat16):
-            output = self.network(x, *args, **inputs)
-        output = output if isinstance(output, Tensor) else output.sample
-        return output.to(x.dtype)
-
-
-def in_mode(network: nn.Module, mode: str) -> nn.Module:
-    """``network`` in one of ``MODES``."""
-    network = Autocast(network) if "bfloat16" in mode else network
-    return torch.compile(network) if "compiled" in mode else network  # type: ignore[return-value]
 
 
 def jobs(device: torch.device, modes: list[str], batch: int, quick: bool) -> dict[str, Callable[[], float]]:
@@ -65,20 +48,29 @@ def jobs(device: torch.device, modes: list[str], batch: int, quick: bool) -> dic
     predictor = SimpleCNN().eval().requires_grad_(False).to(device)
     guide = ImageClassifier().eval().requires_grad_(False).to(device)
     space, target = ImageSpace((3, 32, 32), range(batch), device), torch.arange(batch, device=device) % 10
+    tag, dps = TemporalAlignment(predictor, strength=0.1), DPS(Condition(guide, target))
+    arms: dict[str, list[Guidance]] = {"plain": [], "dps": [dps], "dps+tag": [tag, dps]}
+    denoiser = Denoiser(unet, LinearSchedule()).to(device)
+    x = torch.randn(batch, 3, 32, 32, device=device)
+    timed: dict[str, Callable[[], object]] = {
+        name: partial(Sampler(denoiser, DDIM(), _STEPS, guidance).sample, space, 0) for name, guidance in arms.items()
+    }
+    timed["forward"] = partial(_passes, denoiser, x, False)
+    timed["forward and backward"] = partial(_passes, denoiser, x, True)
     found: dict[str, Callable[[], float]] = {}
     for mode in modes:
-        network, time_predictor = in_mode(unet, mode), in_mode(predictor, mode)
-        tag = TemporalAlignment(time_predictor, strength=0.1)
-        dps = DPS(Condition(in_mode(guide, mode), target))
-        arms: dict[str, list[Guidance]] = {"plain": [], "dps": [dps], "dps+tag": [tag, dps]}
-        denoiser = Denoiser(network, LinearSchedule()).to(device)
-        for name, guidance in arms.items():
-            sample = partial(Sampler(denoiser, DDIM(), _STEPS, guidance).sample, space, 0)
-            found[f"{mode}, {name}"] = seconds_of(sample, device)
-        x = torch.randn(batch, 3, 32, 32, device=device)
-        found[f"{mode}, forward"] = seconds_of(partial(_passes, denoiser, x, False), device)
-        found[f"{mode}, forward and backward"] = seconds_of(partial(_passes, denoiser, x, True), device)
+        acceleration = Acceleration(*MODES[mode], device)
+        for name, job in timed.items():
+            accelerated = partial(_accelerated, acceleration, [unet], [predictor, guide], job)
+            found[f"{mode}, {name}"] = seconds_of(accelerated, device)
     return found
+
+
+def _accelerated(
+    acceleration: Acceleration, denoisers: list[nn.Module], others: list[nn.Module], job: Callable[[], object]
+) -> None:
+    with acceleration.active(denoisers, others):
+        job()
 
 
 def _passes(denoiser: Denoiser, x: Tensor, backward: bool) -> None:

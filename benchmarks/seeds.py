@@ -6,7 +6,6 @@ What follows ``--`` goes to every run, for example ``-- --sampling.num_steps 50`
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from tag_lightning.config_files import config_file, merged_with_bases
 from tag_lightning.evaluation.frontier import Frontier
 from tag_lightning.evaluation.report import write_results
 from tag_lightning.evaluation.results import ABSENT, REAL_DATA
-from tag_lightning.evaluation.seed_results import Measures
+from tag_lightning.evaluation.seed_results import Measures, SeedResults
 from tag_lightning.modules import ComparisonModule
 
 Arms = Mapping[str, Mapping[str, float]]
@@ -219,13 +218,13 @@ def has_seeded_module(config: str) -> bool:
     return str(module.get("class_path")).rpartition(".")[2] != ComparisonModule.__name__
 
 
-def failed_arms(path: Path) -> list[str]:
+def failed_arms(path: Path) -> tuple[str, ...]:
     """Names of the arms that failed in a run; none if it left no results."""
-    return list(json.loads(path.read_text(encoding="utf-8")).get("failed", {})) if path.is_file() else []
+    return SeedResults.read(path).failed if path.is_file() else ()
 
 
-def read_arms(path: Path, seed: int) -> Arms:
-    """The figures of one run, those of held-out real data first where it has them; a failed arm has none.
+def read_run(path: Path, seed: int) -> SeedResults:
+    """The results of one run.
 
     Raises:
         FileNotFoundError: If the run left none.
@@ -235,22 +234,15 @@ def read_arms(path: Path, seed: int) -> Arms:
         raise FileNotFoundError(
             f"{path} is missing: the run with seed {seed} drew no samples; see sampling.every_n_epochs"
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        arms, made_with = results["arms"] | {arm: {} for arm in results.get("failed", {})}, results["seed"]
-        if results.get("reference"):
-            arms = {REAL_DATA: results["reference"]} | arms
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no results of a run; remove it and run seed {seed} again") from error
-    if made_with != seed:
-        raise ValueError(f"{path} was made with seed {made_with}, not {seed}; remove it and run seed {seed} again")
-    return arms
+    run = SeedResults.read(path)
+    if run.seed != seed:
+        raise ValueError(f"{path} was made with seed {run.seed}, not {seed}; remove it and run seed {seed} again")
+    return run
 
 
-def has_sweep(path: Path) -> bool:
-    """True if the results hold a frontier: arms of a sweep, with alignment and quality."""
-    results = json.loads(path.read_text(encoding="utf-8"))
-    return bool(results.get("sweep")) and Measures.of(results["arms"]) is not None
+def arms_of(run: SeedResults) -> Arms:
+    """The figures of one run, those of held-out real data first where it has them; a failed arm has none."""
+    return ({REAL_DATA: run.reference} if run.reference else {}) | run.figures
 
 
 def require_same_arms(runs: Sequence[Arms], paths: Sequence[Path]) -> None:
@@ -287,18 +279,19 @@ def main(args: Sequence[str] | None = None) -> None:
     if len(set(arguments.seeds)) < max(2, len(arguments.seeds)):
         parser.error("a spread needs at least 2 seeds, all different")
     paths = [arguments.out / str(seed) / "results.json" for seed in arguments.seeds]
-    runs: list[Arms] = []
+    results: list[SeedResults] = []
     try:
         for seed, path in zip(arguments.seeds, paths, strict=True):
             if not (arguments.resume and path.is_file()):
                 path.unlink(missing_ok=True)  # or a run without samples would pass for the one before it
                 run_seed(arguments.verb, arguments.config, seed, path.parent, given[cut + 1 :])
-            runs.append(read_arms(path, seed))
+            results.append(read_run(path, seed))
+        runs = [arms_of(run) for run in results]
         require_same_arms(runs, paths)
         found = {"seeds": arguments.seeds, "arms": aggregate(runs), "tag": changes(runs)}
         write_results(arguments.out / "summary.json", found | {"tag_by_seed": differences(runs)})
         shown_tables = tables(runs, arguments.seeds)
-        if has_sweep(paths[0]):
+        if results[0].points and Measures.of(results[0].figures) is not None:
             frontier = Frontier.read(paths)
             frontier.save(arguments.out)
             shown_tables += frontier_tables(frontier, arguments.seeds)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from tag_lightning.content_digest import content_key, weights_bytes
 from tag_lightning.diffusion import Denoiser
 from tag_lightning.files import remove_leftovers, replacing
 from tag_lightning.pretrained import load_pretrained
@@ -27,7 +28,7 @@ def drawn_chunks(
     """The chunks of ``count`` samples: those found in ``folder``, and the others drawn and written there.
 
     Args:
-        folder: Named after everything that the samples depend on.
+        folder: Named after everything that the samples depend on, see ``chunk_folder``.
         count: Number of samples.
         chunk_size: Samples of a chunk.
         draw: Draws the samples of these indices.
@@ -53,21 +54,24 @@ def image_denoiser(source: str, shape: tuple[int, ...] | None) -> tuple[Denoiser
     Raises:
         ValueError: If the network is not a denoiser, or the shape is not known.
     """
-    network, schedule, prediction_type, clip_range = load_pretrained(source)
-    if schedule is None:
-        raise ValueError(f"denoiser {source} has no noise schedule: it is not a denoiser of this package")
-    config: Any = getattr(network, "config", {})
+    denoiser = load_pretrained(source).denoiser(source)
+    config: Any = getattr(denoiser.network, "config", {})
     size = config.get("sample_size")
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     known: tuple[int, ...] = shape or (config.get("in_channels"), *sides)
     if len(known) != 3 or not all(known):
         raise ValueError(f"the shape of the images of {source} is not known; set data.init_args.shape to [C, H, W]")
-    return Denoiser(network, schedule, prediction_type, clip_range), known
+    return denoiser, known
 
 
-def weights_of(network: torch.nn.Module) -> list[bytes]:
-    """The weights as bytes, for the key of a cache."""
-    return [value.detach().cpu().contiguous().numpy().tobytes() for value in network.state_dict().values()]
+def chunk_folder(cache: Path, settings: str, device: torch.device, *networks: nn.Module) -> Path:
+    """The folder of samples drawn with these settings and networks on a device of this kind.
+
+    Noise on an accelerator is not that on the CPU, see ``Space.noise_source``.
+    """
+    kind = [] if device.type == "cpu" else [device.type]
+    weights = [data for network in networks for data in weights_bytes(network).values()]
+    return cache / content_key(settings, *weights, *kind)[:16]
 
 
 def _path(folder: Path, indices: range) -> Path:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split
-from tag_lightning.datamodules.drawn_chunks import BOUNDS, drawn_chunks, image_denoiser, weights_of
+from tag_lightning.datamodules.drawn_chunks import BOUNDS, chunk_folder, drawn_chunks, image_denoiser
 from tag_lightning.datamodules.images import ImageDataModule
 from tag_lightning.datamodules.tables import ImageTable, select
 from tag_lightning.diffusion import DDIM, ImageSpace, Sampler
@@ -21,8 +20,8 @@ class GeneratedDataModule(ImageDataModule):
     """Unguided samples of a denoiser of images, for time predictors of models whose training data are not at hand.
 
     The images are drawn once, in chunks that are kept as they are finished, so that drawing goes on where it was
-    interrupted. They depend on the denoiser's weights, ``sampling_seed`` and the settings of the sampler alone. The
-    splits hold 80 / 10 / 10 % of them.
+    interrupted. They depend on the denoiser's weights, ``sampling_seed``, the settings of the sampler and the kind of
+    device alone: a GPU draws other noise than the CPU, so each has its own. The splits hold 80 / 10 / 10 % of them.
 
     Args:
         denoiser: A shipped network's name, a folder, or a checkpoint.
@@ -93,7 +92,8 @@ class GeneratedDataModule(ImageDataModule):
         self._num_labels = int(getattr(classifier, "num_classes", 0))
         read_as = f"{denoiser.prediction_type} {denoiser.clip_range}"
         settings = f"{self.num_steps} {self.solver.eta} {self.sampling_seed} {shape} {read_as}"
-        key = content_key(settings, *weights_of(denoiser), *([] if classifier is None else weights_of(classifier)))
+        networks = [network for network in (denoiser, classifier) if network is not None]
+        folder = chunk_folder(self.cache, settings, self.device, *networks)
         sampler = Sampler(denoiser.to(self.device), self.solver, self.num_steps)
 
         def draw(indices: range) -> dict[str, Tensor]:
@@ -105,4 +105,4 @@ class GeneratedDataModule(ImageDataModule):
             return chunk
 
         title = f"drawing {self.num_images} images"
-        return drawn_chunks(self.cache / key[:16], self.num_images, self.chunk_size, draw, title)
+        return drawn_chunks(folder, self.num_images, self.chunk_size, draw, title)

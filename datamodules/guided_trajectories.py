@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tag_lightning.content_digest import content_key
 from tag_lightning.datamodules.base import Split, TableDataModule
-from tag_lightning.datamodules.drawn_chunks import BOUNDS, drawn_chunks, image_denoiser, weights_of
+from tag_lightning.datamodules.drawn_chunks import BOUNDS, chunk_folder, drawn_chunks, image_denoiser
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, ImageSpace, Predict, Prediction, Sampler, Step
 from tag_lightning.guidance.classifier_free import extrapolated
 
@@ -43,7 +42,7 @@ class GuidedTrajectoriesDataModule(TableDataModule):
     Adapter guidance distillation trains on these rather than on noised data, since they are the states that sampling
     will meet (Jensen and Sadat 2025, arXiv 2503.07274, Section 4). No real data are needed. Each trajectory has a
     class of its own in turn and a scale of its own, spread evenly over the range; the splits hold 80 / 10 / 10 % of the
-    trajectories. They are drawn once, in chunks that are kept as they are finished.
+    trajectories. They are drawn once on each kind of device, in chunks that are kept as they are finished.
 
     Args:
         denoiser: A conditional denoiser of images, trained with its class dropped at random: a shipped network's name,
@@ -127,7 +126,7 @@ class GuidedTrajectoriesDataModule(TableDataModule):
         self.num_classes = {conditioning.attribute: count}
         read_as = f"{denoiser.prediction_type} {denoiser.clip_range}"
         settings = f"{self.num_steps} {self.solver.eta} {self.scale_range} {self.sampling_seed} {shape} {read_as}"
-        key = content_key(settings, *weights_of(denoiser))
+        folder = chunk_folder(self.cache, settings, self.device, denoiser)
         denoiser.to(self.device)
 
         def draw(indices: range) -> dict[str, Tensor]:
@@ -143,7 +142,7 @@ class GuidedTrajectoriesDataModule(TableDataModule):
             }
 
         title = f"drawing {self.num_trajectories} trajectories"
-        return drawn_chunks(self.cache / key[:16], self.num_trajectories, self.chunk_size, draw, title)
+        return drawn_chunks(folder, self.num_trajectories, self.chunk_size, draw, title)
 
 
 def guided_trajectories(

@@ -19,9 +19,15 @@ def content_digest(*parts: str | bytes) -> bytes:
 
 def weights_key(network: nn.Module) -> str:
     """The digest of a network's parameters and buffers, in 64 hexadecimal digits."""
-    state = sorted(network.state_dict().items())
-    raw = (values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for _, values in state)
-    return content_key(*(part for (name, _), data in zip(state, raw, strict=True) for part in (name, data)))
+    return content_key(*(part for entry in sorted(weights_bytes(network).items()) for part in entry))
+
+
+def weights_bytes(network: nn.Module) -> dict[str, bytes]:
+    """A network's parameters and buffers as bytes, by name."""
+    return {
+        name: values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for name, values in network.state_dict().items()
+    }
 
 
 def content_key(*parts: str | bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Self, SupportsFloat, SupportsIndex
 
@@ -28,6 +29,17 @@ def require_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if int(value) < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_non_negative(name: str, value: float) -> float:
+    """``value``, if it is a finite number of at least 0.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+    return value
 
 
 def require_device(device: torch.device | str) -> torch.device:

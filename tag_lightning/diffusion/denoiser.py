@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion.conditioning import Conditioning
+from tag_lightning.diffusion.reverse_process import Step, per_sample
 from tag_lightning.diffusion.sample_sizes import wrong_size
 from tag_lightning.diffusion.schedules import NoiseSchedule
 
@@ -78,6 +79,25 @@ class Prediction(NamedTuple):
     def detach(self) -> Prediction:
         """The same values without their graph."""
         return self._replace(epsilon=self.epsilon.detach(), x0=self.x0.detach())
+
+    def level(self, step: Step) -> Tensor | float:
+        """``alphas_cumprod`` of the noise level that it was made at in ``step``: a float, or ``[B]``."""
+        return step.alpha_bar if self.alpha_bar is None else self.alpha_bar
+
+    def with_epsilon(self, epsilon: Tensor, step: Step) -> Prediction:
+        """The prediction with the noise ``epsilon [B, ...]``, and ``x0`` such that both still make up the sample.
+
+        ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``.
+        """
+        a = self.level(step)
+        ratio = per_sample(((1 - a) / a) ** 0.5, epsilon)
+        return self._replace(epsilon=epsilon, x0=self.x0 + ratio * (self.epsilon - epsilon))
+
+    def with_x0(self, x0: Tensor, step: Step) -> Prediction:
+        """The prediction with the clean samples ``x0 [B, ...]``, and ``epsilon`` along as in ``with_epsilon``."""
+        a = self.level(step)
+        ratio = per_sample((a / (1 - a)) ** 0.5, x0)
+        return self._replace(epsilon=self.epsilon + ratio * (self.x0 - x0), x0=x0)
 
 
 class Denoiser(nn.Module):

@@ -103,6 +103,16 @@ class Guidance(Rebuildable):
         """The guidance inside all wrappers, itself if it is not one."""
         return self
 
+    @property
+    def changes_prediction(self) -> bool:
+        """True if ``denoise`` may answer otherwise than the guidance before it; a wrapper answers for what it wraps."""
+        return type(self).denoise is not Guidance.denoise
+
+    @property
+    def moves_proposal(self) -> bool:
+        """True if ``propose`` may change the proposal; a wrapper answers for what it wraps."""
+        return type(self).propose is not Guidance.propose
+
     def acts(self, timestep: int) -> bool:
         """True if the hooks run at this training timestep: ``stop <= timestep <= start``."""
         return (self.start is None or timestep <= self.start) and (self.stop is None or timestep >= self.stop)
@@ -134,6 +144,26 @@ class Guidance(Rebuildable):
             ValueError: If this one cannot run beside one of them; names both and the way out.
         """
         return
+
+    def require_measured(self, timesteps: Sequence[int]) -> None:
+        """Check, before any sample is drawn, that what this guidance compares with was measured on real data.
+
+        A method that needs nothing of the kind asks the guidances among its attributes, as a wrapper has them.
+
+        Args:
+            timesteps: The training timesteps of the run.
+
+        Raises:
+            ValueError: Names what is missing and the way out.
+        """
+        for value in vars(self).values():
+            for entry in value if isinstance(value, list | tuple) else (value,):
+                if not isinstance(entry, Guidance):
+                    continue
+                try:
+                    entry.require_measured(timesteps)
+                except ValueError as error:
+                    raise ValueError(f"{type(self).__name__}: {error}") from error
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         """Move the noisy samples ``x [B, ...]`` before they are denoised."""

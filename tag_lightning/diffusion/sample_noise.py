@@ -5,13 +5,39 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from functools import cached_property
+from operator import index
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_WORD_BITS = 32
+
 # Apart from the streams of solver, guidance and observers.
 _FIRST_BRANCH = 2**34
+
+
+def entropy_words(*values: int) -> list[int]:
+    """Words of 32 bits for ``SeedSequence``, different for different values of one number, whatever zeros follow.
+
+    They are the lowest word of each value and, unless all values fit, the number of further words of each with these
+    words behind it. So zeros, with which ``SeedSequence`` pads, say that there are no further words.
+
+    Args:
+        *values: Non-negative integers.
+
+    Raises:
+        ValueError: If a value is negative.
+    """
+    integers = [index(value) for value in values]
+    if min(integers) < 0:
+        raise ValueError(f"seed, stream and index must be at least 0, got {integers}")
+    words = [value % 2**_WORD_BITS for value in integers]
+    rests = [value >> _WORD_BITS for value in integers]
+    for rest in rests if any(rests) else ():
+        count = -(-rest.bit_length() // _WORD_BITS)
+        words += [count, *((rest >> _WORD_BITS * k) % 2**_WORD_BITS for k in range(count))]
+    return words
 
 
 class SampleNoise:
@@ -41,7 +67,7 @@ class SampleNoise:
     @cached_property
     def _generators(self) -> list[np.random.Generator]:
         # Built at the first draw: constructing them for guidance that never draws would cost more than a small step.
-        keys = (np.random.SeedSequence((self._seed, self._stream, i)) for i in self._indices)
+        keys = (np.random.SeedSequence(entropy_words(self._seed, self._stream, i)) for i in self._indices)
         return [np.random.Generator(np.random.Philox(key=key.generate_state(2, np.uint64))) for key in keys]
 
     def normal(self, shapes: Sequence[Sequence[int]]) -> list[Tensor]:

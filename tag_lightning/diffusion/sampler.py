@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion.denoiser import Denoiser, Prediction
 from tag_lightning.diffusion.guidance import Guidance, Predict
-from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step, per_sample
+from tag_lightning.diffusion.reverse_process import DeferredChecks, Recurrence, Step
 from tag_lightning.diffusion.sample_noise import SampleNoise
 from tag_lightning.diffusion.solvers import Solver
 from tag_lightning.diffusion.spaces import Space
@@ -296,21 +296,10 @@ class _OwnPrediction:
 
 
 def _clipped(prediction: Prediction, step: Step, limit: float | None = None) -> Prediction:
-    """The prediction without its graph, ``x0`` inside the range of the denoiser or space and ``epsilon`` moved along.
-
-    ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``, so that a
-    prediction made at another level than the step's keeps its epsilon.
-    """
-    prediction = prediction._replace(epsilon=prediction.epsilon.detach(), x0=prediction.x0.detach())
+    """The prediction without its graph, ``x0`` in the range of the denoiser or space and ``epsilon`` moved along."""
+    prediction = prediction.detach()
     x0 = step.space.clip(prediction.x0) if limit is None else prediction.x0.clamp(-limit, limit)
-    if x0 is prediction.x0 or limit == math.inf:
-        return prediction
-    a = step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
-    ratio = (a / (1 - a)) ** 0.5
-    if isinstance(ratio, Tensor):
-        ratio = per_sample(ratio, x0)
-    epsilon = prediction.epsilon + ratio * (prediction.x0 - x0)
-    return prediction._replace(epsilon=epsilon, x0=x0)
+    return prediction if x0 is prediction.x0 or limit == math.inf else prediction.with_x0(x0, step)
 
 
 def _at(denoiser: Denoiser, timesteps: Tensor) -> Tensor:

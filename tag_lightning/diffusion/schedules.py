@@ -147,3 +147,19 @@ class PolynomialSchedule(NoiseSchedule):
 def _require_timesteps(num_timesteps: int) -> None:
     if num_timesteps < 1:
         raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}")
+
+
+def require_same_schedule(first: Tensor | None, second: Tensor | None, first_name: str, second_name: str) -> None:
+    """Check that two networks were trained on the same ``alphas_cumprod [T]``; None matches any.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if first is None or second is None:
+        return
+    if len(first) != len(second):
+        raise ValueError(
+            f"{first_name} has T = {len(first)} timesteps but {second_name} has {len(second)}; train both on the same"
+        )
+    if not torch.allclose(first.double().cpu(), second.double().cpu(), rtol=1e-5, atol=0):
+        raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")

@@ -31,8 +31,7 @@ from tag_lightning.evaluation.networks import (
 from tag_lightning.evaluation.sharding import is_sharded
 from tag_lightning.evaluation.step_observer import StepObserver, Stopwatch
 from tag_lightning.evaluation.task import SamplingTask
-from tag_lightning.evaluation_mode import evaluating
-from tag_lightning.guidance import PolyakStrength, TemporalAlignment
+from tag_lightning.evaluation_mode import evaluating, networks_inside
 from tag_lightning.metrics import RowsByIndex
 from tag_lightning.metrics.totals import Totals
 from tag_lightning.networks import TimePredictor
@@ -152,8 +151,8 @@ class ArmSampler:
 
         Args:
             arms: By name.
-            measured: Also check that ``PolyakStrength`` finds the typical likelihood of real data that it compares
-                with, which the training of a time predictor measures.
+            measured: Also check that guidance finds what it compares with, such as the typical likelihood of real
+                data, which the training of a time predictor measures.
 
         Raises:
             ValueError: Names the arm and the way out.
@@ -166,23 +165,17 @@ class ArmSampler:
                 sampler = self.sampler(arm, [0])
                 if arm.tells_condition(self.denoiser):
                     self.space(arm, range(self.task.num_samples))
-                aligning = [entry for entry in sampler.guidance if isinstance(entry, TemporalAlignment)]
-                for predictor in (self._conditioned(self._measuring, [0]), *(entry.predictor for entry in aligning)):
-                    if isinstance(predictor, ConditionedTimePredictor):
-                        predictor.require_complete()
+                for network in networks_inside(self._conditioned(self._measuring, [0]), sampler.guidance):
+                    if isinstance(network, ConditionedTimePredictor):
+                        network.require_complete()
+                for entry in sampler.guidance if measured else ():
+                    entry.require_measured(sampler.timesteps)
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"arm {name}: {error}") from error
             if arm.best_of > 1 and not self.task.conditions([0], self._device):
                 raise ValueError(
                     f"arm {name}: best_of {arm.best_of} needs a guide to choose by; give the task one, or set best_of "
                     "to 1"
-                )
-            polyak = [entry for entry in aligning if isinstance(entry.strength, PolyakStrength)]
-            typical = [getattr(entry.predictor, "typical_nll", None) for entry in polyak if measured]
-            if any(values is None or bool(values[sampler.timesteps].isnan().any()) for values in typical):
-                raise ValueError(
-                    f"arm {name}: PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
-                    "during fit, whose checkpoint then has it, or choose another strength"
                 )
         self.task.require_networks(self._networks)  # those of single arms are loaded by now
 

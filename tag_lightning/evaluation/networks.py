@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, NoiseSchedule
 from tag_lightning.diffusion.conditioning import CONTEXT_SPLIT_KEY
+from tag_lightning.diffusion.schedules import require_same_schedule
 from tag_lightning.networks import EGNNDenoiser
 from tag_lightning.networks.trial_run import require_accepts
 from tag_lightning.pretrained import load_pretrained
-from tag_lightning.pretrained.store import require_same_schedule
 
 
 def load_denoiser(source: Denoiser | str | Path, example: Any, data: Any = None) -> Denoiser:
@@ -42,18 +42,12 @@ def load_denoiser(source: Denoiser | str | Path, example: Any, data: Any = None)
             f"denoiser must be a Denoiser, or the name, folder or checkpoint of one, got a {type(source).__name__}; "
             "give Denoiser(network, schedule) with the noise schedule of its training"
         )
-    network, schedule, prediction_type, clip_range = load_pretrained(source)
-    if schedule is None:
-        raise ValueError(
-            f"denoiser {source} has no noise schedule: it is not a denoiser of this package; for a diffusers "
-            "model, give the folder of its pipeline, or put scheduler_config.json beside it"
-        )
-    denoiser = Denoiser(network, schedule, prediction_type, clip_range)
+    denoiser = load_pretrained(source).denoiser(source)
     first, condition = torch.zeros(1, dtype=torch.long), {}
     if denoiser.conditioning is not None:
         _measure_context(denoiser, example, data, source)
         condition = denoiser.conditioning.trial(example.attributes)
-    require_accepts(network, example.x.shape[1:], "denoiser", first, **example.inputs, **condition)
+    require_accepts(denoiser.network, example.x.shape[1:], "denoiser", first, **example.inputs, **condition)
     return denoiser
 
 

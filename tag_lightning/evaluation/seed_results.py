@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -61,12 +61,16 @@ class SeedResults:
         figures: Value by metric, by arm; None for one that was not finite. A failed arm has none.
         points: Places of arms on the curves of sweeps.
         rows: Measurements of every sample; None if the run kept none.
+        failed: Names of the arms that failed.
+        reference: Value by metric of held-out real data; empty if they were not measured.
     """
 
     seed: int
     figures: dict[str, dict[str, Any]]
     points: dict[str, SweepPoint]
     rows: SampleRows | None = None
+    failed: tuple[str, ...] = ()
+    reference: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -78,7 +82,9 @@ class SeedResults:
         try:
             results = json.loads(path.read_text(encoding="utf-8"))
             points = {arm: SweepPoint(**point) for arm, point in results.get("sweep", {}).items()}
-            found = cls(results["seed"], results["arms"] | {arm: {} for arm in results.get("failed", {})}, points)
+            failed, reference = tuple(results.get("failed", {})), dict(results.get("reference") or {})
+            figures = results["arms"] | {arm: {} for arm in failed}
+            found = cls(results["seed"], figures, points, failed=failed, reference=reference)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no results of a run; run it again") from error
         rows_path = path.with_name(ROWS_FILE)

@@ -36,6 +36,7 @@ from tag_lightning.guidance.predicted_noise import PredictedNoise
 from tag_lightning.guidance.projected_guidance import APG
 from tag_lightning.guidance.ranges import Hinge, Range
 from tag_lightning.guidance.red_diff import REDDiff
+from tag_lightning.guidance.residual_dps import ResidualDPS
 from tag_lightning.guidance.retiming import Retiming
 from tag_lightning.guidance.rewards import Reward
 from tag_lightning.guidance.spherical import DSG
@@ -52,7 +53,7 @@ from tag_lightning.guidance.time_correction import TimeCorrection
 from tag_lightning.guidance.time_shift import TimeShift
 from tag_lightning.guidance.timestep_contrast import SelfGuidance, TimestepGuidance
 from tag_lightning.guidance.tracked_noise import TrackedNoise
-from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM, ResidualDPS
+from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
 from tag_lightning.guidance.wavelet_noise import WaveletNoise
 from tag_lightning.guidance.wrapper import GuidanceWrapper

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Space, Step
+from tag_lightning.evaluation_mode import evaluating, networks_inside
 from tag_lightning.guidance.noise_level import NoiseLevel, timesteps
 
 
@@ -48,30 +49,38 @@ class CalibratedNoise(NoiseLevel):
         threshold: float = 2.0,
         seed: int = 0,
     ) -> Self:
-        """Measure bias and spread on real data.
+        """Measure bias and spread on real data, with all networks in evaluation mode.
 
         Args:
             level: The estimate, with nothing left open.
-            x0: Clean samples ``[B, ...]``, best of the validation split.
-            space: Their space.
+            x0: Clean samples ``[B, ...]``, at least two, best of the validation split.
+            space: Their space, with the condition of each if the denoiser is conditional.
             denoiser: The denoiser that samples will be drawn with.
             at: Timesteps to measure at; the others take the values of the nearest one.
             threshold: See the class.
             seed: Seed of the noise.
+
+        Raises:
+            ValueError: If there are fewer than two samples.
+            NonFiniteError: If the estimate is NaN or infinite.
         """
+        if len(x0) < 2:
+            raise ValueError(f"the spread of an estimate is measured on at least 2 samples, got {len(x0)}")
         schedule, source = denoiser.schedule, space.noise_source(seed)
         powers = schedule.alphas_cumprod
         rows = []
 
         def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
-            return denoiser(x, timestep, **{**space.inputs, **inputs})
+            return denoiser(x, timestep, **{**space.inputs, **space.denoiser_inputs, **inputs})
 
         for t in at:
             power = float(powers[t])
             levels = [(power, 1.0)]
             step = Step(0, t, None, power, 1.0, len(powers), levels, space, source, alphas_cumprod=powers)
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(denoiser, *networks_inside(level, space)):
                 found = level.log_ratio(schedule.add_noise(x0, space.noise(source), t), step, predict)
+            step.checks.require_finite(t, the_noise_level=found)
+            step.checks.settle()
             rows.append((found.mean(), found.std()))
         nearest = (torch.arange(len(powers))[:, None] - torch.tensor(list(at))).abs().argmin(1).to(x0.device)
         bias, spread = (torch.stack(values)[nearest] for values in zip(*rows, strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Denoiser, Predict, Prediction, Run, Step, on_device, per_sample
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.conditions import Condition, Conditions, JointCondition
 from tag_lightning.guidance.prediction_guidance import PredictionGuidance
 
@@ -35,8 +35,7 @@ class ClassifierGuidance(PredictionGuidance):
 
     def __init__(self, condition: Conditions = None, scale: float = 1.0, **interval: Any) -> None:
         super().__init__(condition, **interval)
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"scale must be a finite number of at least 0, got {scale}")
+        require_non_negative("scale", scale)
         self.scale = scale
 
     def for_run(self, run: Run) -> Self:
@@ -71,14 +70,14 @@ class ClassifierGuidance(PredictionGuidance):
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
-        return self.shifted(prediction, self.clean_move(x, prediction, step), step)
+        return prediction.with_x0(prediction.x0 + self.clean_move(x, prediction, step), step)
 
     def clean_move(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        weight = (1 - step.alpha_bar) / step.alpha_bar**0.5
-        return per_sample(self.scale * weight, x) * self.noisy_gradient(x, step)
+        a = prediction.level(step)
+        return per_sample(self.scale * (1 - a) / a**0.5, x) * self.noisy_gradient(x, step)
 
     def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        """The move of ``x [B, ...]`` that changes ``x0`` as ``denoise`` does, without a call of the denoiser."""
+        """As ``displacement``, without a call of the denoiser."""
         return self.scale * (1 - step.alpha_bar) * self.noisy_gradient(x, step)
 
     def noisy_gradient(self, x: Tensor, step: Step) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sample
-from tag_lightning.guidance.time_posterior import noise_level, with_noise
+from tag_lightning.diffusion.arguments import require_non_negative
 
 
 class StrengthenedCondition(Guidance):
@@ -33,7 +32,7 @@ class StrengthenedCondition(Guidance):
 
     def __init__(self, guidance_scale: float = 2.0, **interval: Any) -> None:
         super().__init__(**interval)
-        self.guidance_scale = require_scale(guidance_scale)
+        self.guidance_scale = require_non_negative("guidance_scale", guidance_scale)
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         for name in (type(other).__name__ for other in before if isinstance(other, StrengthenedCondition)):
@@ -79,28 +78,11 @@ def extrapolated(conditional: Prediction, unconditional: Prediction, scale: floa
     ``epsilon^ = epsilon_u + scale (epsilon_c - epsilon_u)`` with one scale, or ``[B]`` of them.
     """
     weight = per_sample(scale, conditional.epsilon)
-    return with_noise(conditional, unconditional.epsilon + weight * (conditional.epsilon - unconditional.epsilon), step)
-
-
-def with_clean(prediction: Prediction, x0: Tensor, step: Step) -> Prediction:
-    """``prediction`` with the clean samples ``x0 [B, ...]``, and the noise such that both still make up the sample."""
-    a = noise_level(prediction, step)
-    ratio = per_sample((a / (1 - a)) ** 0.5, x0)
-    return prediction._replace(x0=x0, epsilon=prediction.epsilon + ratio * (prediction.x0 - x0))
+    difference = conditional.epsilon - unconditional.epsilon
+    return conditional.with_epsilon(unconditional.epsilon + weight * difference, step)
 
 
 def inner_product(first: Tensor, second: Tensor) -> Tensor:
     """Inner product of the samples of two batches ``[B, ...]``, shaped to multiply them: ``[B, 1, ...]``."""
     values = (first * second).flatten(1).sum(1)
     return values.reshape(-1, *(1,) * (first.ndim - 1))
-
-
-def require_scale(guidance_scale: float) -> float:
-    """The scale itself.
-
-    Raises:
-        ValueError: If it is negative or not finite.
-    """
-    if not 0 <= guidance_scale < math.inf:
-        raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale}")
-    return guidance_scale

@@ -220,8 +220,15 @@ class ConditionedGuidance(Guidance):
         return step.space.project(gradient)
 
     def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        """The move of the mean of ``proposal`` that this guidance asks for, ``[B, ...]``; see ``propose``."""
-        return self.propose(proposal, x, prediction, step).mean - proposal.mean
+        """The move of the mean of ``proposal`` that this guidance asks for, ``[B, ...]``; see ``propose``.
+
+        Methods that move the mean override it, and wrappers change it. It is not the difference of two means, which
+        would round away a move that is much shorter than they are.
+
+        Raises:
+            NotImplementedError: If this guidance does not say how it moves the mean.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it moves the mean; give it a mean_move")
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """The move of ``x [B, ...]`` itself that this guidance asks for; by default its gradient."""

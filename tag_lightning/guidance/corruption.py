@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Step
-from tag_lightning.guidance.time_posterior import with_noise
+from tag_lightning.diffusion.arguments import require_non_negative
 
 # Rounded noise stays within this many standard deviations.
 # Widths for 1 to 8 bits (Max 1960, "Quantizing for minimum distortion", Table II).
@@ -30,8 +30,7 @@ class Corruption(Guidance):
 
     def __init__(self, sigma: float, **interval: Any) -> None:
         super().__init__(**interval)
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigma must be a finite number of at least 0, got {sigma}")
+        require_non_negative("sigma", sigma)
         self.sigma = sigma
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
@@ -91,4 +90,4 @@ class Quantisation(Guidance):
         width, half = _WIDTHS[self.bits - 1], 2 ** (self.bits - 1)
         level = (epsilon.detach() / width).floor().clamp(-half, half - 1) + 0.5
         rounded = step.space.project(level * width)
-        return with_noise(prediction, epsilon + (rounded - epsilon).detach(), step)
+        return prediction.with_epsilon(epsilon + (rounded - epsilon).detach(), step)

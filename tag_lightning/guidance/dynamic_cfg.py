@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser, Prediction, Run, Step, on_device
-from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated, with_clean
+from tag_lightning.guidance.classifier_free import ConditionContrast, extrapolated
 from tag_lightning.guidance.evaluators import ConditionEvaluator, Evaluator
 
 
@@ -84,7 +84,7 @@ class DynamicCFG(ConditionContrast):
         candidates = []
         for scale in self.scales:
             candidate = extrapolated(conditional, unconditional, scale, step)
-            candidates.append(with_clean(candidate, step.space.clip(candidate.x0), step))
+            candidates.append(candidate.with_x0(step.space.clip(candidate.x0), step))
         total = torch.zeros(
             len(candidates), len(conditional.x0), device=conditional.x0.device, dtype=conditional.x0.dtype
         )

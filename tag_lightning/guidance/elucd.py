@@ -10,6 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Prediction, Proposal, Run, Step
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.conditions import Condition, ConditionedGuidance, Conditions, cross_entropy
 
 
@@ -68,8 +69,7 @@ class EluCD(ConditionedGuidance):
         super().__init__(condition, **interval)
         least = {"scale": scale, "margin_discount": margin_discount, "bump": bump}
         for name, value in least.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+            require_non_negative(name, value)
         for name, above in {"joint_temperature": joint_temperature, "softplus_beta": softplus_beta}.items():
             if above is not None and not 0 < above < math.inf:
                 raise ValueError(f"{name} must be a finite number above 0, got {above}")
@@ -94,7 +94,10 @@ class EluCD(ConditionedGuidance):
         return Condition(predictor, condition.target, self.loss)
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        return proposal.moved(self.displacement(x, prediction, step))
+        return proposal.moved(self.mean_move(proposal, x, prediction, step))
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.displacement(x, prediction, step)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         return self.weight(step) * self.scale * self.mean_gradient(prediction, step)

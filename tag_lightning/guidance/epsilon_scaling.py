@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sample
-from tag_lightning.guidance.time_posterior import with_noise
 
 
 class EpsilonScaling(Guidance):
@@ -38,4 +37,4 @@ class EpsilonScaling(Guidance):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
         factor = self.scale + self.slope * (step.timestep / step.num_timesteps)
-        return with_noise(prediction, prediction.epsilon / per_sample(factor, x), step)
+        return prediction.with_epsilon(prediction.epsilon / per_sample(factor, x), step)

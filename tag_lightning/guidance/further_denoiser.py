@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from tag_lightning.diffusion import Denoiser, Guidance, Predict, Prediction, Run, Step
-from tag_lightning.guidance.classifier_free import extrapolated, require_scale
+from tag_lightning.diffusion.arguments import require_non_negative
+from tag_lightning.diffusion.schedules import require_same_schedule
+from tag_lightning.guidance.classifier_free import extrapolated
 
 
 class FurtherDenoiser(Guidance, ABC):
@@ -20,19 +22,25 @@ class FurtherDenoiser(Guidance, ABC):
     must have been trained on the same noise schedule, in evaluation mode.
 
     Args:
-        other: A shipped network's name, a folder or a checkpoint, loaded when the run is known; or the denoiser.
+        other: A shipped network's name, a folder or a checkpoint, loaded when the run is known; or the denoiser, which
+            sampling moves to its device.
         guidance_scale: w, at least 0.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If ``guidance_scale`` is negative or not finite; behind a guidance that replaces the timestep, such
-            as ``TimeCorrection``, when a sampler is made.
+        ValueError: If ``guidance_scale`` is negative or not finite; when a sampler is made, if the noise schedules
+            differ, or behind a guidance that replaces the timestep, such as ``TimeCorrection``.
+
+    Attributes:
+        role: What the other denoiser is called in errors.
     """
+
+    role: ClassVar[str] = "other"
 
     def __init__(self, other: str | Denoiser, guidance_scale: float = 2.0, **interval: Any) -> None:
         super().__init__(**interval)
         self.other = other
-        self.guidance_scale = require_scale(guidance_scale)
+        self.guidance_scale = require_non_negative("guidance_scale", guidance_scale)
 
     def for_run(self, run: Run) -> Self:
         """As ``Guidance.for_run``.
@@ -50,6 +58,15 @@ class FurtherDenoiser(Guidance, ABC):
         ready.other = run.load_denoiser(self.other)
         return ready
 
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        if isinstance(self.other, Denoiser):
+            require_same_schedule(
+                self.other.schedule.alphas_cumprod,
+                denoiser.schedule.alphas_cumprod,
+                f"the {self.role} denoiser of {type(self).__name__} ({type(self.other.network).__name__})",
+                f"the denoiser of the run ({type(denoiser.network).__name__})",
+            )
+
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         own = type(self).__name__
         for name in (type(other).__name__ for other in before if other.replaces_timestep):
@@ -65,10 +82,13 @@ class FurtherDenoiser(Guidance, ABC):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         if not isinstance(self.other, Denoiser):
             raise ValueError(f"{type(self).__name__} has not loaded {self.other} yet; pass a Denoiser, or use for_run")
+        if "other" not in step.state:
+            step.state["other"] = self.other.to(x.device)
+        other: Denoiser = step.state["other"]
         inputs = dict(step.space.inputs)
-        if self.other.conditioning is not None:
+        if other.conditioning is not None:
             inputs |= step.space.denoiser_inputs
-        return self.mixed(predict(x, step.timestep), self.other(x, step.timestep, **inputs), step)
+        return self.mixed(predict(x, step.timestep), other(x, step.timestep, **inputs), step)
 
 
 class AutoGuidance(FurtherDenoiser):
@@ -85,6 +105,7 @@ class AutoGuidance(FurtherDenoiser):
     """
 
     cost = "denoiser 1 / 0, worse denoiser 1 / 0"
+    role = "worse"
 
     def __init__(self, worse: str | Denoiser, guidance_scale: float = 2.0, **interval: Any) -> None:
         super().__init__(worse, guidance_scale, **interval)
@@ -106,6 +127,7 @@ class RLGuidance(FurtherDenoiser):
     """
 
     cost = "denoiser 1 / 0, tuned denoiser 1 / 0"
+    role = "tuned"
 
     def __init__(self, tuned: str | Denoiser, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(tuned, guidance_scale, **interval)

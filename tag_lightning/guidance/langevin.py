@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Step, per_sample
+from tag_lightning.diffusion.arguments import require_non_negative
 
 
 class LangevinCorrector(Guidance):
@@ -34,8 +35,7 @@ class LangevinCorrector(Guidance):
 
     def __init__(self, snr: float = 0.16, num_corrections: int = 1, **interval: Any) -> None:
         super().__init__(**interval)
-        if not 0 <= snr < math.inf:
-            raise ValueError(f"snr must be a finite number of at least 0, got {snr}")
+        require_non_negative("snr", snr)
         if num_corrections < 1:
             raise ValueError(f"num_corrections must be at least 1, got {num_corrections}")
         self.snr = snr

@@ -11,7 +11,7 @@ from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Ste
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness
 from tag_lightning.guidance.own_step import OwnStep
 from tag_lightning.guidance.tag import TemporalAlignment
-from tag_lightning.guidance.time_posterior import TimePredictorGuidance
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance, require_one_timestep
 from tag_lightning.guidance.timestep_contrast import TimestepContrast
 
 
@@ -34,13 +34,15 @@ class MoreRedAS(OwnStep, TimePredictorGuidance):
             schedule, wherever they are.
 
     Raises:
-        ValueError: When a sampler is made, see ``OwnStep``.
+        ValueError: When a sampler is made, see ``OwnStep``; and behind another guidance that chooses the timestep.
     """
 
     cost = "denoiser 1 / 0, predictor 1 / 0"
+    replaces_timestep = True
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
         super().require_company(before, after)
+        require_one_timestep(self, before)
         if any(isinstance(other, TemporalAlignment) and other.conditions for other in after):
             own = type(self).__name__
             raise ValueError(f"TAG cannot look ahead through {own}, which predicts once per step; put TAG before it")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, per_sample
-from tag_lightning.guidance.time_posterior import TimePredictorGuidance, noise_level, with_noise
+from tag_lightning.diffusion.arguments import require_non_negative
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance
 
 
 class NoiseAwarenessGuidance(TimePredictorGuidance):
@@ -38,13 +38,13 @@ class NoiseAwarenessGuidance(TimePredictorGuidance):
 
     def __init__(self, predictor: nn.Module | None = None, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(predictor, **interval)
-        self.guidance_scale = _require_scale(guidance_scale)
+        self.guidance_scale = require_non_negative("guidance_scale", guidance_scale)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
-        noise = per_sample((1 - noise_level(prediction, step)) ** 0.5, x)
+        noise = per_sample((1 - prediction.level(step)) ** 0.5, x)
         score, _ = self.time_score(x, step)
-        return with_noise(prediction, prediction.epsilon - self.guidance_scale * noise * score, step)
+        return prediction.with_epsilon(prediction.epsilon - self.guidance_scale * noise * score, step)
 
 
 class ClassifierFreeNoiseAwareness(Guidance):
@@ -73,15 +73,9 @@ class ClassifierFreeNoiseAwareness(Guidance):
 
     def __init__(self, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(**interval)
-        self.guidance_scale = _require_scale(guidance_scale)
+        self.guidance_scale = require_non_negative("guidance_scale", guidance_scale)
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         aware = predict(x, step.timestep)
         unaware = predict(x, step.timestep, null_timestep=True).epsilon
-        return with_noise(aware, aware.epsilon + self.guidance_scale * (aware.epsilon - unaware), step)
-
-
-def _require_scale(guidance_scale: float) -> float:
-    if not 0 <= guidance_scale < math.inf:
-        raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale}")
-    return guidance_scale
+        return aware.with_epsilon(aware.epsilon + self.guidance_scale * (aware.epsilon - unaware), step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Predict, Run, Step, on_device
+from tag_lightning.diffusion.arguments import require_non_negative
 
 
 class NoiseLevel(ABC):
@@ -47,8 +47,7 @@ class KnownNoise(NoiseLevel):
     """
 
     def __init__(self, sigma: float) -> None:
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigma must be a finite number of at least 0, got {sigma}")
+        require_non_negative("sigma", sigma)
         self.sigma = sigma
 
     def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, on_device, per_sample
-from tag_lightning.guidance.time_posterior import TimePredictorGuidance
+from tag_lightning.guidance.time_posterior import TimePredictorGuidance, require_one_timestep
 
 
 class EstimatedLevel(Guidance, ABC):
@@ -31,9 +32,16 @@ class EstimatedLevel(Guidance, ABC):
 
     Args:
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: When a sampler is made, behind another guidance that chooses the timestep.
     """
 
     steers = False
+    replaces_timestep = True
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        require_one_timestep(self, before)
 
     @abstractmethod
     def log_ratio(self, x: Tensor, step: Step) -> Tensor:

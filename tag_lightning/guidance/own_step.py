@@ -26,9 +26,9 @@ class OwnStep(Guidance):
                 raise ValueError(f"{own} and {name} both take the step; keep one, or let their intervals not overlap")
             if other.needs_noise:
                 raise ValueError(f"{own} draws the noise of its steps, which {name} cannot choose; keep one of them")
-        for name in (type(other).__name__ for other in before if type(other).propose is not Guidance.propose):
+        for name in (type(other).__name__ for other in before if other.moves_proposal):
             raise ValueError(f"{own} takes a step of its own and would discard that of {name}; put it before {name}")
-        for name in (type(other).__name__ for other in after if type(other.innermost).denoise is not Guidance.denoise):
+        for name in (type(other).__name__ for other in after if other.changes_prediction):
             raise ValueError(
                 f"{own} steps from the prediction it sees, without the change by {name}; put it after {name}"
             )

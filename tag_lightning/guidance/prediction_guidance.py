@@ -24,14 +24,13 @@ class PredictionGuidance(ConditionedGuidance):
             step: The step they are at.
         """
 
-    @staticmethod
-    def shifted(prediction: Prediction, move: Tensor, step: Step) -> Prediction:
-        """The prediction with ``x0`` shifted by ``move [B, ...]``."""
-        signal, noise = (per_sample(level**0.5, move) for level in (step.alpha_bar, 1 - step.alpha_bar))
-        return prediction._replace(epsilon=prediction.epsilon - signal / noise * move, x0=prediction.x0 + move)
-
     def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """As ``ConditionedGuidance.mean_move``: where the shift leads a solver of first order."""
+        a = prediction.level(step)
         rest = math.sqrt(max(0.0, 1 - step.next_alpha_bar - proposal.std**2))
-        factor = math.sqrt(step.next_alpha_bar) - rest * math.sqrt(step.alpha_bar / (1 - step.alpha_bar))
-        return factor * self.clean_move(x, prediction, step)
+        factor = math.sqrt(step.next_alpha_bar) - rest * (a / (1 - a)) ** 0.5
+        return per_sample(factor, x) * self.clean_move(x, prediction, step)
+
+    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        """The move of ``x [B, ...]`` itself that changes ``x0`` as ``denoise`` does, at the same ``epsilon``."""
+        return per_sample(prediction.level(step) ** 0.5, x) * self.clean_move(x, prediction, step)

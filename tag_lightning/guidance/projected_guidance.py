@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Prediction, Step
-from tag_lightning.guidance.classifier_free import ConditionContrast, inner_product, with_clean
+from tag_lightning.guidance.classifier_free import ConditionContrast, inner_product
 
 
 class APG(ConditionContrast):
@@ -64,7 +64,7 @@ class APG(ConditionContrast):
             * conditional.x0
         )
         update = update + (self.parallel_weight - 1) * along
-        return with_clean(conditional, conditional.x0 + (self.guidance_scale - 1) * update, step)
+        return conditional.with_x0(conditional.x0 + (self.guidance_scale - 1) * update, step)
 
     def _averaged(self, update: Tensor, step: Step) -> Tensor:
         """The update plus ``momentum`` times the average of the steps before, ``[B, ...]``."""

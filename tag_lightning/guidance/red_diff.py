@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Prediction, Proposal, Run, Step
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.conditions import (
     Condition,
     ConditionedGuidance,
@@ -73,8 +74,7 @@ class REDDiff(OwnStep, ConditionedGuidance):
         **interval: Any,
     ) -> None:
         super().__init__(_with_squares(condition), **interval)
-        if not 0 <= regularization < math.inf:
-            raise ValueError(f"regularization must be a finite number of at least 0, got {regularization}")
+        require_non_negative("regularization", regularization)
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate}")
         self.regularization, self.learning_rate = regularization, learning_rate

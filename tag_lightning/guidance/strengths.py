@@ -43,6 +43,14 @@ class Strength(Rebuildable, ABC):
     def __call__(self, evidence: Evidence, step: Step) -> Tensor | float:
         """``omega``, at least 0: one number, or one per sample ``[B]``."""
 
+    def require_measured(self, typical_nll: Tensor | None, nll_quantiles: Mapping[float, Tensor]) -> None:
+        """Check what this rule compares with at one timestep, see ``Evidence``, before any sample is drawn.
+
+        Raises:
+            ValueError: If it was not measured; names it and the way out.
+        """
+        return
+
 
 class ConstantStrength(Strength):
     """The same ``omega`` at every timestep.
@@ -110,23 +118,29 @@ class PolyakStrength(Strength):
         self.quantile = quantile
 
     def __call__(self, evidence: Evidence, step: Step) -> Tensor:
-        tolerated = evidence.typical_nll
-        if tolerated is None:
-            raise ValueError(
-                "PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
-                "(TimePredictorModule measures it), or choose another strength"
-            )
-        if self.quantile is not None and evidence.nll_quantiles:
-            if self.quantile not in evidence.nll_quantiles:
-                known = ", ".join(map(str, evidence.nll_quantiles))
-                raise ValueError(f"quantile {self.quantile} was not measured; choose one of {known}")
-            tolerated = evidence.nll_quantiles[self.quantile]
+        tolerated = self._tolerated(evidence.typical_nll, evidence.nll_quantiles)
         excess = (evidence.nll - tolerated).clamp(min=0)
         # A saturated predictor has a gradient of zero, or one lost in rounding, which says nothing of a direction.
         length = evidence.score.flatten(1).norm(dim=1).clamp(min=torch.finfo(evidence.score.dtype).eps)
         cap = self.caps[bisect(self.borders, step.timestep)]
         longest = cap * (step.space.degrees_of_freedom * (1 - step.alpha_bar)).sqrt()
         return torch.minimum(excess / length, longest) / length
+
+    def require_measured(self, typical_nll: Tensor | None, nll_quantiles: Mapping[float, Tensor]) -> None:
+        self._tolerated(typical_nll, nll_quantiles)
+
+    def _tolerated(self, typical_nll: Tensor | None, nll_quantiles: Mapping[float, Tensor]) -> Tensor:
+        if typical_nll is None:
+            raise ValueError(
+                "PolyakStrength needs a time predictor with a measured typical_nll: validate it once "
+                "during fit (TimePredictorModule measures it), whose checkpoint then has it, or choose another strength"
+            )
+        if self.quantile is None or not nll_quantiles:
+            return typical_nll
+        if self.quantile not in nll_quantiles:
+            known = ", ".join(map(str, nll_quantiles))
+            raise ValueError(f"quantile {self.quantile} was not measured; choose one of {known}")
+        return nll_quantiles[self.quantile]
 
 
 def require_strength(name: str, value: float) -> float:

@@ -10,7 +10,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import BoxSpace, Guidance, Predict, Prediction, Proposal, Run, SampleNoise, Step
+from tag_lightning.diffusion import (
+    BoxSpace,
+    Denoiser,
+    Guidance,
+    Predict,
+    Prediction,
+    Proposal,
+    Run,
+    SampleNoise,
+    Step,
+)
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.own_step import OwnStep
 from tag_lightning.guidance.strengths import Evidence, PolyakStrength, Strength, StrengthRule, as_rule, omega
@@ -33,7 +43,8 @@ class TemporalAlignment(TimePredictorGuidance):
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
-        ValueError: If a constant strength is negative or not finite, or a condition takes a step of its own.
+        ValueError: If a constant strength is negative or not finite, or a condition takes a step of its own; when
+            a sampler is made, if a condition cannot run with its denoiser.
     """
 
     cost = "denoiser 1 / 0, predictor 1 / 1"
@@ -67,6 +78,18 @@ class TemporalAlignment(TimePredictorGuidance):
                 f"{looking[0]} cannot look ahead through {blind[0]}, which predicts without a graph; put "
                 f"{type(self).__name__} with its conditions before it in the list"
             )
+
+    def require_denoiser(self, denoiser: Denoiser) -> None:
+        super().require_denoiser(denoiser)
+        for condition in self.conditions:
+            condition.require_denoiser(denoiser)
+
+    def require_measured(self, timesteps: Sequence[int]) -> None:
+        super().require_measured(timesteps)
+        if isinstance(self.strength, Strength):
+            measured = real_nll(self.predictor)
+            for timestep in timesteps:
+                self.strength.require_measured(*measured.get(timestep, (None, {})))
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.

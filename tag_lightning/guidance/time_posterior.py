@@ -1,4 +1,4 @@
-"""The base of guidance that asks the time predictor, and changes of the noise that a prediction finds."""
+"""The base of guidance that asks the time predictor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Guidance, Prediction, Run, Step, per_sample
+from tag_lightning.diffusion import Guidance, Run, Step
 
 UNKNOWN = 0
 """The number of timesteps of a step that no denoiser takes."""
@@ -98,18 +98,3 @@ def require_one_timestep(guidance: Guidance, before: Sequence[Guidance]) -> None
                 "the earlier in the list would discard the choice of the later; keep one, or give them intervals "
                 "(start, stop) that do not overlap"
             )
-
-
-def noise_level(prediction: Prediction, step: Step) -> Tensor | float:
-    """``alphas_cumprod`` of the level that ``prediction`` was made at: a float, or ``[B]``."""
-    return step.alpha_bar if prediction.alpha_bar is None else prediction.alpha_bar
-
-
-def with_noise(prediction: Prediction, epsilon: Tensor, step: Step) -> Prediction:
-    """``prediction`` with the noise ``epsilon [B, ...]``, and ``x0`` such that both still make up the sample.
-
-    ``sqrt(a) x0 + sqrt(1 - a) epsilon`` stays the same at the prediction's own noise level ``a``.
-    """
-    a = noise_level(prediction, step)
-    ratio = per_sample(((1 - a) / a) ** 0.5, epsilon)
-    return prediction._replace(epsilon=epsilon, x0=prediction.x0 + ratio * (prediction.epsilon - epsilon))

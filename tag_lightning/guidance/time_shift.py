@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Space, Step, on_device
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.time_posterior import require_one_timestep
 
 
@@ -44,8 +45,7 @@ class TimeShift(Guidance):
         super().__init__(start, stop)
         if window < 0:
             raise ValueError(f"window must be at least 0 training timesteps, got {window}")
-        if not 0 <= data_variance < math.inf:
-            raise ValueError(f"data_variance must be a finite number of at least 0, got {data_variance}")
+        require_non_negative("data_variance", data_variance)
         self.window = window
         self.data_variance = data_variance
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Step, on_device
-from tag_lightning.guidance.time_posterior import with_noise
+from tag_lightning.diffusion.arguments import require_non_negative
 
 
 class TimestepContrast(Guidance, ABC):
@@ -32,8 +31,7 @@ class TimestepContrast(Guidance, ABC):
 
     def __init__(self, guidance_scale: float = 1.0, **interval: Any) -> None:
         super().__init__(**interval)
-        if not 0 <= guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale must be a finite number of at least 0, got {guidance_scale}")
+        require_non_negative("guidance_scale", guidance_scale)
         self.guidance_scale = guidance_scale
 
     def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
@@ -50,7 +48,7 @@ class TimestepContrast(Guidance, ABC):
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         prediction = predict(x, step.timestep)
         other = predict(x, self.other_timestep(x, step)).epsilon
-        return with_noise(prediction, prediction.epsilon + self.guidance_scale * (prediction.epsilon - other), step)
+        return prediction.with_epsilon(prediction.epsilon + self.guidance_scale * (prediction.epsilon - other), step)
 
 
 class SelfGuidance(TimestepContrast):
@@ -102,8 +100,7 @@ class TimestepGuidance(TimestepContrast):
 
     def __init__(self, guidance_scale: float = 1.0, spread: float = 0.02, **interval: Any) -> None:
         super().__init__(guidance_scale, **interval)
-        if not 0 <= spread < math.inf:
-            raise ValueError(f"spread must be a finite number of at least 0, got {spread}")
+        require_non_negative("spread", spread)
         self.spread = spread
 
     def other_timestep(self, x: Tensor, step: Step) -> Tensor:

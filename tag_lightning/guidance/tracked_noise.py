@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Run, Step, on_device
 from tag_lightning.guidance.noise_level import NoiseLevel
+from tag_lightning.guidance.questions import place_of
 
 
 class TrackedNoise(NoiseLevel):
@@ -18,6 +19,7 @@ class TrackedNoise(NoiseLevel):
     Retiming takes each step's damage out, so the power that a lasting disturbance adds to a step,
     ``v = (r^2 - 1) (1 - a)``, changes slowly from step to step. The filter follows ``v`` as a random walk. One estimate
     is taken to err by the ``1 / sqrt(2 d)`` that d Gaussian coordinates allow; before the first one nothing is known.
+    Every estimate of a step is filtered with those of the steps before it, and the last one is remembered.
 
     Args:
         level: The estimate.
@@ -43,7 +45,9 @@ class TrackedNoise(NoiseLevel):
         power = 1 - on_device(step.alpha_bar, x.device, torch.float64).expand(len(x))
         seen = (ratio - 1) * power
         error = (2 * ratio * power).square() / (2 * step.space.degrees_of_freedom.double())
-        before = step.state.get("tracked_noise")
+        place, before, after = step.state.get("tracked_noise", (None, None, None))
+        if place != place_of(step):
+            before = after
         if before is None:
             mean, variance = seen, error
         else:
@@ -52,6 +56,6 @@ class TrackedNoise(NoiseLevel):
             gain = torch.where(predicted.isinf(), 1.0, gain)
             mean, variance = before[0] + gain * (seen - before[0]), (1 - gain) * predicted
             variance = torch.where(predicted.isinf(), error, variance)
-        step.state["tracked_noise"] = (mean, variance)
+        step.state["tracked_noise"] = (place_of(step), before, (mean, variance))
         # The excess is never so negative that no noise would be left.
         return 0.5 * torch.log1p((mean / power).clamp(min=-0.99)).to(x)

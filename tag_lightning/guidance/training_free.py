@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Proposal, Recurrence, Step, per_sample
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.conditions import ConditionedGuidance, Conditions
 from tag_lightning.guidance.prediction_guidance import PredictionGuidance
 
@@ -69,8 +70,7 @@ class TFG(ConditionedGuidance):
     ) -> None:
         super().__init__(condition, **interval)
         for name, value in {"rho": rho, "mu": mu, "gamma": gamma}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+            require_non_negative(name, value)
         for name, count in {"num_draws": num_draws, "num_iterations": num_iterations}.items():
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -88,24 +88,26 @@ class TFG(ConditionedGuidance):
         self.recurrence = Recurrence(recurrence) if recurrence != 1 else None
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        if self.rho > 0:
-            factor = math.sqrt(step.next_alpha_bar / step.alpha_bar)
-            proposal = proposal.moved(factor * self.variance_displacement(x, prediction, step))
-        if self.mu > 0:
-            proposal = proposal.moved(
-                math.sqrt(step.next_alpha_bar) * self.mean_displacement(self.clean_estimate(prediction, step), step)
-            )
-        return proposal
+        return proposal.moved(self.mean_move(proposal, x, prediction, step))
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        """The move of the proposal's mean, ``[B, ...]``: ``sqrt(a' / a) Delta_t + sqrt(a') Delta_0``."""
+        a, a_next = step.alpha_bar, step.next_alpha_bar
+        return self.weighted(x, prediction, step, math.sqrt(a_next / a), math.sqrt(a_next))
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """The move of ``x [B, ...]`` itself: ``Delta_t + sqrt(a) Delta_0``."""
+        return self.weighted(x, prediction, step, 1.0, math.sqrt(step.alpha_bar))
+
+    def weighted(
+        self, x: Tensor, prediction: Prediction, step: Step, variance: Tensor | float, mean: Tensor | float
+    ) -> Tensor:
+        """``variance Delta_t + mean Delta_0``, ``[B, ...]``, with weights that multiply ``x``."""
         move = torch.zeros_like(x)
         if self.rho > 0:
-            move = move + self.variance_displacement(x, prediction, step)
+            move = move + variance * self.variance_displacement(x, prediction, step)
         if self.mu > 0:
-            move = move + math.sqrt(step.alpha_bar) * self.mean_displacement(
-                self.clean_estimate(prediction, step), step
-            )
+            move = move + mean * self.mean_displacement(self.clean_estimate(prediction, step), step)
         return move
 
     def variance_displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
@@ -168,26 +170,11 @@ class DPS(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        _require_scale(scale)
+        require_non_negative("scale", scale)
         super().__init__(
             condition, scale, mu=0, rho_schedule="constant", clip=clip, guide_clipped=guide_clipped, **interval
         )
         self.scale = scale
-
-
-class ResidualDPS(DPS):
-    """DPS in its original form for inverse problems, ``scale * grad / |L|`` (Chung et al. 2023, Sec. 4).
-
-    Meant for ``residual_norm`` as the loss: the step then does not shrink with the residual.
-    """
-
-    cost = "denoiser 1 / 1, guide 2 / 1"
-
-    def gradient(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        gradient = super().gradient(x, prediction, step)
-        with torch.no_grad():
-            loss = self.smoothed(self.clean_estimate(prediction, step), step).abs()
-        return gradient / per_sample(loss.clamp(min=torch.finfo(loss.dtype).tiny), gradient)
 
 
 class LGD(TFG):
@@ -219,6 +206,7 @@ class LGD(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
+        require_non_negative("scale", scale)
         super().__init__(
             condition,
             scale,
@@ -258,7 +246,7 @@ class FreeDoM(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        _require_scale(scale)
+        require_non_negative("scale", scale)
         super().__init__(condition, scale, 0, clip=clip, guide_clipped=guide_clipped, recurrence=recurrence, **interval)
 
 
@@ -290,7 +278,7 @@ class MPGD(TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        _require_scale(scale)
+        require_non_negative("scale", scale)
         super().__init__(
             condition,
             0,
@@ -335,7 +323,7 @@ class UGD(PredictionGuidance, TFG):
         guide_clipped: bool = False,
         **interval: Any,
     ) -> None:
-        _require_scale(scale)
+        require_non_negative("scale", scale)
         super().__init__(
             condition,
             scale,
@@ -361,16 +349,12 @@ class UGD(PredictionGuidance, TFG):
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_(self.needs_grad)
             prediction = predict(x, step.timestep)
-        return self.shifted(prediction.detach(), self.clean_move(x, prediction, step), step)
+        move, prediction = self.clean_move(x, prediction, step), prediction.detach()
+        return prediction.with_x0(prediction.x0 + move, step)
 
     def clean_move(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        move = torch.zeros_like(x)
-        if self.rho > 0:
-            weight = per_sample((1 - step.alpha_bar) / step.alpha_bar**0.5, x)
-            move = weight * self.variance_displacement(x, prediction, step)
-        if self.mu > 0:
-            move = move + self.mean_displacement(self.clean_estimate(prediction, step), step)
-        return move
+        a = prediction.level(step)
+        return self.weighted(x, prediction, step, per_sample((1 - a) / a**0.5, x), 1.0)
 
 
 def _shortened(gradient: Tensor, longest: float, step: Step) -> Tensor:
@@ -386,9 +370,3 @@ def _at_step(strength: float, schedule: StepSchedule, step: Step) -> float:
     if schedule == "increase":
         return strength * here * len(ratios) / sum(ratios)
     return strength * (1 - here) * len(ratios) / sum(1 - ratio for ratio in ratios)
-
-
-def _require_scale(scale: float) -> None:
-    # By its own name: the base class calls it rho or mu.
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"scale must be a finite number of at least 0, got {scale}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Prediction, Proposal, Step, per_sample
+from tag_lightning.diffusion import Proposal, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
 from tag_lightning.guidance.wrapper import MoveWrapper
@@ -47,8 +47,8 @@ class TrustRegion(MoveWrapper):
     def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
         return self.bounded(move, 1 - step.next_alpha_bar, step)
 
-    def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return self.bounded(self.guidance.displacement(x, prediction, step), 1 - step.alpha_bar, step)
+    def displaced(self, move: Tensor, step: Step) -> Tensor:
+        return self.bounded(move, 1 - step.alpha_bar, step)
 
     def longest(self, noise_power: float, step: Step) -> Tensor:
         """The length allowed where the noise has this power, ``[B]``."""

@@ -54,6 +54,14 @@ class GuidanceWrapper(ConditionedGuidance):
     def innermost(self) -> Guidance:
         return self.guidance.innermost
 
+    @property
+    def changes_prediction(self) -> bool:
+        return self.guidance.changes_prediction
+
+    @property
+    def moves_proposal(self) -> bool:
+        return self.guidance.moves_proposal
+
     def for_run(self, run: Run) -> Self:
         ready = copy.copy(self)
         ready.guidance = self.guidance.for_run(run)
@@ -84,7 +92,14 @@ class GuidanceWrapper(ConditionedGuidance):
         return self.guidance.gradient(x, prediction, step)
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
-        return self.guidance.displacement(x, prediction, step)
+        return self.displaced(self.guidance.displacement(x, prediction, step), step)
+
+    def look_ahead(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        return self.displaced(self.guidance.look_ahead(x, step, predict), step)
+
+    def displaced(self, move: Tensor, step: Step) -> Tensor:
+        """The move of noisy samples to make in place of the wrapped guidance's ``displacement``, ``[B, ...]``."""
+        return move
 
 
 class MoveWrapper(GuidanceWrapper):
@@ -99,9 +114,11 @@ class MoveWrapper(GuidanceWrapper):
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
-        ValueError: If ``guidance`` turns the noise of the step and leaves its mean.
+        ValueError: If ``guidance`` turns the noise of the step and leaves its mean, or has no ``mean_move``.
     """
 
+    changes_prediction = False
+    moves_proposal = True
     denoise = Guidance.denoise
 
     def __init__(self, guidance: ConditionedGuidance, **interval: Any) -> None:
@@ -112,6 +129,15 @@ class MoveWrapper(GuidanceWrapper):
                 f"{type(self).__name__} cannot change the move of {type(self.innermost).__name__}, which turns the "
                 "noise of the step and leaves its mean; use it alone, or wrap a method such as DPS, TFG or MPGD"
             )
+        if getattr(type(self.innermost), "mean_move", None) is ConditionedGuidance.mean_move:
+            raise ValueError(
+                f"{type(self).__name__} cannot change the move of {type(self.innermost).__name__}, which has no "
+                "mean_move; give it one, or wrap a method such as DPS, TFG or MPGD"
+            )
+
+    def require_company(self, before: Sequence[Guidance], after: Sequence[Guidance]) -> None:
+        if not self.guidance.changes_prediction:  # what it asks of other predictions ends with its own
+            super().require_company(before, after)
 
     def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
         return proposal.moved(self.mean_move(proposal, x, prediction, step))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Self
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import SampleNoise
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance import Condition, residual_norm
 
 
@@ -36,8 +36,7 @@ class Measurement(nn.Module, ABC):
 
     def __init__(self, noise: float = 0.05) -> None:
         super().__init__()
-        if not 0 <= noise < math.inf:
-            raise ValueError(f"noise must be a finite number of at least 0, got {noise}")
+        require_non_negative("noise", noise)
         self.noise = noise
 
     def require_shape(self, sample_shape: Sequence[int]) -> None:

@@ -35,16 +35,31 @@ def displaced(x: Tensor, mask: Tensor, generator: torch.Generator, by: float = 0
     return centred(moved, mask)
 
 
-def miscast(x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """One atom of each molecule with another element that the molecules of the batch have."""
-    present = ((x[..., 3:] > 0) & mask[..., None]).flatten(0, 1).any(0).nonzero()[:, 0].cpu()
+def miscast(x: Tensor, mask: Tensor, generator: torch.Generator, num_elements: int | None = None) -> Tensor:
+    """One atom of each molecule with another element that the molecules of the batch have, its charge included.
+
+    Args:
+        x: See ``jittered``.
+        mask: See ``jittered``.
+        generator: See ``jittered``.
+        num_elements: Number of one-hot columns, the first of the features; None takes all of them.
+
+    Raises:
+        ValueError: If the molecules have a single element, or the columns are not one-hot, as with that of the charge.
+    """
+    columns = x[..., 3 : None if num_elements is None else 3 + num_elements]
+    if not bool(((columns > 0).sum(-1) == 1)[mask].all()):
+        raise ValueError("the columns of the elements are not one-hot; leave the charge out by num_elements")
+    present = ((columns > 0) & mask[..., None]).flatten(0, 1).any(0).nonzero()[:, 0].cpu()
     if len(present) < 2:
         raise ValueError("the molecules have a single element, so no atom can have a wrong one; give others")
     rows, atoms = torch.arange(len(x)), _one_of(mask, generator)
-    place = (present == x[rows, atoms, 3:].argmax(-1).cpu()[:, None]).int().argmax(1)
+    place = (present == columns[rows, atoms].argmax(-1).cpu()[:, None]).int().argmax(1)
     other = present[(place + torch.randint(1, len(present), (len(x),), generator=generator)) % len(present)]
+    # All atoms of an element have the same features, so any of them can lend its own.
+    lenders = (columns.flatten(0, 1) * mask.flatten()[:, None]).argmax(0)
     changed = x.clone()
-    changed[rows, atoms, 3:] = nn.functional.one_hot(other, x.shape[-1] - 3).to(x) * x[..., 3:].max()
+    changed[rows, atoms, 3:] = x.flatten(0, 1)[lenders[other.to(x.device)], 3:]
     return changed
 
 
@@ -53,12 +68,21 @@ def dilated(x: Tensor, mask: Tensor, generator: torch.Generator, by: float = 0.0
     return torch.cat(((1 + by) * x[..., :3], x[..., 3:]), -1)
 
 
-DAMAGES: Mapping[str, Damage] = {
-    "jitter 0.1": partial(jittered, by=0.1),
-    "atom moved by 0.5": partial(displaced, by=0.5),
-    "wrong element": miscast,
-    "dilated by 5 %": partial(dilated, by=0.05),
-}
+def kinds_of_damage(num_elements: int | None = None) -> Mapping[str, Damage]:
+    """The kinds of damage by name.
+
+    Args:
+        num_elements: Number of one-hot columns of the molecules, see ``miscast``.
+    """
+    return {
+        "jitter 0.1": partial(jittered, by=0.1),
+        "atom moved by 0.5": partial(displaced, by=0.5),
+        "wrong element": partial(miscast, num_elements=num_elements),
+        "dilated by 5 %": partial(dilated, by=0.05),
+    }
+
+
+DAMAGES = kinds_of_damage()
 
 
 def damage_detection(
@@ -80,7 +104,7 @@ def damage_detection(
         schedule: Its noise schedule.
         batches: Batches of clean molecules with the input ``mask``, at least one.
         timesteps: Timesteps of the noise.
-        damages: Kinds of damage by name.
+        damages: Kinds of damage by name; ``kinds_of_damage(num_elements)`` for molecules with a column of the charge.
         seed: Seed of damage and noise.
 
     Returns:

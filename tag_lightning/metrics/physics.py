@@ -23,7 +23,9 @@ class PhysicsError(SampleMetric):
     """Error of the properties asked for by GFN2-xTB (Bannwarth et al. 2019): ``xtb_mae_<property>`` and others.
 
     Labels of another method differ from xTB's by a trend. A straight line per property, fitted to molecules of the
-    validation split, removes it. ``reference`` is the error that remains on molecules of the test split.
+    validation split, removes it. A property asked to lie in a range has ``xtb_within_<property>`` instead, the share in
+    [0, 1] of molecules inside it. ``reference`` is the error that remains on molecules of the test split, and the share
+    of them inside a range, by xTB as for samples.
 
     Args:
         workers: Processes; None starts one per core.
@@ -67,7 +69,8 @@ class PhysicsError(SampleMetric):
         """Calibrate, and measure the error that remains on other real molecules."""
         measured, labels, _ = self._measured_real("val")
         self.calibrate(measured, labels)
-        self.reference = self.errors(*self._measured_real("test"))
+        measured, labels, stable = self._measured_real("test")
+        self.reference = self._in_ranges(self.errors(measured, labels, stable), measured)
 
     def reference_state(self) -> dict[str, Any]:
         return super().reference_state() | {"lines": {name: list(line) for name, line in self.lines.items()}}
@@ -82,14 +85,18 @@ class PhysicsError(SampleMetric):
         if missing:
             raise ValueError(f"the data keep no calibration of xTB's {missing[0]}; set physics to false")
         self.lines = {name: tuple(state["lines"][name]) for name in self.judged}
-        shown = error_names(self.judged, self.details, "xtb_") | {"xtb_converged", "xtb_max_force"}
+        judged = set(self.judged) - set(self.task.ranges)
+        shown = error_names(judged, self.details, "xtb_") | {"xtb_converged", "xtb_max_force"}
         self.reference = {name: value for name, value in state["reference"].items() if name in shown}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """As ``errors``; a property asked to lie in a range has ``xtb_within_<property>``, a share, instead."""
         measured = rows["physics"]
         stable = stable_molecules(*self.task.decoded(rows)) if self.details else None
-        figures = self.errors(measured, self.task.targets(range(len(measured))), stable)
+        return self._in_ranges(self.errors(measured, self.task.targets(range(len(measured))), stable), measured)
+
+    def _in_ranges(self, figures: dict[str, float], measured: Tensor) -> dict[str, float]:
+        """``figures`` with the share inside, in place of the errors, for properties asked to lie in a range."""
         good = measured.isfinite().all(1)
         for name in self.task.ranges.keys() & set(self.judged):
             slope, offset = self.lines[name]

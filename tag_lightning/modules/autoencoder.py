@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from diffusers import AutoencoderKL
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.metrics import Mean
 from tag_lightning.modules.base import NetworkModule
 from tag_lightning.pretrained import load_pretrained
@@ -48,8 +48,7 @@ class AutoencoderModule(NetworkModule):
         seed: int = 0,
     ) -> None:
         super().__init__(network, None, optimizer, lr_scheduler, seed)  # type: ignore[arg-type]
-        if not 0 <= kl_weight < math.inf:
-            raise ValueError(f"kl_weight must be a finite number of at least 0, got {kl_weight}")
+        require_non_negative("kl_weight", kl_weight)
         self.kl_weight = kl_weight
         self.pixel_error, self.latent, self.squared_latent = Mean(), Mean(), Mean()
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tag_lightning.diffusion import NoiseSchedule, PredictionType
+from tag_lightning.diffusion import Denoiser, NoiseSchedule, PredictionType
 from tag_lightning.tensor_file import require_finite
 
 
 class Pretrained(NamedTuple):
-    """A network in evaluation mode, its parameters frozen; ``Denoiser(*pretrained)`` is its denoiser.
+    """A network in evaluation mode, its parameters frozen.
 
     Attributes:
         network: The network.
@@ -25,6 +25,22 @@ class Pretrained(NamedTuple):
     schedule: NoiseSchedule | None
     prediction_type: PredictionType = "epsilon"
     clip_range: float | None = None
+
+    def denoiser(self, source: str | Path) -> Denoiser:
+        """The denoiser that the network is.
+
+        Args:
+            source: Its name, folder or checkpoint, for the error.
+
+        Raises:
+            ValueError: If the network has no noise schedule.
+        """
+        if self.schedule is None:
+            raise ValueError(
+                f"denoiser {source} has no noise schedule: it is not a denoiser of this package; for a diffusers "
+                "model, give the folder of its pipeline, or put scheduler_config.json beside it"
+            )
+        return Denoiser(self.network, self.schedule, self.prediction_type, self.clip_range)
 
 
 def frozen(

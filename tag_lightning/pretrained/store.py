@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 import tag_lightning.networks as networks
 from tag_lightning.diffusion import (
@@ -30,6 +29,7 @@ from tag_lightning.diffusion import (
     NoiseSchedule,
     trained_prediction_type,
 )
+from tag_lightning.diffusion.schedules import require_same_schedule
 from tag_lightning.files import replacing
 from tag_lightning.networks.frozen_base import OnFrozenBase
 from tag_lightning.pretrained.diffusers_scheduler import learns_variance, scheduler_settings
@@ -96,22 +96,6 @@ def require_same(
         rows = ", ".join(f"{k} {there.get(k)} there and {here.get(k)} here" for k in differing)
         raise ValueError(f"{source} was made for another architecture: {rows}; use the configuration of the checkpoint")
     require_same_schedule(saved["alphas_cumprod"], current["alphas_cumprod"], source, "the configured schedule")
-
-
-def require_same_schedule(first: Tensor | None, second: Tensor | None, first_name: str, second_name: str) -> None:
-    """Check that two networks were trained on the same ``alphas_cumprod [T]``; None matches any.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    if first is None or second is None:
-        return
-    if len(first) != len(second):
-        raise ValueError(
-            f"{first_name} has T = {len(first)} timesteps but {second_name} has {len(second)}; train both on the same"
-        )
-    if not torch.allclose(first.double().cpu(), second.double().cpu(), rtol=1e-5, atol=0):
-        raise ValueError(f"{first_name} and {second_name} follow different noise schedules; train both on the same one")
 
 
 def save_pretrained(

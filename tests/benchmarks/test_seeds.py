@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import seeds
 from benchmarks.seeds import aggregate, changes, differences, markdown, tables, with_tag_name
-from tag_lightning.evaluation.results import ABSENT
+from tag_lightning.evaluation.results import ABSENT, REAL_DATA
 
 RUNS = [
     {
@@ -221,3 +221,10 @@ def test_a_seed_in_which_an_arm_failed_is_kept(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(seeds.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
         with pytest.raises(SystemExit):
             seeds.main(["--verb", verb, "--seeds", "0", "1", "--out", str(tmp_path)])
+
+
+def test_real_data_come_first_and_a_failed_arm_has_no_figures(tmp_path: Path) -> None:
+    _write(tmp_path, 1, {"reference": {"fid": 1.0}, "failed": {"lost": "why"}})
+    arms = seeds.arms_of(seeds.read_run(tmp_path / "1" / "results.json", 1))
+    assert list(arms) == [REAL_DATA, "dps", "dps+tag", "lost"]
+    assert arms["lost"] == {}

@@ -87,3 +87,33 @@ def test_physics_counts_the_share_inside_by_its_calibrated_line() -> None:
     figures = metric.summary({"physics": rows})
     assert figures.pop("xtb_max_force") == 0
     assert figures == pytest.approx({"xtb_within_alpha": 2 / 3, "xtb_mae_mu": 2.0, "xtb_converged": 0.75})
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_real_molecules_have_the_rows_of_samples(details: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = PhysicsError(workers=1, details=details)
+    metric.properties = metric.judged = ("alpha", "mu")
+    metric.lines = {}
+    rows = torch.arange(36, dtype=torch.float64).reshape(12, 3)
+    labels = torch.stack((2 * rows[:, 0] + 1, rows[:, 1] + 3), 1)
+    rows[4] = torch.nan
+    stable = torch.ones(12, dtype=torch.bool)
+    metric.task = SimpleNamespace(
+        ranges=WISHED, targets=lambda indices: labels[list(indices)], decoded=lambda rows: (None, None)
+    )
+    monkeypatch.setattr(metric, "_measured_real", lambda split: (rows, labels, stable))
+    monkeypatch.setattr("tag_lightning.metrics.physics.stable_molecules", lambda *molecules: stable)
+    metric.prepare(CPU)
+    figures = metric.summary({"physics": rows})
+    assert metric.reference == pytest.approx(figures)
+    assert metric.reference["xtb_within_alpha"] == pytest.approx(6 / 11)
+    assert not any(name.endswith("mae_alpha") or "median_alpha" in name for name in metric.reference)
+
+
+def test_a_range_shows_no_error_of_real_molecules_that_the_data_keep() -> None:
+    metric = PhysicsError(workers=1)
+    metric.properties = metric.judged = ("alpha", "mu")
+    metric.task = SimpleNamespace(ranges=WISHED)
+    kept = {"xtb_mae_alpha": 0.5, "xtb_mae_mu": 0.2, "xtb_converged": 1.0}
+    metric.load_reference_state({"reference": kept, "lines": {"alpha": [1.0, 0.0], "mu": [1.0, 0.0]}})
+    assert metric.reference == {"xtb_mae_mu": 0.2, "xtb_converged": 1.0}

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
-from problems import vector_space
+from problems import random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Run, Sampler
+from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Proposal, Run, Sampler
 from tag_lightning.guidance import (
     DPS,
+    AlignedMoves,
     Condition,
     ConstantStrength,
     Corruption,
     PolyakStrength,
+    ProximalAlignment,
     TemporalAlignment,
     TemporalAlignmentAfterStep,
     residual_norm,
@@ -40,6 +42,21 @@ def test_given_parts_stay() -> None:
     assert ready.predictor is OTHER
     assert isinstance(ready.strength, ConstantStrength)
     assert ready.strength.omega == 0.5
+
+
+@pytest.mark.parametrize("kind", [ProximalAlignment, AlignedMoves])
+def test_moves_without_a_predictor_name_the_class_that_was_written(
+    kind: type[ProximalAlignment] | type[AlignedMoves],
+) -> None:
+    message = f"^{kind.__name__} has no predictor: pass predictor=..., or give the run one"
+    guidance = kind(DPS(CONDITION))
+    with pytest.raises(ValueError, match=message):
+        guidance.for_run(Run())
+    x, step = random_vectors(3, 2), step_at(LinearSchedule(20), vector_space(range(3)), 9, 4)
+    with pytest.raises(ValueError, match=message):
+        guidance.changed(x, Proposal(x, 0.0, torch.zeros_like(x)), step)
+    assert guidance.for_run(Run(PREDICTOR)).alignment.predictor is PREDICTOR
+    assert kind(DPS(CONDITION), OTHER).for_run(Run(PREDICTOR)).alignment.predictor is OTHER
 
 
 def test_the_default_strength_is_polyaks() -> None:

@@ -38,6 +38,7 @@ from tag_lightning.guidance import (
     Retiming,
     SquaredError,
     TemporalAlignment,
+    further_denoiser,
     tag,
 )
 from tag_lightning.networks import (
@@ -119,6 +120,7 @@ def no_reads_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes away what a run reads once or every ten steps. Draws have a test of their own."""
     monkeypatch.setattr(DeferredChecks, "settle", lambda self: self._open.clear())
     monkeypatch.setattr(Sampler, "_alpha_bars", SCHEDULE.alphas_cumprod.tolist())
+    monkeypatch.setattr(further_denoiser, "require_same_schedule", lambda *_: None)
     monkeypatch.setattr(tag, "measured_timesteps", lambda mean, rows: [[True] * TOTAL])
     monkeypatch.setattr(CounterNoise, "_normals", lambda self, count: torch.empty(2, count, device=DEVICE))
 

@@ -2,15 +2,27 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from class_mixture import ClassMixture
 from gaussian_mixture import ExactTimePosterior, GaussianMixture
 from problems import exact_denoiser, random_vectors
 from torch import Tensor, nn
 
-from tag_lightning.diffusion import Denoiser, ImageSpace, LinearSchedule, Predict, Prediction, SampleNoise, Step
+from tag_lightning.diffusion import (
+    Denoiser,
+    ImageSpace,
+    LinearSchedule,
+    NonFiniteError,
+    Predict,
+    Prediction,
+    Run,
+    SampleNoise,
+    Step,
+)
 from tag_lightning.guidance import (
     CalibratedNoise,
     KnownNoise,
@@ -18,6 +30,8 @@ from tag_lightning.guidance import (
     PatchNoise,
     PosteriorNoise,
     PredictedNoise,
+    RegressedNoise,
+    Retiming,
     TrackedNoise,
     WaveletNoise,
 )
@@ -140,8 +154,8 @@ def test_tracking_a_constant_averages_with_the_weights_of_least_squares() -> Non
     timesteps, answers = [90, 60, 30], [0.1 * random_vectors(4, seed=k) for k in range(3)]
     tracked, state = TrackedNoise(Scripted(*answers), drift=1e-9), dict[str, object]()
     found = torch.zeros(0)
-    for timestep in timesteps:
-        step = step_at(timestep)
+    for index, timestep in enumerate(timesteps):
+        step = replace(step_at(timestep), index=index)
         step.state.update(state)
         found = tracked.log_ratio(random_vectors(4, DIM), step, never)
         state = step.state
@@ -149,6 +163,30 @@ def test_tracking_a_constant_averages_with_the_weights_of_least_squares() -> Non
     seen = torch.stack([excess(a, p) for a, p in zip(answers, powers, strict=True)])
     weights = torch.stack([((2 * a).exp() * p).square().reciprocal() for a, p in zip(answers, powers, strict=True)])
     torch.testing.assert_close(excess(found, powers[-1]), (weights * seen).sum(0) / weights.sum(0))
+
+
+def test_every_answer_of_a_step_is_filtered_with_the_steps_before_it() -> None:
+    answers = [0.1 * random_vectors(4, seed=k) for k in range(3)]
+    x, state = random_vectors(4, DIM), dict[str, object]()
+    first, repeated, second = (
+        replace(step_at(timestep), index=index, pass_index=again, state=state)
+        for timestep, index, again in ((90, 0, 0), (90, 0, 1), (60, 1, 0))
+    )
+    for before in ([first], [first, repeated]):
+        state.clear()
+        twice = TrackedNoise(Scripted(*answers[:1] * len(before), *answers[1:], answers[2]), drift=0.05)
+        for step in before:
+            twice.log_ratio(x, step, never)
+        twice.log_ratio(x, second, never)  # of other samples, which the next answer replaces
+        found = twice.log_ratio(x, second, never)
+        again = twice.log_ratio(x, second, never)
+        state.clear()
+        once = TrackedNoise(Scripted(*answers[:1] * len(before), answers[2]), drift=0.05)
+        for step in before:
+            once.log_ratio(x, step, never)
+        expected = once.log_ratio(x, second, never)
+        assert torch.equal(found, expected)
+        assert torch.equal(again, expected)
 
 
 def test_tracking_without_memory_is_the_estimate_itself() -> None:
@@ -180,6 +218,52 @@ def test_calibration_is_measured_on_data_with_the_right_noise() -> None:
     )
 
 
+def test_calibration_tells_a_conditional_denoiser_the_condition() -> None:
+    classes = ClassMixture([[2.0] * DIM, [-1.0] * DIM], 0.3, SCHEDULE)
+    labels, denoiser = torch.tensor([0, 1, 1, 0]), classes.denoiser()
+    x0 = classes.means[labels] + 0.3**0.5 * random_vectors(4, DIM)
+    CalibratedNoise.measured(PredictedNoise(1), x0, classes.space(labels), denoiser, at=[20, 80])
+    assert denoiser.network.heard == [labels.tolist()] * 2
+
+
+class Moody(nn.Module):
+    """A denoiser or a regressor of the noise level that is disturbed while it is in training mode."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        return self.dropout(x).reshape(len(x), -1, *self.shape).mean(1)
+
+
+@pytest.mark.parametrize("level", [PredictedNoise(1), RegressedNoise(Moody(()))], ids=["denoiser", "regressor"])
+def test_calibration_is_measured_in_evaluation_mode(level: NoiseLevel) -> None:
+    denoiser, x0 = Denoiser(Moody((DIM,)), SCHEDULE), random_vectors(4, DIM)
+    space = step_at(0).space
+    networks = [denoiser, denoiser.network, *([level.network] if isinstance(level, RegressedNoise) else [])]
+    found = []
+    for training in (False, True):
+        for network in networks:
+            network.train(training)
+        measured = CalibratedNoise.measured(level, x0, space, denoiser, at=[20, 80])
+        assert all(part.training is training for network in networks for part in network.modules())
+        found.append((measured.bias, measured.spread))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_calibration_that_would_be_silent_everywhere_is_refused() -> None:
+    """The standard deviation of one value is NaN, which nothing exceeds."""
+    one = ImageSpace((DIM,), range(1), dtype=torch.float64, clip_range=None)
+    denoiser = exact_denoiser(POINT, SCHEDULE)
+    with pytest.raises(ValueError, match="the spread of an estimate is measured on at least 2 samples, got 1"):
+        CalibratedNoise.measured(PredictedNoise(1), random_vectors(1, DIM), one, denoiser, at=[20])
+    broken = Scripted(torch.tensor([0.1, torch.nan, 0.2, 0.3]))
+    with pytest.raises(NonFiniteError, match="the noise level returned NaN or infinity at timestep 20 for 1 of 4"):
+        CalibratedNoise.measured(broken, random_vectors(4, DIM), step_at(0).space, denoiser, at=[20])
+
+
 @pytest.mark.parametrize(
     ("build", "named"),
     [
@@ -203,8 +287,10 @@ def test_what_is_no_image_and_what_has_another_schedule_is_refused() -> None:
             PatchNoise().log_ratio(random_vectors(*shape), step_at(3), never)
     with pytest.raises(ValueError, match="knows 7 timesteps but the denoiser has 100"):
         PosteriorNoise(nn.Linear(DIM, 7).double()).log_ratio(random_vectors(4, DIM), step_at(3), never)
-    with pytest.raises(ValueError, match="has no predictor: pass predictor"):
+    with pytest.raises(ValueError, match=r"^PosteriorNoise has no predictor: pass predictor"):
         PosteriorNoise().log_ratio(random_vectors(4, DIM), step_at(3), never)
+    with pytest.raises(ValueError, match=r"^PosteriorNoise has no predictor: pass predictor"):
+        Retiming(PosteriorNoise()).for_run(Run())
 
 
 def test_the_denoiser_is_a_prediction_like_any_other() -> None:

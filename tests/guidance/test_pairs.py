@@ -233,7 +233,7 @@ NAMES = list(WORLDS["images"].shipped)
 MORE_RED = {"MoreRedAS", "MoreRedITP", "MoreRedJT"}
 OWN_STEP = {*MORE_RED, "REDDiff"}
 REPEATED = {"FreeDoM", "UGD"}
-RETIMED = {"TimeCorrection", "TimeShift"}
+RETIMED = {"TimeCorrection", "TimeShift", "Retiming", "NoiseLevelCorrection", "TimePredictorLevelCorrection"}
 CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
 SECOND_DENOISERS = {"AutoGuidance", "RLGuidance"}
 CONDITIONAL = {
@@ -256,9 +256,6 @@ PREDICTING = {
     "EpsilonScaling",
     "Quantisation",
     "NoiseAwarenessGuidance",
-    "NoiseLevelCorrection",
-    "Retiming",
-    "TimePredictorLevelCorrection",
 }
 MOVED_BEFORE = {
     "Corruption",
@@ -286,7 +283,7 @@ def refusal(first: str, second: str) -> str | None:
         return f"{first} compares what the denoiser says about timesteps, which MoreRedJT does not tell it"
     if "looking ahead" in second and first in MORE_RED | {"UGD"}:
         return f"cannot look ahead through {first}"
-    if {first, second} <= RETIMED:
+    if first in RETIMED and second in RETIMED | MORE_RED:
         return f"{first} and {second} both choose the timestep of the denoiser"
     if {first, second} <= CONDITIONAL:
         return f"{first} and {second} both contrast the condition; keep one"
@@ -336,6 +333,9 @@ def test_guidances_that_never_act_together_may_be_any() -> None:
         [UGD(c, recurrence=1), MoreRedAS(world.predictor)],
         [TimeCorrection(world.predictor, stop=10), TimeShift(start=9, stop=None)],
         [TimeCorrection(world.predictor, stop=10), SelfGuidance(start=9)],
+        [TimePredictorLevelCorrection(world.predictor, stop=10), SelfGuidance(start=9)],
+        [TimeCorrection(world.predictor, stop=10), MoreRedAS(world.predictor, start=9)],
+        [Retiming(RegressedNoise(world.regressor), stop=10), TimeShift(start=9, stop=None)],
     ):
         assert Sampler(world.denoiser, DDIM(1.0), 4, pair).sample(world.space(), 0).isfinite().all()
     with pytest.raises(ValueError, match="both choose the noise"):

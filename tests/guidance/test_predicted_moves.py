@@ -53,8 +53,8 @@ class Jump(DPS):
         super().__init__(Condition(nn.Identity(), TARGET, half_square))
         self.move = move
 
-    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
-        return proposal.moved(self.move)
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        return self.move
 
 
 def moved(wrapper: GuidanceWrapper, x: Tensor) -> Tensor:

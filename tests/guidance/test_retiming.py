@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from class_mixture import ClassMixture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import UNEVEN, exact_denoiser, half_square, random_vectors, vector_space
@@ -24,7 +25,19 @@ from tag_lightning.diffusion import (
     Solver,
     Step,
 )
-from tag_lightning.guidance import DPS, Condition, Corruption, KnownNoise, NoiseLevel, RegressedNoise, Retiming
+from tag_lightning.guidance import (
+    CFG,
+    DPS,
+    Condition,
+    Corruption,
+    KnownNoise,
+    NoiseLevel,
+    PredictedNoise,
+    RegressedNoise,
+    Retiming,
+    TemporalAlignment,
+    TrackedNoise,
+)
 from tag_lightning.guidance.noise_level import retimed
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
@@ -193,6 +206,70 @@ def test_the_regressor_comes_from_the_run() -> None:
 def test_a_level_that_is_not_a_number_is_reported() -> None:
     with pytest.raises(FloatingPointError, match="the noise level returned NaN or infinity at timestep 99"):
         sampled(Retiming(Given(math.nan)))
+
+
+CLASSES = ClassMixture([[2.0, 0.5], [-1.0, 1.5]], 0.3, SCHEDULE)
+LABELS = torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+class Noted(NoiseLevel):
+    """A level that depends on the sample, noting the steps it is asked in."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
+        self.asked.append((step.index, step.pass_index))
+        return 0.1 * x.sum(1).tanh()
+
+
+def of_classes(*guidance: Guidance, denoiser: Denoiser | None = None, recurrence: int = 1) -> Tensor:
+    sampler = Sampler(denoiser or CLASSES.denoiser(), DDIM(0.0), 8, guidance, recurrence)
+    return sampler.sample(CLASSES.space(LABELS), 0)
+
+
+@pytest.mark.parametrize("build", [lambda: TrackedNoise(Noted()), PredictedNoise, Noted])
+def test_a_contrast_that_changes_nothing_changes_no_level(build: Callable[[], NoiseLevel]) -> None:
+    torch.testing.assert_close(of_classes(Retiming(build()), CFG(1.0)), of_classes(Retiming(build())))
+
+
+def test_both_halves_of_a_contrast_are_at_one_level() -> None:
+    """The denoiser is asked for the level, then with and without the class."""
+    denoiser, told = CLASSES.denoiser(), list[Tensor]()
+    denoiser.network.register_forward_pre_hook(lambda _, asked: told.append(asked[1]))
+    of_classes(Retiming(PredictedNoise()), CFG(3.0), denoiser=denoiser)
+    heard = denoiser.network.heard
+    assert heard == [LABELS.tolist(), LABELS.tolist(), [2] * 6] * 8
+    levels, conditional, unconditional = told[0::3], told[1::3], told[2::3]
+    assert all(torch.equal(a, b) for a, b in zip(conditional, unconditional, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(levels, conditional, strict=True))
+
+
+def test_samples_that_were_moved_and_steps_taken_again_have_levels_of_their_own() -> None:
+    level = Noted()
+    dps = DPS(Condition(nn.Identity(), random_vectors(6, 2, seed=3), half_square), 0.1)
+    ahead = TemporalAlignment(nn.Linear(2, 100).double(), 0.1, [dps])
+    of_classes(Retiming(level), CFG(2.0), ahead)
+    assert level.asked == [(k, 0) for k in range(8) for _ in range(2)]
+    level.asked.clear()
+    of_classes(Retiming(level), CFG(2.0), recurrence=2)
+    assert level.asked == [(k, again) for k in range(8) for again in range(2)]
+
+
+def test_every_timestep_that_is_asked_about_has_a_level_of_its_own() -> None:
+    class Elsewhere(Guidance):
+        """Asks about the same samples at two timesteps, and again at the first."""
+
+        def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
+            places = torch.full((len(x),), 7)
+            for timestep in (7, step.timestep, places, places):
+                predict(x, timestep)
+            return predict(x, step.timestep)
+
+    level = Noted()
+    changed, plain = sampled(Retiming(level), Elsewhere()), sampled(Retiming(Noted()))
+    assert level.asked == [(k, 0) for k in range(10) for _ in range(4)]
+    torch.testing.assert_close(changed, plain, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

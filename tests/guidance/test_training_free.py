@@ -26,6 +26,7 @@ from tag_lightning.guidance import (
     TemporalAlignment,
     residual_norm,
 )
+from tag_lightning.guidance.conditions import half_squared_residual
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
@@ -207,13 +208,21 @@ def test_universal_guidance_is_its_formula_in_epsilon() -> None:
     assert not guided.epsilon.requires_grad
 
 
-def test_residual_dps_divides_by_the_loss() -> None:
+def test_residual_dps_is_dps_with_the_norm_of_the_residual() -> None:
     x, step = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
     leaf = x.clone().requires_grad_(True)
     prediction = DENOISER(leaf, 60)
-    plain = DPS(near(residual_norm), 0.5).displacement(leaf, prediction, step)
-    divided = ResidualDPS(near(residual_norm), 0.5).displacement(leaf, prediction, step)
-    torch.testing.assert_close(divided, plain / residual_norm(prediction.x0, TARGET).detach()[:, None])
+    by_norm = DPS(near(residual_norm), 0.5).displacement(leaf, prediction, step)
+    divided = ResidualDPS(near(half_squared_residual), 0.5).displacement(leaf, prediction, step)
+    torch.testing.assert_close(divided, by_norm)
+    (of_square,) = torch.autograd.grad(residual_norm(prediction.x0, TARGET).square().sum(), leaf, retain_graph=True)
+    zeta = 0.25 / residual_norm(prediction.x0, TARGET).detach()[:, None]
+    torch.testing.assert_close(divided, -zeta * of_square)  # the paper's own form
+
+
+def test_residual_dps_refuses_a_loss_that_is_no_square() -> None:
+    with pytest.raises(ValueError, match="the residual's norm already; use DPS"):
+        ResidualDPS(near(residual_norm)).for_run(Run())
 
 
 def test_the_guide_may_see_the_clipped_estimate_and_is_differentiated_through_the_clamp() -> None:

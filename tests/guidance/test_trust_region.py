@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from problems import UNEVEN, exact_denoiser, half_square, random_vectors, vector_space
+from problems import UNEVEN, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import (
@@ -39,6 +40,7 @@ from tag_lightning.guidance import (
     ConditionedGuidance,
     FixedLengthSteps,
     GuidanceWrapper,
+    ResidualDPS,
     TrustRegion,
 )
 
@@ -118,6 +120,50 @@ def test_steps_of_fixed_length_forget_the_scale() -> None:
     one, other = (sampled(FixedLengthSteps(DPS(near(), scale), 0.05)) for scale in (0.01, 100.0))
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(sampled(TrustRegion(DPS(near(), 1e9), 0.05)), one)
+
+
+@pytest.mark.parametrize("scale", [2.0**-7, 2.0**-27, 1e-2, 1e-5, 1e-8])
+def test_steps_of_fixed_length_forget_the_scale_in_single_precision(scale: float) -> None:
+    """A power of two changes no rounding; any other scale a few last digits."""
+    denoiser = exact_denoiser(UNEVEN, SCHEDULE)
+    condition = Condition(nn.Identity(), TARGET.float(), half_square)
+    one, other = (
+        Sampler(denoiser, DDIM(0.0), 6, [FixedLengthSteps(DPS(condition, each))]).sample(
+            vector_space(range(6), dtype=torch.float32), 0
+        )
+        for each in (1.0, scale)
+    )
+    assert one.dtype == torch.float32
+    power_of_two = math.frexp(scale)[0] == 0.5
+    torch.testing.assert_close(other, one, rtol=0, atol=0 if power_of_two else 1e-5)
+
+
+@pytest.mark.parametrize("build", [TFG, MPGD, ResidualDPS, LGD])
+def test_a_move_is_that_of_the_proposal_however_short_it_is(build: Callable[..., ConditionedGuidance]) -> None:
+    guidance, step = build(near()), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
+    x = random_vectors(6, 2).requires_grad_(True)
+    far, near_by = (Proposal(torch.full_like(TARGET, at), 0.0, torch.zeros(6, 2)) for at in (1e20, 0.0))
+
+    def afresh() -> Step:
+        return replace(step, noise_source=SampleNoise(0, range(6)))
+
+    first = guidance.mean_move(far, x, DENOISER(x, 60), afresh())
+    others = [
+        guidance.mean_move(near_by, x, DENOISER(x, 60), afresh()),
+        guidance.propose(near_by, x, DENOISER(x, 60), afresh()).mean,
+    ]
+    assert first.norm() > 0
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=1e-12, atol=0)
+
+
+def test_a_guidance_that_does_not_say_its_move_cannot_be_bounded() -> None:
+    class Silent(ConditionedGuidance):
+        def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+            return proposal.moved(torch.ones_like(x))
+
+    with pytest.raises(ValueError, match="TrustRegion cannot change the move of Silent, which has no mean_move; give"):
+        TrustRegion(Silent(near()))
 
 
 def test_a_sample_without_a_gradient_stays_where_it_is() -> None:

@@ -10,9 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tag_lightning.chemistry.encoding import MoleculeEncoding
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.diffusion import PolynomialSchedule, centred
-from tag_lightning.metrics.damage_detection import DAMAGES, damage_detection, dilated, displaced, jittered, miscast
+from tag_lightning.metrics.damage_detection import (
+    DAMAGES,
+    damage_detection,
+    dilated,
+    displaced,
+    jittered,
+    kinds_of_damage,
+    miscast,
+)
 
 SIZES, WIDTH = [4, 9, 6, 9], 10
 MASK = torch.arange(WIDTH) < torch.tensor(SIZES)[:, None]
@@ -73,6 +82,21 @@ def test_one_atom_gets_an_element_that_occurs(seed: int) -> None:
     single = torch.cat((clean()[..., :3], torch.eye(5)[torch.zeros(len(SIZES), WIDTH, dtype=torch.long)]), -1)
     with pytest.raises(ValueError, match="a single element"):
         miscast(single, MASK, generator())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("charge_scale", [10.0, 1.0])
+def test_a_molecule_with_charges_gets_another_element_and_its_charge(charge_scale: float, seed: int) -> None:
+    encoding = MoleculeEncoding((1, 6, 7, 8, 9), 4.0, charge_scale)
+    numbers = torch.tensor(encoding.elements)[torch.randint(4, MASK.shape, generator=generator(seed))] * MASK
+    x = encoding.encode(numbers, clean()[..., :3])
+    changed = kinds_of_damage(5)["wrong element"](x, MASK, generator(seed))
+    decoded, positions = encoding.decode(changed, MASK)
+    assert (decoded != numbers).sum(1).tolist() == [1] * len(SIZES)
+    assert torch.equal(changed, encoding.encode(decoded, positions))
+    assert not (decoded == 9).any()
+    with pytest.raises(ValueError, match="not one-hot; leave the charge out by num_elements"):
+        miscast(x, MASK, generator(seed))
 
 
 def test_dilation_scales_distances() -> None:
