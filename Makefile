@@ -22,8 +22,8 @@ demo-molecules: $(VENV)/.ready
 
 # Trains nothing and needs no file of QM9: networks and statistics ship with the package.
 demo-qm9: $(VENV)/.ready
-	@echo "$(RUN) -m tag_lightning validate --config $(QM9)"
-	@$(RUN) -m tag_lightning validate --config $(QM9)
+	@echo "$(RUN) -m tag_lightning validate --config $(QM9) --sampling.num_samples 48"
+	@$(RUN) -m tag_lightning validate --config $(QM9) --sampling.num_samples 48
 
 # Likewise without an image of CIFAR-10.
 demo-cifar10: $(VENV)/.ready
