@@ -18,13 +18,17 @@ _FIRST_BRANCH = 2**34
 
 
 def entropy_words(*values: int) -> list[int]:
-    """Words of 32 bits for ``SeedSequence``, different for different values of one number, whatever zeros follow.
+    """Encode integers as 32-bit words for ``SeedSequence``, so that no two tuples of a length give the same seed.
 
-    They are the lowest word of each value and, unless all values fit, the number of further words of each with these
-    words behind it. So zeros, with which ``SeedSequence`` pads, say that there are no further words.
+    ``SeedSequence`` pads with zeros, so trailing zeros must not matter. The low word of each value comes first. If a
+    value needs more than 32 bits, each value then adds the count of its remaining words and the words themselves;
+    padding reads as counts of zero.
 
     Args:
         *values: Non-negative integers.
+
+    Returns:
+        The words; the values themselves if all are below 2**32.
 
     Raises:
         ValueError: If a value is negative.

@@ -32,7 +32,7 @@ class FurtherDenoiser(Guidance, ABC):
             differ, or behind a guidance that replaces the timestep, such as ``TimeCorrection``.
 
     Attributes:
-        role: What the other denoiser is called in errors.
+        role: Name of the other denoiser in error messages, such as "worse".
     """
 
     role: ClassVar[str] = "other"

@@ -33,19 +33,14 @@ class PosteriorNoise(NoiseLevel):
         if rounds < 1 or not 0 < damping <= 1:
             raise ValueError(f"rounds must be at least 1 and damping in (0, 1], got {rounds} and {damping}")
         self.posterior, self.rounds, self.damping = TimePredictorGuidance(predictor), rounds, damping
+        self.posterior.owner = type(self).__name__
 
     def for_run(self, run: Run) -> Self:
-        self._require(run.predictor if self.posterior.predictor is None else self.posterior.predictor)
         ready = copy.copy(self)
         ready.posterior = self.posterior.for_run(run)
         return ready
 
-    def _require(self, predictor: nn.Module | None) -> None:
-        if predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-
     def log_ratio(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
-        self._require(self.posterior.predictor)
         grid, here = (half_log_snr(power, x) for power in (step.alphas_cumprod, step.alpha_bar))
         found = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.rounds):

@@ -30,6 +30,7 @@ class PredictedMoves(MoveWrapper):
     def __init__(self, guidance: ConditionedGuidance, predictor: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(guidance, **interval)
         self.alignment = TemporalAlignment(predictor)
+        self.alignment.owner = type(self).__name__
 
     def for_run(self, run: Run) -> Self:
         """As ``GuidanceWrapper.for_run``.
@@ -37,23 +38,9 @@ class PredictedMoves(MoveWrapper):
         Raises:
             ValueError: If neither this guidance nor the run has a time predictor.
         """
-        self._require(run.predictor if self.alignment.predictor is None else self.alignment.predictor)
         ready = copy.copy(super().for_run(run))
         ready.alignment = self.alignment.for_run(run)
         return ready
-
-    def _require(self, predictor: nn.Module | None) -> None:
-        if predictor is None:
-            raise ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
-
-    def evidence(self, x: Tensor, step: Step, with_score: bool = True) -> Evidence:
-        """As ``TemporalAlignment.evidence``.
-
-        Raises:
-            ValueError: If there is no predictor.
-        """
-        self._require(self.alignment.predictor)
-        return self.alignment.evidence(x, step, with_score)
 
     def typical(self, evidence: Evidence) -> Tensor:
         """The mean negative log-likelihood of real data at this timestep.
@@ -102,11 +89,11 @@ class ProximalAlignment(PredictedMoves):
 
     def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
         x, step = proposal.sample, step.reached()
-        still = self.evidence(x, step, with_score=False)
+        still = self.alignment.evidence(x, step, with_score=False)
         tolerated = torch.maximum(self.typical(still).to(still.nll), still.nll)
         factor = torch.zeros_like(still.nll)
         for k in range(self.halvings, -1, -1):  # the longest that is tolerated comes last
-            nll = self.evidence(x + move / 2**k, step, with_score=False).nll
+            nll = self.alignment.evidence(x + move / 2**k, step, with_score=False).nll
             factor = torch.where(nll <= tolerated, 0.5**k, factor)
         return move * per_sample(factor, move)
 
@@ -128,7 +115,7 @@ class AlignedMoves(PredictedMoves):
     cost = "denoiser as the wrapped method, predictor 1 / 1"
 
     def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
-        evidence = self.evidence(proposal.sample, step.reached())
+        evidence = self.alignment.evidence(proposal.sample, step.reached())
         slack = (self.typical(evidence) - evidence.nll).clamp(min=0)
         direction = evidence.score.flatten(1)
         square = direction.square().sum(1).clamp(min=torch.finfo(move.dtype).tiny)

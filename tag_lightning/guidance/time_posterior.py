@@ -22,9 +22,13 @@ class TimePredictorGuidance(Guidance):
         predictor: ``[B, ...] -> logits [B, T]`` over the training timesteps, called with the inputs of the space as
             keyword arguments. None takes the time predictor of the run (see ``for_run``).
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Attributes:
+        owner: Name of the class that asks the predictor through this guidance, for errors; None if it is its own.
     """
 
     steers = False
+    owner: str | None = None
 
     def __init__(self, predictor: nn.Module | None = None, **interval: Any) -> None:
         super().__init__(**interval)
@@ -44,7 +48,9 @@ class TimePredictorGuidance(Guidance):
         return ready
 
     def _without_predictor(self) -> ValueError:
-        return ValueError(f"{type(self).__name__} has no predictor: pass predictor=..., or give the run one")
+        return ValueError(
+            f"{self.owner or type(self).__name__} has no predictor: pass predictor=..., or give the run one"
+        )
 
     def log_posterior(self, x: Tensor, step: Step) -> Tensor:
         """``log p(t | x)`` of all timesteps, ``[B, T]``, for noisy samples ``x [B, ...]``.

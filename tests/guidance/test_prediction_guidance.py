@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import UNEVEN, exact_denoiser, half_square, random_vectors, step_at, vector_space
+from problems import UNEVEN, Asked, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import (
@@ -53,18 +53,6 @@ class Posterior(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(3 * x @ random_vectors(2, 100, seed=5).to(x))
-
-
-class Asked(nn.Module):
-    """A time predictor without a gradient that keeps the samples it is asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach())
-        return 0 * x.sum(1, keepdim=True) + torch.zeros(100, dtype=x.dtype)
 
 
 def noisy() -> Condition:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gaussian_mixture import GaussianMixture
-from problems import UNEVEN, ScriptedSpace, exact_denoiser, half_square, random_vectors, step_at, vector_space
+from problems import UNEVEN, Asked, ScriptedSpace, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
 from tag_lightning.diffusion import DDIM, Denoiser, Guidance, LinearSchedule, Prediction, Run, Sampler, Step
@@ -287,18 +287,6 @@ def test_every_method_composes_with_tag_in_either_order(guidance: Guidance) -> N
 def test_impossible_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         TFG(near(), **settings)
-
-
-class Asked(nn.Module):
-    """A time predictor without a gradient that keeps the samples it is asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach())
-        return 0 * x.sum(1, keepdim=True) + torch.zeros(100, dtype=x.dtype)
 
 
 def test_tag_looks_ahead_with_mean_guidance_as_it_moves_the_proposal() -> None:
