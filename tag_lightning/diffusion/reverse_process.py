@@ -99,6 +99,11 @@ class Step:
     checks: DeferredChecks = field(default_factory=DeferredChecks, repr=False)
     alphas_cumprod: Tensor = field(default_factory=partial(torch.empty, 0), repr=False)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """``index`` and ``pass_index``, which tell this step from all others of the run."""
+        return self.index, self.pass_index
+
     def noise(self) -> Tensor:
         """Fresh standard normal noise of the space, ``[B, ...]``."""
         return self.space.noise(self.noise_source)

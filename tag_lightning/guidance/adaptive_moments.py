@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Prediction, Proposal, Step
 from tag_lightning.guidance.conditions import ConditionedGuidance
-from tag_lightning.guidance.questions import place_of, same_samples
+from tag_lightning.guidance.questions import same_samples
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 
 
@@ -98,7 +98,7 @@ class AdaptiveMoments(GuidanceWrapper):
         return adapted
 
     def _adam(self, gradient_of: Any, name: str, x: Tensor, step: Step) -> Any:
-        place, known = place_of(step), step.state.get(name)
+        place, known = step.place, step.state.get(name)
         answered = known is not None and known.place == place
         before = None if known is None else known.before if answered else known.after
         remains = known is not None and answered and same_samples(known.samples, x)

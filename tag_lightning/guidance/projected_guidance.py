@@ -68,9 +68,8 @@ class APG(ConditionContrast):
 
     def _averaged(self, update: Tensor, step: Step) -> Tensor:
         """The update plus ``momentum`` times the average of the steps before, ``[B, ...]``."""
-        place = (step.index, step.pass_index)
-        if step.state.get("place") != place:  # others may ask for several predictions in one step
-            step.state["place"], step.state["before"] = place, step.state.get("average")
+        if step.state.get("place") != step.place:  # others may ask for several predictions in one step
+            step.state["place"], step.state["before"] = step.place, step.state.get("average")
         before = step.state["before"]
         average = update if before is None else update + self.momentum * before
         step.state["average"] = average.detach()

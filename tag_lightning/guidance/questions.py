@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tag_lightning.diffusion import Step
-
-
-def place_of(step: Step) -> tuple[int, int]:
-    """What tells a step from all others of a run, repeated ones included."""
-    return step.index, step.pass_index
-
 
 def same_samples(x: Tensor, other: Tensor) -> bool:
     """True if ``x`` and ``other``, both ``[B, ...]``, are one batch in memory, with a graph or without.

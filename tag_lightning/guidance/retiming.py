@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Predict, Prediction, Run, Step, per_sample
 from tag_lightning.guidance.noise_level import NoiseLevel, RegressedNoise, retimed
-from tag_lightning.guidance.questions import place_of, same_samples, same_timestep
+from tag_lightning.guidance.questions import same_samples, same_timestep
 from tag_lightning.guidance.time_posterior import require_one_timestep
 
 
@@ -61,10 +61,10 @@ class Retiming(Guidance):
         """The timestep of each of the samples ``x [B, ...]``, and their scale there, ``[B]`` both."""
         if (latest := step.state.get("retimed")) is not None:
             place, samples, timestep, found = latest
-            if place == place_of(step) and same_samples(samples, x) and same_timestep(timestep, step.timestep):
+            if place == step.place and same_samples(samples, x) and same_timestep(timestep, step.timestep):
                 return found
         log_ratio = self.level.log_ratio(x, step, predict)
         step.checks.require_finite(step.timestep, the_noise_level=log_ratio)
         found = retimed(log_ratio, step)
-        step.state["retimed"] = (place_of(step), x, step.timestep, found)
+        step.state["retimed"] = (step.place, x, step.timestep, found)
         return found

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Predict, Run, Step, on_device
 from tag_lightning.guidance.noise_level import NoiseLevel
-from tag_lightning.guidance.questions import place_of
 
 
 class TrackedNoise(NoiseLevel):
@@ -46,7 +45,7 @@ class TrackedNoise(NoiseLevel):
         seen = (ratio - 1) * power
         error = (2 * ratio * power).square() / (2 * step.space.degrees_of_freedom.double())
         place, before, after = step.state.get("tracked_noise", (None, None, None))
-        if place != place_of(step):
+        if place != step.place:
             before = after
         if before is None:
             mean, variance = seen, error
@@ -56,6 +55,6 @@ class TrackedNoise(NoiseLevel):
             gain = torch.where(predicted.isinf(), 1.0, gain)
             mean, variance = before[0] + gain * (seen - before[0]), (1 - gain) * predicted
             variance = torch.where(predicted.isinf(), error, variance)
-        step.state["tracked_noise"] = (place_of(step), before, (mean, variance))
+        step.state["tracked_noise"] = (step.place, before, (mean, variance))
         # The excess is never so negative that no noise would be left.
         return 0.5 * torch.log1p((mean / power).clamp(min=-0.99)).to(x)

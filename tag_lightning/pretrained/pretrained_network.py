@@ -12,7 +12,7 @@ from tag_lightning.tensor_file import require_finite
 
 
 class Pretrained(NamedTuple):
-    """A network in evaluation mode, its parameters frozen.
+    """A network in evaluation mode, its parameters frozen; ``Denoiser(*pretrained)`` is its denoiser.
 
     Attributes:
         network: The network.
@@ -27,7 +27,7 @@ class Pretrained(NamedTuple):
     clip_range: float | None = None
 
     def denoiser(self, source: str | Path) -> Denoiser:
-        """The denoiser that the network is.
+        """The denoiser that the network is, or an error that names it.
 
         Args:
             source: Its name, folder or checkpoint, for the error.
