@@ -38,7 +38,7 @@ class CFGZeroStar(ConditionContrast):
         self.zero_init_steps = zero_init_steps
 
     def mixed(self, conditional: Prediction, unconditional: Prediction, step: Step) -> Prediction:
-        a = torch.as_tensor(conditional.level(step))
+        a = torch.as_tensor(conditional.level(step), dtype=torch.float64)
         signal, noise = (per_sample(part.sqrt(), conditional.x0) for part in (a, 1 - a))
         x = signal * conditional.x0 + noise * conditional.epsilon
         v_conditional, v_unconditional = (signal * one.epsilon - noise * one.x0 for one in (conditional, unconditional))
