@@ -52,6 +52,8 @@ from tag_lightning.guidance import (
     ClassifierGuidance,
     Condition,
     ConditionEvaluator,
+    Corruption,
+    Drift,
     DynamicCFG,
     EluCD,
     EpsilonScaling,
@@ -64,7 +66,9 @@ from tag_lightning.guidance import (
     MoreRedJT,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
+    PosteriorNoise,
     ProximalAlignment,
+    Quantisation,
     REDDiff,
     RegressedNoise,
     ResidualDPS,
@@ -77,7 +81,6 @@ from tag_lightning.guidance import (
     TemporalAlignmentAfterStep,
     TimeCorrection,
     TimeEvaluator,
-    TimePredictorLevelCorrection,
     TimeShift,
     TimestepGuidance,
     TrustRegion,
@@ -137,7 +140,7 @@ class Bench(NamedTuple):
 
     Attributes:
         name: The kind.
-        networks: ``denoiser``, ``guide``, ``predictor`` and, where one is shipped, ``regressor`` of the noise level.
+        networks: ``denoiser``, ``guide``, ``predictor`` and ``regressor`` of the noise level.
         schedule: The denoiser's.
         condition: The condition that the guide judges.
         space: The samples of the benchmark.
@@ -160,7 +163,7 @@ class Row(NamedTuple):
 
 def digits(batch: int, device: torch.device) -> Bench:
     """The shipped networks of the digits."""
-    networks, schedule = _shipped("digits", device, regressor="noise_level", denoiser="guidance_adapters")
+    networks, schedule = _shipped("digits", device, denoiser="guidance_adapters")
     labels = torch.arange(batch, device=device) % 10
     space = ImageSpace((3, 16, 16), range(batch), device)
     space.denoiser_inputs = {"class_labels": labels}
@@ -179,11 +182,11 @@ def molecules(batch: int, device: torch.device) -> Bench:
 
 
 def methods(
-    condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module | None = None
+    condition: Condition, predictor: nn.Module, denoiser: Denoiser, regressor: nn.Module
 ) -> dict[str, list[Guidance]]:
     """Every method with its defaults, at a scale that keeps the samples finite.
 
-    Three need a regressor, two a class, one adapters. The denoiser is also the second of the methods that compare two.
+    Two need a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
     listed: dict[str, list[Guidance]] = {
         "plain": [],
@@ -212,7 +215,13 @@ def methods(
         "SelfGuidance": [SelfGuidance()],
         "EpsilonScaling": [EpsilonScaling()],
         "LangevinCorrector": [LangevinCorrector()],
-        "TimePredictorLevelCorrection": [TimePredictorLevelCorrection(predictor)],
+        "NoiseLevelCorrection": [NoiseLevelCorrection(RegressedNoise(regressor))],
+        "Retiming": [Retiming(RegressedNoise(regressor))],
+        "LevelAlignment": [LevelAlignment(predictor, RegressedNoise(regressor))],
+        "NoiseLevelCorrection by the time predictor": [NoiseLevelCorrection(PosteriorNoise(predictor, 1, 1.0))],
+        "Corruption": [Corruption(0.01)],
+        "Drift": [Drift(0.01)],
+        "Quantisation": [Quantisation(4)],
         "NoiseAwarenessGuidance": [NoiseAwarenessGuidance(predictor, 0.01)],
         "ClassifierFreeNoiseAwareness": [ClassifierFreeNoiseAwareness()],
         "CFG": [CFG()],
@@ -233,10 +242,6 @@ def methods(
     if getattr(condition, "loss", cross_entropy) is cross_entropy:
         listed["EluCD"] = [EluCD(condition, 0.01)]
         listed["GFCG"] = [GFCG(condition)]
-    if regressor is not None:
-        listed["NoiseLevelCorrection"] = [NoiseLevelCorrection(regressor)]
-        listed["Retiming"] = [Retiming(RegressedNoise(regressor))]
-        listed["LevelAlignment"] = [LevelAlignment(predictor, RegressedNoise(regressor))]
     return listed
 
 
@@ -247,7 +252,7 @@ def measured(
     denoiser = Denoiser(bench.networks["denoiser"], bench.schedule).to(device)
     jobs: dict[str, Callable[[], object]] = {}
     passes = {}
-    listed = methods(bench.condition, bench.networks["predictor"], denoiser, bench.networks.get("regressor"))
+    listed = methods(bench.condition, bench.networks["predictor"], denoiser, bench.networks["regressor"])
     for name, guidance in listed.items():
         if only is not None and name not in ("plain", *only):
             continue
@@ -328,16 +333,13 @@ def _names() -> list[str]:
     return [name for name in methods(None, nothing, nothing, nothing) if name != "plain"]  # type: ignore[arg-type]
 
 
-def _shipped(
-    kind: str, device: torch.device, regressor: str | None = None, denoiser: str = "denoiser"
-) -> tuple[dict[str, Counted], NoiseSchedule]:
+def _shipped(kind: str, device: torch.device, denoiser: str = "denoiser") -> tuple[dict[str, Counted], NoiseSchedule]:
     network, schedule, *_ = load_pretrained(f"{kind}/{denoiser}")
     assert schedule is not None
     others = {"guide": "guide", "predictor": "time_gap_predictor"}
     networks = {"denoiser": Counted(network, told_timesteps=True, told_class=denoiser == "guidance_adapters")}
     networks |= {role: Counted(load_pretrained(f"{kind}/{folder}").network) for role, folder in others.items()}
-    if regressor is not None:
-        networks["regressor"] = Counted(load_pretrained(f"{kind}/{regressor}").network, told_timesteps=True)
+    networks["regressor"] = Counted(load_pretrained(f"{kind}/noise_level").network, told_timesteps=True)
     return {role: network.to(device) for role, network in networks.items()}, schedule
 
 

@@ -28,7 +28,7 @@ from tag_lightning.guidance.level_alignment import LevelAlignment
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP, MoreRedJT
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
-from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection, TimePredictorLevelCorrection
+from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection
 from tag_lightning.guidance.patch_noise import PatchNoise
 from tag_lightning.guidance.posterior_noise import PosteriorNoise
 from tag_lightning.guidance.predicted_moves import AlignedMoves, ProximalAlignment
@@ -127,7 +127,6 @@ __all__ = [
     "TemporalAlignmentAfterStep",
     "TimeCorrection",
     "TimeEvaluator",
-    "TimePredictorLevelCorrection",
     "TimeShift",
     "TimestepGuidance",
     "TrackedNoise",

@@ -33,10 +33,11 @@ from tag_lightning.guidance import (
     LangevinCorrector,
     NoiseAwarenessGuidance,
     NoiseLevelCorrection,
+    PosteriorNoise,
+    RegressedNoise,
     SelfGuidance,
     TemporalAlignment,
     TimeCorrection,
-    TimePredictorLevelCorrection,
     TimeShift,
     TimestepGuidance,
 )
@@ -56,6 +57,11 @@ def dps(scale: float = 0.5) -> DPS:
 
 def sampled(*guidance: Guidance, solver: Solver | None = None, denoiser: Denoiser = DENOISER, seed: int = 0) -> Tensor:
     return Sampler(denoiser, solver or DDIM(0.0), 8, guidance).sample(vector_space(range(COUNT)), seed)
+
+
+def predicted_level(predictor: nn.Module) -> PosteriorNoise:
+    """The level that a time predictor expects."""
+    return PosteriorNoise(predictor, rounds=1, damping=1.0)
 
 
 class Names(nn.Module):
@@ -108,8 +114,8 @@ IDLE = {
     "epsilon scaling": lambda: EpsilonScaling(1.0),
     "time shift": lambda: TimeShift(0, stop=None),
     "langevin": lambda: LangevinCorrector(0.0),
-    "noise level, network": lambda: NoiseLevelCorrection(Ratio(1.0)),
-    "noise level, predictor": lambda: TimePredictorLevelCorrection(Names(right())),
+    "noise level, network": lambda: NoiseLevelCorrection(RegressedNoise(Ratio(1.0))),
+    "noise level, predictor": lambda: NoiseLevelCorrection(predicted_level(Names(right()))),
     "noise awareness": lambda: NoiseAwarenessGuidance(POSTERIOR, 0.0),
     "noise awareness, certain": lambda: NoiseAwarenessGuidance(Flat(), 3.0),
 }
@@ -251,7 +257,9 @@ def test_a_langevin_step_keeps_the_variance_of_a_gaussian_up_to_the_square_of_it
 def test_noise_level_correction_takes_the_step_of_its_paper(ratio: float) -> None:
     """``x0 + sigma' (sigma^ / sigma) epsilon(y / sqrt(1 + sigma^^2))`` in units of the signal, in a loop of its own."""
     noise = random_vectors(1, COUNT, 2)
-    x = Sampler(DENOISER, DDIM(0.0), 5, [NoiseLevelCorrection(Ratio(ratio))]).sample(ScriptedSpace(noise), 0)
+    x = Sampler(DENOISER, DDIM(0.0), 5, [NoiseLevelCorrection(RegressedNoise(Ratio(ratio)))]).sample(
+        ScriptedSpace(noise), 0
+    )
     levels = (1 / POWERS - 1).sqrt()
     timesteps = Sampler(DENOISER, DDIM(0.0), 5).timesteps
     y = noise[0] / POWERS[timesteps[0]].sqrt()
@@ -269,7 +277,9 @@ def test_the_time_predictors_level_is_the_posterior_mean_of_its_logarithm() -> N
     step = step_at(SCHEDULE, vector_space(range(COUNT)), 50, 37)
     log_levels = (1 / POWERS - 1).sqrt().log()
     expected = UNEVEN.log_density(x[:, None], POWERS).softmax(1) @ log_levels - log_levels[50]
-    torch.testing.assert_close(TimePredictorLevelCorrection(POSTERIOR).log_ratio(x, step), expected)
+    torch.testing.assert_close(
+        predicted_level(POSTERIOR).log_ratio(x, step, exact_denoiser(UNEVEN, SCHEDULE)), expected
+    )
 
 
 @pytest.mark.parametrize("t", [10, 60, 99])
@@ -314,8 +324,8 @@ CORRECTIONS: dict[str, Callable[[], Guidance]] = {
     "EpsilonScaling": EpsilonScaling,
     "TimeShift": lambda: TimeShift(20, stop=30),
     "LangevinCorrector": LangevinCorrector,
-    "NoiseLevelCorrection": lambda: NoiseLevelCorrection(Ratio(0.95)),
-    "TimePredictorLevelCorrection": lambda: TimePredictorLevelCorrection(POSTERIOR, start=60),
+    "NoiseLevelCorrection": lambda: NoiseLevelCorrection(RegressedNoise(Ratio(0.95))),
+    "NoiseLevelCorrection, predictor": lambda: NoiseLevelCorrection(predicted_level(POSTERIOR), start=60),
     "NoiseAwarenessGuidance": lambda: NoiseAwarenessGuidance(POSTERIOR, 0.1),
     "ClassifierFreeNoiseAwareness": lambda: ClassifierFreeNoiseAwareness(0.1),
 }
@@ -369,9 +379,10 @@ def test_the_move_of_dps_is_that_of_the_denoisers_own_prediction() -> None:
         (lambda: ClassifierFreeNoiseAwareness(math.nan), "guidance_scale must be a finite number of at least 0"),
         (lambda: TimeCorrection().for_run(Run()), "TimeCorrection has no predictor: pass predictor"),
         (lambda: NoiseAwarenessGuidance().for_run(Run()), "NoiseAwarenessGuidance has no predictor"),
-        (lambda: NoiseLevelCorrection().for_run(Run()), "NoiseLevelCorrection has no network: pass network"),
+        (lambda: NoiseLevelCorrection().for_run(Run()), "RegressedNoise has no network: pass network"),
+        (lambda: NoiseLevelCorrection(PosteriorNoise()).for_run(Run()), "PosteriorNoise has no predictor"),
         (lambda: sampled(TimeCorrection()), "TimeCorrection has no predictor"),
-        (lambda: sampled(NoiseLevelCorrection()), "NoiseLevelCorrection has no network"),
+        (lambda: sampled(NoiseLevelCorrection()), "RegressedNoise has no network"),
         (lambda: sampled(TimeCorrection(nn.Linear(2, 20).double())), "knows 20 timesteps but the denoiser has 100"),
     ],
 )
@@ -393,8 +404,10 @@ def test_a_predictor_that_fails_at_timesteps_of_another_guidance_is_named() -> N
 
 def test_what_is_left_open_comes_from_the_run() -> None:
     run = Run(predictor=POSTERIOR, noise_level=Ratio(0.9))
-    for kind in (TimeCorrection, TimePredictorLevelCorrection, NoiseAwarenessGuidance):
+    for kind in (TimeCorrection, NoiseAwarenessGuidance):
         open_one = kind()
         assert open_one.for_run(run).predictor is POSTERIOR
         assert open_one.predictor is None
-    assert NoiseLevelCorrection().for_run(run).network is run.noise_level
+    level = NoiseLevelCorrection().for_run(run).level
+    assert isinstance(level, RegressedNoise)
+    assert level.network is run.noise_level

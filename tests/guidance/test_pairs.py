@@ -72,7 +72,6 @@ from tag_lightning.guidance import (
     TemporalAlignmentAfterStep,
     TimeCorrection,
     TimeEvaluator,
-    TimePredictorLevelCorrection,
     TimeShift,
     TimestepGuidance,
     TrustRegion,
@@ -195,8 +194,7 @@ class World:
             "SelfGuidance": SelfGuidance(0.5, shift=2),
             "EpsilonScaling": EpsilonScaling(1.01),
             "LangevinCorrector": LangevinCorrector(0.1),
-            "NoiseLevelCorrection": NoiseLevelCorrection(self.regressor),
-            "TimePredictorLevelCorrection": TimePredictorLevelCorrection(p),
+            "NoiseLevelCorrection": NoiseLevelCorrection(RegressedNoise(self.regressor)),
             "NoiseAwarenessGuidance": NoiseAwarenessGuidance(p, 0.1),
             "ClassifierFreeNoiseAwareness": ClassifierFreeNoiseAwareness(0.1),
             "Retiming": Retiming(RegressedNoise(self.regressor)),
@@ -233,7 +231,7 @@ NAMES = list(WORLDS["images"].shipped)
 MORE_RED = {"MoreRedAS", "MoreRedITP", "MoreRedJT"}
 OWN_STEP = {*MORE_RED, "REDDiff"}
 REPEATED = {"FreeDoM", "UGD"}
-RETIMED = {"TimeCorrection", "TimeShift", "Retiming", "NoiseLevelCorrection", "TimePredictorLevelCorrection"}
+RETIMED = {"TimeCorrection", "TimeShift", "Retiming", "NoiseLevelCorrection"}
 CONTRASTS = {"TimestepGuidance", "SelfGuidance"}
 SECOND_DENOISERS = {"AutoGuidance", "RLGuidance"}
 CONDITIONAL = {
@@ -333,7 +331,7 @@ def test_guidances_that_never_act_together_may_be_any() -> None:
         [UGD(c, recurrence=1), MoreRedAS(world.predictor)],
         [TimeCorrection(world.predictor, stop=10), TimeShift(start=9, stop=None)],
         [TimeCorrection(world.predictor, stop=10), SelfGuidance(start=9)],
-        [TimePredictorLevelCorrection(world.predictor, stop=10), SelfGuidance(start=9)],
+        [NoiseLevelCorrection(RegressedNoise(world.regressor), stop=10), SelfGuidance(start=9)],
         [TimeCorrection(world.predictor, stop=10), MoreRedAS(world.predictor, start=9)],
         [Retiming(RegressedNoise(world.regressor), stop=10), TimeShift(start=9, stop=None)],
     ):
