@@ -93,9 +93,10 @@ class Frontier:
     def __init__(self, runs: Sequence[SeedResults]) -> None:
         measures = Measures.of(runs[0].figures)
         if measures is None:
+            found = sorted({name for figures in runs[0].figures.values() for name in figures})
             raise ValueError(
-                "a frontier needs arms with accuracy or mae_<property>, and with fid or atom_stability; the results "
-                f"have {', '.join(sorted({name for figures in runs[0].figures.values() for name in figures}))}"
+                "a frontier needs arms with accuracy, within_<property> or mae_<property>, and with fid or "
+                f"atom_stability; the results have {', '.join(found)}"
             )
         self.measures = measures
         self._runs = list(runs)
@@ -179,7 +180,7 @@ class Frontier:
 
         Args:
             curve: Name of the curve.
-            alignment: Least accuracy, or largest error.
+            alignment: Least share, or largest error.
             seed: The seed to choose on.
 
         Returns:
@@ -281,8 +282,7 @@ class Frontier:
         kept = {name: line for name, line in lines.items() if len(line.x)}
         quality, alignment = self.measures.quality, self.measures.alignment
         cost = metric_label(quality) if quality == "fid" else f"1 - {metric_label(quality)}"
-        lower_is_better = alignment != "accuracy"
-        return figure_pixels(frontier_curves(kept, metric_label(alignment), cost, lower_is_better))
+        return figure_pixels(frontier_curves(kept, metric_label(alignment), cost, self.measures.less_is_better))
 
     def pictures(self) -> dict[str, Tensor]:
         """The frontier, if a sweep is guided, and the sweeps, bytes ``[3, H, W]`` by name."""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from tag_lightning.chemistry import PROPERTIES
 
-_LABELS = {"fid": "FID", "kid": "KID", "time_gap": "Time-Gap [training timesteps]"}
+_LABELS = {
+    "fid": "FID",
+    "kid": "KID",
+    "time_gap": "Time-Gap [training timesteps]",
+    "accuracy_all": "share that satisfies all targets",
+}
 
 
 def metric_label(name: str) -> str:
@@ -19,4 +24,6 @@ def metric_label(name: str) -> str:
         quantity = name.removeprefix("mae_")
         unit = f" [{PROPERTIES[quantity].unit}]" if quantity in PROPERTIES else ""
         return f"MAE of {quantity}{unit}"
+    if name.startswith("within_"):
+        return f"share with {name.removeprefix('within_')} in the range"
     return name.replace("_", " ")

@@ -25,7 +25,8 @@ class Measures(NamedTuple):
     """The metrics of a frontier.
 
     Attributes:
-        alignment: ``accuracy``, of which more is better, or ``mae_<property>``.
+        alignment: A share of samples that satisfy what was asked, of which more is better: ``accuracy_all``,
+            ``accuracy`` or ``within_<property>``; or the error ``mae_<property>``.
         quality: ``fid``, which is the cost itself, or ``atom_stability``, whose cost is the share it lacks.
     """
 
@@ -34,16 +35,26 @@ class Measures(NamedTuple):
 
     @classmethod
     def of(cls, arms: Mapping[str, Mapping[str, Any]]) -> Self | None:
-        """The metrics that the figures of the arms offer, of several errors the first; None if one is missing."""
+        """The metrics that the figures of the arms offer, the first of each list; None if one is missing.
+
+        All targets together come before the class alone, and a range before an error, since a molecule that is asked
+        for a range has errors only of what it was not asked.
+        """
         names = list(dict.fromkeys(name for figures in arms.values() for name in figures))
-        errors = [name for name in names if name.startswith("mae_")]
-        alignment = "accuracy" if "accuracy" in names else next(iter(errors), None)
+        ranges, errors = ([name for name in names if name.startswith(kind)] for kind in ("within_", "mae_"))
+        shares = [name for name in ("accuracy_all", "accuracy") if name in names]
+        alignment = next(iter([*shares, *ranges, *errors]), None)
         quality = next((name for name in ("fid", "atom_stability") if name in names), None)
         return None if alignment is None or quality is None else cls(alignment, quality)
 
+    @property
+    def less_is_better(self) -> bool:
+        """True if the alignment is an error."""
+        return self.alignment.startswith("mae_")
+
     def signed(self, values: Any, over: Over = "alignment") -> Any:
         """Values of the alignment, or seconds, as a coordinate of which more is better; its own inverse."""
-        return values if over == "alignment" and self.alignment == "accuracy" else -values
+        return -values if over == "seconds" or self.less_is_better else values
 
     def log_cost(self, values: Any, num_samples: int) -> np.ndarray:
         """Logarithm of the cost, where nothing is unstable that of less than any single atom would add."""

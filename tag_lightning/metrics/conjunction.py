@@ -31,5 +31,14 @@ class Conjunction(SampleMetric):
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         satisfied = rows["satisfied"]
         figures = {f"accuracy_{name}": float(satisfied[:, k].mean()) for k, name in enumerate(self._names)}
-        everything = torch.cat((satisfied, rows["correct"]), 1) if "correct" in rows else satisfied
-        return figures | {"accuracy_all": float(everything.prod(1).mean())}
+        return figures | {"accuracy_all": float(_all(rows).mean())}
+
+    def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        together = _all(rows)
+        return {"accuracy_all": (together, torch.ones_like(together))}
+
+
+def _all(rows: Mapping[str, Tensor]) -> Tensor:
+    """1 for samples that satisfy every further target and the class, ``[N]``."""
+    everything = [rows["satisfied"], *([rows["correct"]] if "correct" in rows else [])]
+    return torch.cat(everything, 1).prod(1)

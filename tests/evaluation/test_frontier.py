@@ -72,6 +72,22 @@ def test_errors_and_stability_are_turned_so_that_less_error_and_more_stability_a
     assert frontier.common_alignment(0) == 2
 
 
+@pytest.mark.parametrize(
+    ("figures", "alignment", "chosen"),
+    [
+        ({"mae_ink": [0.2, 0.1], "accuracy": [0.5, 0.4], "accuracy_ink": [0, 1], "accuracy_all": [0.1, 0.3]}, "all", 1),
+        ({"mae_alpha": [2.0, 1.0], "within_mu": [0.6, 0.4], "mae_homo": [1.0, 2.0]}, "within_mu", 0),
+    ],
+)
+def test_what_was_asked_as_a_whole_is_the_alignment(
+    figures: dict[str, list[float]], alignment: str, chosen: int
+) -> None:
+    arms = [{"fid": 9.0} | {name: values[k] for name, values in figures.items()} for k in range(2)]
+    frontier = Frontier([seed_results(dps=arms)])
+    assert frontier.measures.alignment.endswith(alignment)
+    assert frontier.common_alignment(0) == arms[chosen][frontier.measures.alignment]
+
+
 def test_a_stability_of_one_has_a_finite_cost() -> None:
     perfect = [{"mae_mu": 1.0, "atom_stability": 1.0}]
     flawed = [{"mae_mu": 1.0, "atom_stability": 0.99}]
@@ -140,7 +156,7 @@ def test_values_are_chosen_on_one_seed_and_reported_on_the_others() -> None:
 
 
 def test_results_without_both_measures_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs arms with accuracy or mae_<property>"):
+    with pytest.raises(ValueError, match="needs arms with accuracy, within_<property> or mae_<property>"):
         Frontier([seed_results(toy=[{"w1": 0.3}])])
 
 

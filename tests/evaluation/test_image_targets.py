@@ -87,6 +87,8 @@ def test_the_judge_of_the_first_attribute_counts_in_the_conjunction(tiny: TinyNe
     rows = {"correct": torch.tensor([[1.0], [1], [0], [0]]), "satisfied": torch.tensor([[1.0], [0], [1], [0]])}
     conjunction = next(metric for metric in task.metrics if "satisfied" in metric.columns)
     assert conjunction.summary(rows) == {"accuracy_hue": 0.5, "accuracy_all": 0.25}
+    above, below = conjunction.terms(rows)["accuracy_all"]
+    assert (above.tolist(), below.tolist()) == ([1, 0, 0, 0], [1, 1, 1, 1])
 
 
 def test_values_are_measured_by_their_mean_absolute_error() -> None:

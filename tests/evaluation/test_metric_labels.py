@@ -18,6 +18,8 @@ from tag_lightning.evaluation.sweep_figures import SweepLine, sweep_figure
         ("accuracy", "accuracy"),
         ("mae_alpha", "MAE of alpha [bohr^3]"),
         ("mae_score", "MAE of score"),
+        ("accuracy_all", "share that satisfies all targets"),
+        ("within_mu", "share with mu in the range"),
     ],
 )
 def test_labels(name: str, label: str) -> None:
