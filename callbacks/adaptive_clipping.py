@@ -19,6 +19,9 @@ class AdaptiveGradientClipping(Callback):
     Args:
         window: Number of norms kept, at least 2.
         first: First value of the queue, above 0.
+
+    Raises:
+        ValueError: If ``window`` is below 2 or ``first`` not above 0.
     """
 
     def __init__(self, window: int = 50, first: float = 3000.0) -> None:

@@ -22,6 +22,9 @@ class SmallMoleculesDataModule(MoleculeDataModule):
         physics: Compute ``mu`` (debye), ``alpha`` (bohr^3), ``homo``, ``lumo`` and ``gap`` (eV) by GFN2-xTB; needs
             the package tblite.
         **kwargs: Arguments of ``MoleculeDataModule``.
+
+    Raises:
+        ValueError: If ``max_heavy_atoms`` is below 1.
     """
 
     name = "small"

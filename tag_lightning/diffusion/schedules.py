@@ -88,6 +88,9 @@ class LinearSchedule(NoiseSchedule):
         num_timesteps: T, at least 1.
         beta_start: Variance added at the first timestep, inside (0, 1).
         beta_end: Variance added at the last timestep, inside (0, 1).
+
+    Raises:
+        ValueError: If ``num_timesteps`` is below 1.
     """
 
     def __init__(self, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
@@ -103,6 +106,9 @@ class CosineSchedule(NoiseSchedule):
         num_timesteps: T, at least 1.
         offset: Keeps the first betas from vanishing, at least 0.
         max_beta: Upper bound of each beta, inside (0, 1).
+
+    Raises:
+        ValueError: If ``num_timesteps`` is below 1.
     """
 
     def __init__(self, num_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> None:
@@ -125,6 +131,9 @@ class PolynomialSchedule(NoiseSchedule):
         min_ratio: Lower bound of the signal power kept by one step.
         data_level: Begin with EDM's entry at ``u = 0``, its z_0 with noise of variance ``precision``. The schedule then
             has T + 1 timesteps and timestep ``i`` sits at ``u = i / T``, as the published networks of EDM need it.
+
+    Raises:
+        ValueError: If ``num_timesteps`` is below 1.
     """
 
     def __init__(

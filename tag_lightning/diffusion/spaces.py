@@ -76,6 +76,9 @@ class BoxSpace(Space):
         device: Device of the samples.
         dtype: Floating point type of the samples.
         clip_range: Bounds of a clean sample; None leaves it unbounded.
+
+    Raises:
+        ValueError: If the device does not exist.
     """
 
     def __init__(

@@ -88,6 +88,9 @@ class Frontier:
     Attributes:
         measures: The metrics of alignment and quality.
         curves: Arms of each curve, in the order of the swept values.
+
+    Raises:
+        ValueError: If the results lack an alignment or a quality, see ``Measures``.
     """
 
     def __init__(self, runs: Sequence[SeedResults]) -> None:

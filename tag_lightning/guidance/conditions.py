@@ -89,6 +89,9 @@ class JointCondition:
 
     Args:
         conditions: At least one.
+
+    Raises:
+        ValueError: If there is none.
     """
 
     def __init__(self, conditions: Sequence[Condition]) -> None:

@@ -192,6 +192,9 @@ class LGD(TFG):
         clip: See ``TFG``.
         guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: See ``TFG``.
     """
 
     cost = "denoiser 1 / 1, guide K / K"
@@ -233,6 +236,9 @@ class FreeDoM(TFG):
         clip: See ``TFG``.
         guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: See ``TFG``.
     """
 
     cost = "denoiser r / r, guide r / r"
@@ -264,6 +270,9 @@ class MPGD(TFG):
         clip: See ``TFG``.
         guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: See ``TFG``.
     """
 
     cost = "denoiser 1 / 0, guide n / n"
@@ -306,6 +315,9 @@ class UGD(PredictionGuidance, TFG):
         clip: See ``TFG``.
         guide_clipped: See ``TFG``.
         **interval: ``start`` and ``stop``, see ``Guidance``.
+
+    Raises:
+        ValueError: See ``TFG``.
     """
 
     cost = "denoiser r / r, guide r (1 + n) / r (1 + n)"

@@ -28,6 +28,9 @@ class LPIPS(RestorationMetric):
 
     Args:
         backbone: The network whose features are compared.
+
+    Raises:
+        ValueError: If ``backbone`` is unknown.
     """
 
     name = "lpips"

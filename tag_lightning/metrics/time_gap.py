@@ -234,6 +234,9 @@ class TimeCalibration(Metric):
     Args:
         num_timesteps: T.
         **kwargs: Passed to ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: If ``num_timesteps`` is not above 0.
     """
 
     full_state_update = False

@@ -18,6 +18,9 @@ class ImageClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuse
         num_classes: K.
         widths: Channels of each stage; every stage halves the image.
         dropout: Probability of dropping a feature before the last layer, in [0, 1).
+
+    Raises:
+        ValueError: If ``num_classes`` is below 1 or ``widths`` empty.
     """
 
     @register_to_config

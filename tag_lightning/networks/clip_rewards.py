@@ -66,6 +66,9 @@ class CLIPScore(CLIPImages):
     Args:
         source: See ``CLIPImages``; its tokenizer lies in the same place.
         prompts: One prompt for all images, or one per image of the batch.
+
+    Raises:
+        ValueError: If ``prompts`` is empty.
     """
 
     text: Tensor

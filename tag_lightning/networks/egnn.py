@@ -120,6 +120,9 @@ class EGNNDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
     Attributes:
         context_mean: Mean of each property over the training data, ``[K]``; only with ``num_context``.
         context_spread: Mean absolute deviation of each property, ``[K]``; likewise.
+
+    Raises:
+        ValueError: If a size is below 1.
     """
 
     context_mean: Tensor

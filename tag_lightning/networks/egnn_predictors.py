@@ -46,6 +46,9 @@ class EGNNPropertyPredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
     Attributes:
         mean: Mean of each property over the training data, ``[K]`` in its unit.
         spread: Mean absolute deviation, ``[K]``: the unit of errors in training and guidance.
+
+    Raises:
+        ValueError: If ``properties`` is empty or names one twice.
     """
 
     mean: Tensor

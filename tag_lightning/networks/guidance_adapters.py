@@ -43,6 +43,9 @@ class AdaptedUNet(OnFrozenBase):
 
     Attributes:
         scale_range: Smallest and largest guidance scale in training, ``[2]``; NaN before.
+
+    Raises:
+        ValueError: If ``width`` is odd or below 2, or ``kind`` unknown.
     """
 
     nan_until_measured = ("scale_range",)

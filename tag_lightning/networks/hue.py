@@ -18,6 +18,9 @@ class Hue(nn.Module):
     Args:
         num_classes: K, the number of hues.
         sharpness: Factor of the cosines, above 0.
+
+    Raises:
+        ValueError: If ``num_classes`` is below 2 or ``sharpness`` not above 0.
     """
 
     chroma: Tensor

@@ -209,6 +209,9 @@ class MEGNetJudge(nn.Module):
 
     Attributes:
         properties: The names of ``files``, in their order.
+
+    Raises:
+        ValueError: If ``files`` is empty, or a file is not such a network.
     """
 
     def __init__(self, files: dict[str, str]) -> None:

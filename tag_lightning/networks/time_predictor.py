@@ -86,6 +86,9 @@ class TimePredictor(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             NaN until measured. Saved with the weights, for self-calibrating strengths.
         nll_quantiles: Quantiles ``quantile_levels`` of the same, ``[Q, T]``; NaN until measured, and in networks saved
             before version 0.3.
+
+    Raises:
+        ValueError: If ``num_timesteps`` is below 2, or a number of classes negative.
     """
 
     optional_keys = ("nll_quantiles",)  # networks saved without them load as well
