@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tag_lightning.diffusion import Guidance, Prediction, Proposal, Step, per_sample
@@ -68,6 +69,9 @@ class DSG(ConditionedGuidance):
 
 
 def unit(directions: Tensor) -> Tensor:
-    """``directions [B, ...]`` at length 1 per sample; zero stays zero."""
-    lengths = directions.flatten(1).norm(dim=1)
-    return directions * per_sample(1 / lengths.clamp(min=1e-30), directions)
+    """``directions [B, ...]`` at length 1 per sample, however short they are; zero stays zero."""
+    # The squares of a gradient of 1e-25 are zero in float32. A power of two brings them into range without rounding.
+    exponents = torch.frexp(directions.flatten(1).abs().amax(1)).exponent.clamp(min=-125)
+    scaled = torch.ldexp(directions, per_sample(-exponents, directions))
+    lengths = scaled.flatten(1).norm(dim=1)
+    return scaled * per_sample(1 / torch.where(lengths > 0, lengths, 1), directions)

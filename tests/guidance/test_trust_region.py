@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from problems import UNEVEN, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ from tag_lightning.guidance import (
     ResidualDPS,
     TrustRegion,
 )
+from tag_lightning.guidance.spherical import unit
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
@@ -122,7 +125,7 @@ def test_steps_of_fixed_length_forget_the_scale() -> None:
     torch.testing.assert_close(sampled(TrustRegion(DPS(near(), 1e9), 0.05)), one)
 
 
-@pytest.mark.parametrize("scale", [2.0**-7, 2.0**-27, 1e-2, 1e-5, 1e-8])
+@pytest.mark.parametrize("scale", [2.0**-7, 2.0**-27, 2.0**-100, 1e-2, 1e-5, 1e-8, 1e-25, 1e-35])
 def test_steps_of_fixed_length_forget_the_scale_in_single_precision(scale: float) -> None:
     """A power of two changes no rounding; any other scale a few last digits."""
     denoiser = exact_denoiser(UNEVEN, SCHEDULE)
@@ -136,6 +139,14 @@ def test_steps_of_fixed_length_forget_the_scale_in_single_precision(scale: float
     assert one.dtype == torch.float32
     power_of_two = math.frexp(scale)[0] == 0.5
     torch.testing.assert_close(other, one, rtol=0, atol=0 if power_of_two else 1e-5)
+
+
+@given(st.integers(-149, 127), st.floats(-1, 1), st.floats(-1, 1))
+def test_directions_have_length_one_at_every_size_that_a_number_can_have(power: int, x: float, y: float) -> None:
+    direction = torch.tensor([[x, y]]) * 2.0**power
+    expected = 1.0 if direction.any() else 0.0
+    assert unit(direction).norm() == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(unit(direction.double()).float(), unit(direction))
 
 
 @pytest.mark.parametrize("build", [TFG, MPGD, ResidualDPS, LGD])
