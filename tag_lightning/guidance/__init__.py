@@ -3,6 +3,7 @@
 from tag_lightning.diffusion import Guidance
 from tag_lightning.guidance.adapter_guidance import AdapterGuidance
 from tag_lightning.guidance.adaptive_guidance import AdaptiveGuidance
+from tag_lightning.guidance.adaptive_length import AdaptiveLengthSteps
 from tag_lightning.guidance.adaptive_moments import AdaptiveMoments
 from tag_lightning.guidance.calibrated_noise import CalibratedNoise
 from tag_lightning.guidance.cfg_plus_plus import CFGPlusPlus
@@ -70,6 +71,7 @@ __all__ = [
     "UGD",
     "AdapterGuidance",
     "AdaptiveGuidance",
+    "AdaptiveLengthSteps",
     "AdaptiveMoments",
     "AlignedMoves",
     "AutoGuidance",

@@ -71,7 +71,8 @@ class DSG(ConditionedGuidance):
 def unit(directions: Tensor) -> Tensor:
     """``directions [B, ...]`` at length 1 per sample, however short they are; zero stays zero."""
     # The squares of a gradient of 1e-25 are zero in float32. A power of two brings them into range without rounding.
-    exponents = torch.frexp(directions.flatten(1).abs().amax(1)).exponent.clamp(min=-125)
-    scaled = torch.ldexp(directions, per_sample(-exponents, directions))
+    largest = directions.flatten(1).abs().amax(1)
+    power = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(min=-125))
+    scaled = directions * per_sample(power, directions)
     lengths = scaled.flatten(1).norm(dim=1)
     return scaled * per_sample(1 / torch.where(lengths > 0, lengths, 1), directions)

@@ -34,6 +34,7 @@ from tag_lightning.guidance import (
     UGD,
     AdapterGuidance,
     AdaptiveGuidance,
+    AdaptiveLengthSteps,
     AdaptiveMoments,
     AlignedMoves,
     AutoGuidance,
@@ -178,6 +179,7 @@ class World:
             "GuidanceWrapper": GuidanceWrapper(DPS(c)),
             "TrustRegion": TrustRegion(TFG(c, num_draws=2, num_iterations=2)),
             "FixedLengthSteps": FixedLengthSteps(AdaptiveMoments(MPGD(c))),
+            "AdaptiveLengthSteps": AdaptiveLengthSteps(DPS(c)),
             "ProximalAlignment": ProximalAlignment(DPS(c), p),
             "AlignedMoves": AlignedMoves(DPS(c), p),
             "Corruption": Corruption(0.1),
@@ -340,7 +342,15 @@ def test_guidances_that_never_act_together_may_be_any() -> None:
         Sampler(world.denoiser, DDIM(1.0), 4, [DSG(c, stop=10), AdaptiveMoments(DSG(c, start=14))])
 
 
-WRAPPERS = [GuidanceWrapper, TrustRegion, FixedLengthSteps, ProximalAlignment, AlignedMoves, AdaptiveMoments]
+WRAPPERS = [
+    GuidanceWrapper,
+    TrustRegion,
+    FixedLengthSteps,
+    AdaptiveLengthSteps,
+    ProximalAlignment,
+    AlignedMoves,
+    AdaptiveMoments,
+]
 
 
 def test_the_wrappers_are_all() -> None:

@@ -77,6 +77,8 @@ SETTINGS: list[WrongSetting] = [
     *_each("TrustRegion", "kappa", [0.0, -1.0, NAN], guidance=DPS),
     WrongSetting("TrustRegion", {"guidance": {"class": "Corruption", "sigma": 0.1}}, "cannot wrap Corruption"),
     *_each("FixedLengthSteps", "kappa", [0.0], guidance=DPS),
+    *_each("AdaptiveLengthSteps", "kappa", [0.0], guidance=DPS),
+    *_each("AdaptiveLengthSteps", "growth", [1.0, -1.0, NAN, INF], guidance=DPS),
     *_each("AdaptiveMoments", "beta1", [-0.1, 1.0], guidance=DPS),
     *_each("AdaptiveMoments", "beta2", [1.5], guidance=DPS),
     *_each("AdaptiveMoments", "delta", [0.0], guidance=DPS),

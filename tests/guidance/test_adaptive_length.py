@@ -1,0 +1,118 @@
+"""Steps that find their own length."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from problems import UNEVEN, exact_denoiser, half_square, vector_space
+from torch import Tensor, nn
+
+from tag_lightning.diffusion import DDIM, LinearSchedule, Prediction, Proposal, Recurrence, Sampler, Step
+from tag_lightning.guidance import (
+    DPS,
+    AdaptiveLengthSteps,
+    Condition,
+    ConditionedGuidance,
+    FixedLengthSteps,
+    GuidanceWrapper,
+    TrustRegion,
+)
+
+SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
+DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
+TARGET = torch.tensor([[2.0, -1.0]] * 6, dtype=torch.float64)
+
+
+def near() -> Condition:
+    return Condition(nn.Identity(), TARGET, half_square)
+
+
+class Turning(DPS):
+    """A gradient that turns by one angle per step, another for every sample."""
+
+    angles = torch.tensor([0.0, 60.0, 89.0, 91.0, 120.0, 180.0], dtype=torch.float64).deg2rad()
+
+    def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+        turned = self.angles * (step.index + step.pass_index)
+        return 7 * torch.stack((turned.cos(), turned.sin()), 1)
+
+
+class Lengths(GuidanceWrapper):
+    """Remembers by how much of the noise that the step leaves the guidance moves the mean."""
+
+    def __init__(self, guidance: ConditionedGuidance) -> None:
+        super().__init__(guidance)
+        self.seen: list[Tensor] = []
+
+    def propose(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Proposal:
+        moved = super().propose(proposal, x, prediction, step)
+        if step.next_timestep is not None:
+            noise = math.sqrt(2 * (1 - step.next_alpha_bar))
+            self.seen.append((moved.mean - proposal.mean).norm(dim=1) / noise)
+        return moved
+
+
+def lengths(guidance: ConditionedGuidance, num_steps: int = 6, recurrence: Recurrence | None = None) -> list[Tensor]:
+    watch = Lengths(guidance)
+    Sampler(DENOISER, DDIM(0.0), num_steps, [watch], recurrence=recurrence).sample(vector_space(range(6)), 0)
+    return watch.seen
+
+
+def sampled(guidance: ConditionedGuidance) -> Tensor:
+    return Sampler(DENOISER, DDIM(0.0), 6, [guidance]).sample(vector_space(range(6)), 0)
+
+
+def test_lengths_grow_while_the_direction_is_kept_and_shrink_where_it_turns_back() -> None:
+    seen = lengths(AdaptiveLengthSteps(Turning(near()), 0.05, growth=1.5))
+    torch.testing.assert_close(seen[0], torch.full((6,), 0.05, dtype=torch.float64))
+    factors = torch.tensor([1.5] * 3 + [1 / 1.5] * 3, dtype=torch.float64)
+    for before, after in itertools.pairwise(seen):
+        torch.testing.assert_close(after / before, factors)
+
+
+def test_a_second_pass_is_a_move_of_its_own() -> None:
+    seen = lengths(AdaptiveLengthSteps(Turning(near()), 0.05), recurrence=Recurrence(2))
+    assert len(seen) == 10
+    torch.testing.assert_close(seen[1] / seen[0], torch.tensor([1.2] * 3 + [1 / 1.2] * 3, dtype=torch.float64))
+
+
+def test_a_sample_without_a_gradient_keeps_its_place_and_its_length() -> None:
+    class Flat(DPS):
+        def mean_move(self, proposal: Proposal, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
+            return torch.zeros_like(x) if step.index == 1 else torch.ones_like(x)
+
+    first, none, second, third, _ = lengths(AdaptiveLengthSteps(Flat(near()), 0.05))
+    assert none.max() == 0
+    torch.testing.assert_close(second, first)
+    torch.testing.assert_close(third, 1.2 * first)
+
+
+def test_the_first_length_is_that_of_fixed_steps_and_every_run_begins_with_it() -> None:
+    guidance = AdaptiveLengthSteps(DPS(near()))
+    torch.testing.assert_close(lengths(guidance)[0], lengths(FixedLengthSteps(DPS(near())))[0])
+    assert torch.equal(sampled(guidance), sampled(guidance))
+    assert not torch.allclose(sampled(guidance), sampled(FixedLengthSteps(DPS(near()))))
+
+
+def test_a_scale_changes_nothing_and_samples_do_not_see_each_other() -> None:
+    torch.testing.assert_close(
+        sampled(AdaptiveLengthSteps(DPS(near(), 1e-3))), sampled(AdaptiveLengthSteps(DPS(near(), 1e3)))
+    )
+    alone = Sampler(
+        DENOISER, DDIM(0.0), 6, [AdaptiveLengthSteps(DPS(Condition(nn.Identity(), TARGET[:1], half_square)))]
+    )
+    torch.testing.assert_close(alone.sample(vector_space([3]), 0), sampled(AdaptiveLengthSteps(DPS(near())))[3:4])
+
+
+def test_a_trust_region_bounds_them() -> None:
+    seen = lengths(TrustRegion(AdaptiveLengthSteps(Turning(near()), 0.05), 0.06))
+    assert torch.stack(seen).max() <= 0.06 * (1 + 1e-9)
+    assert torch.stack(seen)[:, 0].max() > 0.059
+
+
+def test_lengths_that_cannot_grow_are_refused() -> None:
+    with pytest.raises(ValueError, match="growth must be a finite number above 1, got 1"):
+        AdaptiveLengthSteps(DPS(near()), growth=1.0)
