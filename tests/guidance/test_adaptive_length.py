@@ -66,9 +66,11 @@ def sampled(guidance: ConditionedGuidance) -> Tensor:
 
 
 def test_lengths_grow_while_the_direction_is_kept_and_shrink_where_it_turns_back() -> None:
-    seen = lengths(AdaptiveLengthSteps(Turning(near()), 0.05, growth=1.5))
+    seen = lengths(AdaptiveLengthSteps(Turning(near()), 0.05, rate=0.8, growth=1.6))
     torch.testing.assert_close(seen[0], torch.full((6,), 0.05, dtype=torch.float64))
-    factors = torch.tensor([1.5] * 3 + [1 / 1.5] * 3, dtype=torch.float64)
+    factors = (0.8 * Turning.angles.cos()).exp().clamp(1 / 1.6, 1.6)
+    assert factors[0] == 1.6
+    assert factors[-1] == 1 / 1.6
     for before, after in itertools.pairwise(seen):
         torch.testing.assert_close(after / before, factors)
 
@@ -76,7 +78,7 @@ def test_lengths_grow_while_the_direction_is_kept_and_shrink_where_it_turns_back
 def test_a_second_pass_is_a_move_of_its_own() -> None:
     seen = lengths(AdaptiveLengthSteps(Turning(near()), 0.05), recurrence=Recurrence(2))
     assert len(seen) == 10
-    torch.testing.assert_close(seen[1] / seen[0], torch.tensor([1.2] * 3 + [1 / 1.2] * 3, dtype=torch.float64))
+    torch.testing.assert_close(seen[1] / seen[0], (3 * Turning.angles.cos()).exp().clamp(0.5, 2))
 
 
 def test_a_sample_without_a_gradient_keeps_its_place_and_its_length() -> None:
@@ -87,7 +89,7 @@ def test_a_sample_without_a_gradient_keeps_its_place_and_its_length() -> None:
     first, none, second, third, _ = lengths(AdaptiveLengthSteps(Flat(near()), 0.05))
     assert none.max() == 0
     torch.testing.assert_close(second, first)
-    torch.testing.assert_close(third, 1.2 * first)
+    torch.testing.assert_close(third, 2 * first)
 
 
 def test_the_first_length_is_that_of_fixed_steps_and_every_run_begins_with_it() -> None:
@@ -95,6 +97,7 @@ def test_the_first_length_is_that_of_fixed_steps_and_every_run_begins_with_it() 
     torch.testing.assert_close(lengths(guidance)[0], lengths(FixedLengthSteps(DPS(near())))[0])
     assert torch.equal(sampled(guidance), sampled(guidance))
     assert not torch.allclose(sampled(guidance), sampled(FixedLengthSteps(DPS(near()))))
+    assert torch.equal(sampled(AdaptiveLengthSteps(DPS(near()), rate=0.0)), sampled(FixedLengthSteps(DPS(near()))))
 
 
 def test_a_scale_changes_nothing_and_samples_do_not_see_each_other() -> None:
@@ -113,6 +116,8 @@ def test_a_trust_region_bounds_them() -> None:
     assert torch.stack(seen)[:, 0].max() > 0.059
 
 
-def test_lengths_that_cannot_grow_are_refused() -> None:
+def test_impossible_rates_are_refused() -> None:
+    with pytest.raises(ValueError, match="rate must be"):
+        AdaptiveLengthSteps(DPS(near()), rate=-1.0)
     with pytest.raises(ValueError, match="growth must be a finite number above 1, got 1"):
         AdaptiveLengthSteps(DPS(near()), growth=1.0)
