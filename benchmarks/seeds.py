@@ -200,9 +200,10 @@ def run_seed(verb: str, config: str, seed: int, folder: Path, further: Sequence[
     if has_seeded_module(config):
         seeds.insert(1, "model.init_args.seed")
     command = [
-        *(sys.executable, "-m", "tag_lightning", verb, f"--config={config}"),
+        *(sys.executable, "-m", "tag_lightning", verb, f"--config={config}", *further),
+        # After ``further``, in which another configuration may name a folder of its own.
         *(f"--{name}={seed}" for name in seeds),
-        *(f"--trainer.default_root_dir={folder}", *further),
+        f"--trainer.default_root_dir={folder}",
     ]
     print("python", *command[1:], file=sys.stderr, flush=True)
     # Its output is progress; standard output is for the tables.

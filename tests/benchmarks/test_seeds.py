@@ -102,13 +102,13 @@ def test_every_seed_of_a_run_is_set_and_finished_runs_are_kept(
 
     monkeypatch.setattr(seeds.subprocess, "run", run)
     _write(tmp_path, 0)
-    more = ["--", "--sampling.num_steps", "50"]
+    more = ["--", "--config", "experiments/few_steps", "--sampling.num_steps", "50"]
     seeds.main(["--config=digits/guide", "--seeds", "0", "1", "--out", str(tmp_path), "--resume", "--markdown", *more])
     (command,) = commands
     assert command[1:] == [
-        *("-m", "tag_lightning", "fit", "--config=digits/guide", "--seed_everything=1", "--model.init_args.seed=1"),
-        *("--data.init_args.seed=1", "--sampling.seed=1", f"--trainer.default_root_dir={tmp_path / '1'}"),
-        *("--sampling.num_steps", "50"),
+        *("-m", "tag_lightning", "fit", "--config=digits/guide", *more[1:]),
+        *("--seed_everything=1", "--model.init_args.seed=1", "--data.init_args.seed=1", "--sampling.seed=1"),
+        f"--trainer.default_root_dir={tmp_path / '1'}",
     ]
     assert capsys.readouterr().out.strip() == markdown(tables(RUNS, [0, 1]))
     summary = json.loads((tmp_path / "summary.json").read_text())
