@@ -189,7 +189,21 @@ def methods(
 
     Two need a class, one adapters. The denoiser is also the second of the methods that compare two.
     """
-    listed: dict[str, list[Guidance]] = {
+    listed = (
+        _moves(condition, predictor)
+        | _corrections(predictor, regressor)
+        | _of_denoisers(condition, predictor, denoiser)
+    )
+    if getattr(denoiser, "scale_range", True):
+        listed["AdapterGuidance"] = [AdapterGuidance()]
+    if getattr(condition, "loss", cross_entropy) is cross_entropy:
+        listed["EluCD"] = [EluCD(condition, 0.01)]
+        listed["GFCG"] = [GFCG(condition)]
+    return listed
+
+
+def _moves(condition: Condition, predictor: nn.Module) -> dict[str, list[Guidance]]:
+    return {
         "plain": [],
         "TemporalAlignment": [TemporalAlignment(predictor, 0.01)],
         "TemporalAlignmentAfterStep": [TemporalAlignmentAfterStep(predictor, 0.01)],
@@ -211,6 +225,11 @@ def methods(
         "TangentialGuidance": [TangentialGuidance()],
         "ProximalAlignment(DPS)": [ProximalAlignment(DPS(condition, 0.01), predictor)],
         "AlignedMoves(DPS)": [AlignedMoves(DPS(condition, 0.01), predictor)],
+    }
+
+
+def _corrections(predictor: nn.Module, regressor: nn.Module) -> dict[str, list[Guidance]]:
+    return {
         "TimeCorrection": [TimeCorrection(predictor)],
         "TimeShift": [TimeShift()],
         "TimestepGuidance": [TimestepGuidance()],
@@ -226,6 +245,11 @@ def methods(
         "Quantisation": [Quantisation(4)],
         "NoiseAwarenessGuidance": [NoiseAwarenessGuidance(predictor, 0.01)],
         "ClassifierFreeNoiseAwareness": [ClassifierFreeNoiseAwareness()],
+    }
+
+
+def _of_denoisers(condition: Condition, predictor: nn.Module, denoiser: Denoiser) -> dict[str, list[Guidance]]:
+    return {
         "CFG": [CFG()],
         "CFGPlusPlus": [CFGPlusPlus()],
         "APG": [APG()],
@@ -239,12 +263,6 @@ def methods(
         "MoreRedITP": [MoreRedITP(predictor)],
         "MoreRedJT": [MoreRedJT(predictor)],
     }
-    if getattr(denoiser, "scale_range", True):
-        listed["AdapterGuidance"] = [AdapterGuidance()]
-    if getattr(condition, "loss", cross_entropy) is cross_entropy:
-        listed["EluCD"] = [EluCD(condition, 0.01)]
-        listed["GFCG"] = [GFCG(condition)]
-    return listed
 
 
 def measured(
