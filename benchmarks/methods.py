@@ -269,7 +269,7 @@ def measured(
     bench: Bench, num_steps: int, repeats: int, device: torch.device, only: Sequence[str] | None = None
 ) -> list[Row]:
     """All methods, or the plain step and those named, in turns, on the same samples, by ``DDIM`` at eta 1."""
-    denoiser = Denoiser(bench.networks["denoiser"], bench.schedule).to(device)
+    denoiser = Denoiser(bench.networks["denoiser"], bench.schedule, "epsilon").to(device)
     jobs: dict[str, Callable[[], object]] = {}
     passes = {}
     listed = methods(bench.condition, bench.networks["predictor"], denoiser, bench.networks["regressor"])

@@ -50,7 +50,7 @@ def jobs(device: torch.device, modes: list[str], batch: int, quick: bool) -> dic
     space, target = ImageSpace((3, 32, 32), range(batch), device), torch.arange(batch, device=device) % 10
     tag, dps = TemporalAlignment(predictor, strength=0.1), DPS(Condition(guide, target))
     arms: dict[str, list[Guidance]] = {"plain": [], "dps": [dps], "dps+tag": [tag, dps]}
-    denoiser = Denoiser(unet, LinearSchedule()).to(device)
+    denoiser = Denoiser(unet, LinearSchedule(), "epsilon").to(device)
     x = torch.randn(batch, 3, 32, 32, device=device)
     timed: dict[str, Callable[[], object]] = {
         name: partial(Sampler(denoiser, DDIM(), _STEPS, guidance).sample, space, 0) for name, guidance in arms.items()

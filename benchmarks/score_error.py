@@ -97,7 +97,7 @@ def measure(
         found.setdefault(name, {})[step.timestep] = error.norm(dim=1) / dimension**0.5
 
     for name, guidance in processes(predictor, strength).items():
-        sampler = Sampler(Denoiser(network, schedule), DDIM(1.0), schedule.num_timesteps, guidance)
+        sampler = Sampler(Denoiser(network, schedule, "epsilon"), DDIM(1.0), schedule.num_timesteps, guidance)
         sampler.sample(BoxSpace((dimension,), range(num_samples)), seed, [partial(observe, name)])
     return found
 

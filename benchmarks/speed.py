@@ -71,7 +71,7 @@ def steps(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     condition = Condition(guide, torch.arange(8, device=device))
     tag, dps = TemporalAlignment(predictor), DPS(condition)
     arms: dict[str, list[Guidance]] = {"plain": [], "tag": [tag], "dps": [dps], "dps+tag": [tag, dps]}
-    denoiser = Denoiser(unet, LinearSchedule()).to(device)
+    denoiser = Denoiser(unet, LinearSchedule(), "epsilon").to(device)
     space = ImageSpace((3, 32, 32), range(8), device)
     jobs = {
         name: seconds_of(partial(Sampler(denoiser, DDIM(), _STEPS, guidance).sample, space, 0), device)
@@ -89,7 +89,7 @@ def overhead(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     """The reverse loop around the shipped UNet of the digits, 0.3 M parameters at batch 64, over its passes alone."""
     network, schedule, *_ = load_pretrained("digits/denoiser")
     assert schedule is not None
-    denoiser = Denoiser(network, schedule).to(device)
+    denoiser = Denoiser(network, schedule, "epsilon").to(device)
     space = ImageSpace((3, 16, 16), range(8 if quick else 64), device)
     sampler = Sampler(denoiser, DDIM(eta=0.0), _STEPS if quick else 10)
     x = torch.randn(len(space.indices), *space.shape, device=device)
@@ -110,7 +110,7 @@ def distilled(device: torch.device, repeats: int, quick: bool) -> list[Ratio]:
     Conditioning.for_training(unet, "label", dropout=0.1)
     adapted = AdaptedUNet.on(unet, base="untrained").requires_grad_(False).eval()
     adapted.scale_range.copy_(torch.tensor([1.0, 6.0]))
-    denoiser = Denoiser(adapted, LinearSchedule()).to(device)
+    denoiser = Denoiser(adapted, LinearSchedule(), "epsilon").to(device)
     space = ImageSpace((3, 32, 32), range(8), device)
     space.denoiser_inputs = {"class_labels": torch.arange(8, device=device)}
     arms = {"cfg": CFG(2.0), "agd": AdapterGuidance(2.0)}
@@ -188,7 +188,7 @@ def accumulation(device: torch.device, repeats: int, quick: bool) -> list[Ratio]
     assert schedule is not None
     judge = load_pretrained("digits/judge").network.to(device)
     features = JudgeFeatures(judge)
-    sampler = Sampler(Denoiser(network, schedule).to(device), DDIM(), 5 if quick else 25)
+    sampler = Sampler(Denoiser(network, schedule, "epsilon").to(device), DDIM(), 5 if quick else 25)
     space = ImageSpace((3, 16, 16), range(count), device)
     samples = sampler.sample(space, 0)
     distance = FrechetDistance(features.num_features)

@@ -28,7 +28,30 @@ def trained_prediction_type(network: nn.Module) -> PredictionType:
     Raises:
         ValueError: If the configuration names an unknown quantity.
     """
-    return require_prediction_type(getattr(network, "config", {}).get(PREDICTION_KEY, "epsilon"))
+    return recorded_prediction_type(network) or "epsilon"
+
+
+def recorded_prediction_type(network: nn.Module) -> PredictionType | None:
+    """The quantity that the configuration of ``network`` names; None if it names none.
+
+    Raises:
+        ValueError: If it names an unknown one.
+    """
+    name = getattr(network, "config", {}).get(PREDICTION_KEY)
+    return None if name is None else require_prediction_type(name)
+
+
+def _agreed(given: str | None, network: nn.Module) -> PredictionType:
+    """The quantity ``given``, or the one that the network records, which must not differ."""
+    recorded = recorded_prediction_type(network)
+    if given is None and recorded is None:
+        raise ValueError(
+            f"prediction_type of the {type(network).__name__} is unknown: give one of "
+            f"{', '.join(get_args(PredictionType))}; a scheduler of diffusers has it as config.prediction_type"
+        )
+    if given is not None and recorded not in (None, require_prediction_type(given)):
+        raise ValueError(f"the network was trained to predict {recorded}, not {given}; leave prediction_type out")
+    return require_prediction_type(given or str(recorded))
 
 
 def require_prediction_type(name: str) -> PredictionType:
@@ -70,11 +93,13 @@ class Prediction(NamedTuple):
         x0: The clean samples behind them (Tweedie), ``[B, ...]``.
         alpha_bar: ``alphas_cumprod`` of the noise level that ``epsilon`` belongs to, if it differs from the
             step's: a float, or ``[B]`` for one per sample.
+        input_scale: Factor by which the samples were multiplied before they were denoised: a float, or ``[B]``.
     """
 
     epsilon: Tensor
     x0: Tensor
     alpha_bar: Tensor | float | None = None
+    input_scale: Tensor | float = 1.0
 
     def detach(self) -> Prediction:
         """The same values without their graph."""
@@ -83,6 +108,10 @@ class Prediction(NamedTuple):
     def level(self, step: Step) -> Tensor | float:
         """``alphas_cumprod`` of the noise level that it was made at in ``step``: a float, or ``[B]``."""
         return step.alpha_bar if self.alpha_bar is None else self.alpha_bar
+
+    def signal(self, step: Step) -> Tensor | float:
+        """The change of the samples per change of ``x0``, at the same ``epsilon``: a float, or ``[B]``."""
+        return self.level(step) ** 0.5 / self.input_scale
 
     def with_epsilon(self, epsilon: Tensor, step: Step) -> Prediction:
         """The prediction with the noise ``epsilon [B, ...]``, and ``x0`` such that both still make up the sample.
@@ -110,7 +139,8 @@ class Denoiser(nn.Module):
             of ``x_t``, or a diffusers output with one as ``.sample``.
         schedule: The noise schedule the network was trained on.
         prediction_type: The quantity the network predicts: ``epsilon``, ``sample`` (x0), or ``v_prediction``,
-            ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0`` (Salimans and Ho 2022, App. D).
+            ``v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0`` (Salimans and Ho 2022, App. D). None takes the one
+            that the network's configuration records.
         clip_range: Largest absolute value of the predicted clean sample that a solver is given (``clip_sample_range``
             of diffusers); infinity does not clip, None clips to the range of the space.
 
@@ -118,15 +148,15 @@ class Denoiser(nn.Module):
         conditioning: How the network is told a condition; None for an unconditional one.
 
     Raises:
-        ValueError: If the network or the schedule is missing, ``prediction_type`` is unknown, or ``clip_range`` is not
-            above 0.
+        ValueError: If the network or the schedule is missing, ``prediction_type`` is unknown, missing, or another than
+            the network's configuration records, or ``clip_range`` is not above 0.
     """
 
     def __init__(
         self,
         network: nn.Module,
         schedule: NoiseSchedule,
-        prediction_type: PredictionType = "epsilon",
+        prediction_type: PredictionType | None = None,
         clip_range: float | None = None,
     ) -> None:
         super().__init__()
@@ -141,7 +171,7 @@ class Denoiser(nn.Module):
             raise ValueError(f"clip_range must be above 0, got {clip_range}; infinity does not clip")
         self.network = network
         self.schedule = schedule
-        self.prediction_type = require_prediction_type(prediction_type)
+        self.prediction_type = _agreed(prediction_type, network)
         self.clip_range = clip_range
         self.conditioning = Conditioning.of(network)
 

@@ -61,7 +61,8 @@ class Sampler:
     ) -> None:
         if not hasattr(denoiser, "schedule"):  # FSDP wraps a Denoiser in a class of its own
             raise ValueError(
-                f"denoiser must be a Denoiser, got a {type(denoiser).__name__}; give Denoiser(network, schedule)"
+                f"denoiser must be a Denoiser, got a {type(denoiser).__name__}; give "
+                "Denoiser(network, schedule, prediction_type)"
             )
         total = denoiser.schedule.num_timesteps
         if not 1 <= num_steps <= total:

@@ -40,7 +40,7 @@ def load_denoiser(source: Denoiser | str | Path, example: Any, data: Any = None)
     if isinstance(source, nn.Module):
         raise ValueError(
             f"denoiser must be a Denoiser, or the name, folder or checkpoint of one, got a {type(source).__name__}; "
-            "give Denoiser(network, schedule) with the noise schedule of its training"
+            "give Denoiser(network, schedule, prediction_type) with the noise schedule of its training"
         )
     denoiser = load_pretrained(source).denoiser(source)
     first, condition = torch.zeros(1, dtype=torch.long), {}

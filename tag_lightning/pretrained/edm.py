@@ -86,7 +86,7 @@ def load_edm(weights_file: Path, arguments_file: Path) -> Pretrained:
             f"{weights_file} is not a model of EDM that EGNNDenoiser can represent: {reason(error)}; check that "
             f"{arguments_file.name} belongs to it"
         ) from error
-    return frozen(network, schedule)
+    return frozen(network, schedule, "epsilon")
 
 
 def _remember_property(network: EGNNDenoiser, arguments: Mapping[str, Any]) -> None:

@@ -17,13 +17,13 @@ class Pretrained(NamedTuple):
     Attributes:
         network: The network.
         schedule: Noise schedule of its training; None for networks of clean samples.
-        prediction_type: The quantity that a denoiser predicts.
+        prediction_type: The quantity that a denoiser predicts; None for networks of clean samples.
         clip_range: See ``Denoiser``; only the scheduler of a diffusers folder sets it.
     """
 
     network: nn.Module
     schedule: NoiseSchedule | None
-    prediction_type: PredictionType = "epsilon"
+    prediction_type: PredictionType | None = None
     clip_range: float | None = None
 
     def denoiser(self, source: str | Path) -> Denoiser:
@@ -46,7 +46,7 @@ class Pretrained(NamedTuple):
 def frozen(
     network: nn.Module,
     schedule: NoiseSchedule | None,
-    prediction_type: PredictionType = "epsilon",
+    prediction_type: PredictionType | None = None,
     clip_range: float | None = None,
 ) -> Pretrained:
     """Return the network in evaluation mode, its parameters frozen."""

@@ -20,7 +20,7 @@ from tag_lightning.pretrained import load_pretrained
 def test_the_answers_are_the_extrapolated_scores_of_gaussians() -> None:
     """Those of a mixture of two classes, in closed form, at a scale of its own for each trajectory."""
     scales = torch.linspace(1, 6, 6, dtype=torch.float64)
-    drawn = guided_trajectories(Denoiser(PerfectAdapters(), SCHEDULE), DDIM(), 8, space(), scales, 0)
+    drawn = guided_trajectories(Denoiser(PerfectAdapters(), SCHEDULE, "epsilon"), DDIM(), 8, space(), scales, 0)
     labels = space().denoiser_inputs["class_labels"]
     assert drawn["x"].shape == drawn["epsilon"].shape == (6, 8, 2)
     for step in range(8):

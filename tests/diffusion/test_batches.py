@@ -26,7 +26,7 @@ class SmallNetwork(nn.Module):
 def denoiser() -> Denoiser:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Denoiser(SmallNetwork(), LinearSchedule(100))
+        return Denoiser(SmallNetwork(), LinearSchedule(100), "epsilon")
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ class Networks:
         self.condition = Condition(self.guide, torch.tensor([0, 1, 2]))
 
     def sample(self, guidance: Sequence[Guidance]) -> None:
-        denoiser = Denoiser(self.denoiser, LinearSchedule(TOTAL))
+        denoiser = Denoiser(self.denoiser, LinearSchedule(TOTAL), "epsilon")
         Sampler(denoiser, DDIM(), NUM_STEPS, guidance).sample(vector_space(range(3), dtype=torch.float32), seed=0)
 
     def tag(self, conditions: Sequence[DPS] = ()) -> TemporalAlignment:

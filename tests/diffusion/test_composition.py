@@ -171,7 +171,7 @@ def test_inputs_override_those_of_the_space_through_every_wrapper() -> None:
     solver = Keep()
     space = vector_space(range(6))
     space.inputs = {"label": torch.arange(6, dtype=torch.float64)}
-    denoiser = Denoiser(Labelled(), SCHEDULE)
+    denoiser = Denoiser(Labelled(), SCHEDULE, "epsilon")
     for guidance in ([Guided()], [Guided(), Guidance()], [Guidance(), Guided()]):
         Sampler(denoiser, solver, 1, guidance).sample(space, 0)
     x = first_noise()
@@ -273,7 +273,7 @@ def test_a_denoiser_left_in_training_mode_draws_without_dropout_and_goes_back_to
             modes.append(self.training)
             return x
 
-    denoiser = Denoiser(Moody(), SCHEDULE).train()
+    denoiser = Denoiser(Moody(), SCHEDULE, "epsilon").train()
     Sampler(denoiser, DDIM(), 3).sample(vector_space(range(2)), 0)
     assert modes == [False] * 3
     assert denoiser.training
@@ -305,7 +305,7 @@ def test_gradients_are_of_the_samples_of_the_step_whatever_is_asked_before(first
     guided = DPS(Condition(Guide(), TARGET, half_square), 0.5)
     space = vector_space(range(6))
     space.inputs = {"shift": torch.zeros(6, dtype=torch.float64)}
-    denoiser = Denoiser(Shifted(), SCHEDULE)
+    denoiser = Denoiser(Shifted(), SCHEDULE, "epsilon")
     alone, beside = (Sampler(denoiser, DDIM(), 4, g).sample(space, 0) for g in ([guided], [Asks(), guided]))
     torch.testing.assert_close(beside, alone, rtol=0, atol=0)
 
@@ -329,7 +329,7 @@ def test_parts_that_were_frozen_in_evaluation_mode_stay_so() -> None:
         def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
             return self.inner(x)
 
-    denoiser = Denoiser(Wrapped(), SCHEDULE).train()
+    denoiser = Denoiser(Wrapped(), SCHEDULE, "epsilon").train()
     network[0].eval()
     Sampler(denoiser, DDIM(), 2).sample(vector_space(range(3)), 0)
     assert (network.training, network[0].training, network[1].training) == (True, False, True)

@@ -225,7 +225,9 @@ class SmallNetwork(nn.Module):
 
 
 def test_samples_with_device_noise_do_not_depend_on_their_chunks() -> None:
-    sampler = Sampler(Denoiser(SmallNetwork(), LinearSchedule(20)), DDIM(), 5, [Corruption(0.1)], recurrence=2)
+    sampler = Sampler(
+        Denoiser(SmallNetwork(), LinearSchedule(20), "epsilon"), DDIM(), 5, [Corruption(0.1)], recurrence=2
+    )
     whole = sampler.sample(DeviceNoiseSpace((1, 2, 2), range(8)), 0)
     parts = [sampler.sample(DeviceNoiseSpace((1, 2, 2), part), 0) for part in (range(3), [3, 4, 5], [6, 7])]
     assert torch.equal(torch.cat(parts), whole)

@@ -77,7 +77,7 @@ def test_a_run_does_not_depend_on_the_mode_that_networks_are_left_in(make: Any) 
     torch.manual_seed(0)
     network = Forgetful(TIMESTEPS)
     guidance = make(network)
-    sampler = Sampler(Denoiser(Halving(), LinearSchedule(TIMESTEPS)), DDIM(), 3, [guidance])
+    sampler = Sampler(Denoiser(Halving(), LinearSchedule(TIMESTEPS), "epsilon"), DDIM(), 3, [guidance])
     space = ImageSpace(SHAPE, range(2))
     network.eval()
     modes = [part.training for part in network.modules()]
@@ -93,7 +93,9 @@ def test_a_run_does_not_depend_on_the_mode_that_networks_are_left_in(make: Any) 
 
 def test_modes_come_back_after_an_error() -> None:
     network = Forgetful(TIMESTEPS - 1)
-    sampler = Sampler(Denoiser(Halving(), LinearSchedule(TIMESTEPS)), DDIM(), 3, [TemporalAlignment(network)])
+    sampler = Sampler(
+        Denoiser(Halving(), LinearSchedule(TIMESTEPS), "epsilon"), DDIM(), 3, [TemporalAlignment(network)]
+    )
     with pytest.raises(ValueError, match="the time predictor knows 19 timesteps"):
         sampler.sample(ImageSpace(SHAPE, range(2)), 0)
     assert network.training

@@ -34,7 +34,7 @@ def guided_samples(predictor: nn.Module, guide: nn.Module) -> Tensor:
         DPS(Condition(guide, target)),
         TemporalAlignmentAfterStep(predictor, 0.1),
     ]
-    sampler = Sampler(Denoiser(Bend(), schedule), DDIM(), 5, guidance)
+    sampler = Sampler(Denoiser(Bend(), schedule, "epsilon"), DDIM(), 5, guidance)
     return sampler.sample(vector_space(range(3)), seed=0)
 
 
@@ -83,7 +83,7 @@ def test_no_graph_is_recorded_where_no_guidance_asks_for_one() -> None:
             return proposal
 
     with torch.enable_grad():
-        sampler = Sampler(Denoiser(Trainable(), LinearSchedule(20)), DDIM(), 5, [Look()])
+        sampler = Sampler(Denoiser(Trainable(), LinearSchedule(20), "epsilon"), DDIM(), 5, [Look()])
         sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
     assert recorded == [False] * 4 * 5
 

@@ -103,7 +103,7 @@ def networks() -> tuple[Denoiser, nn.Module, nn.Module]:
     for network in (denoiser, predictor, guide):
         network.double().eval().requires_grad_(False)
     predictor.typical_nll.fill_(1.0)
-    return Denoiser(denoiser, PolynomialSchedule(TIMESTEPS)), predictor, guide
+    return Denoiser(denoiser, PolynomialSchedule(TIMESTEPS), "epsilon"), predictor, guide
 
 
 DENOISER, PREDICTOR, GUIDE = networks()
@@ -152,7 +152,7 @@ class Silent(nn.Module):
 def test_standard_normal_clouds_stay_standard_normal(eta: float) -> None:
     schedule = PolynomialSchedule(200)
     where = space([4] * 3000)
-    x = Sampler(Denoiser(Silent(schedule), schedule), DDIM(eta), 200).sample(where, 0)
+    x = Sampler(Denoiser(Silent(schedule), schedule, "epsilon"), DDIM(eta), 200).sample(where, 0)
     expected = float(where.degrees_of_freedom[0])
     assert float(x.square().sum((1, 2)).mean()) == pytest.approx(expected, rel=0.03)
     assert inside(x, where.mask, 1e-6)

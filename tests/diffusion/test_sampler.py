@@ -35,7 +35,7 @@ class Nudge(Guidance):
 def test_timesteps_start_at_the_noisiest_and_decrease(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 2000))
     num_steps = data.draw(st.integers(1, total))
-    timesteps = Sampler(Denoiser(nn.Identity(), LinearSchedule(total)), DDIM(), num_steps).timesteps
+    timesteps = Sampler(Denoiser(nn.Identity(), LinearSchedule(total), "epsilon"), DDIM(), num_steps).timesteps
     gaps = [a - b for a, b in zip(timesteps, [*timesteps[1:], -1], strict=True)]
     assert len(timesteps) == num_steps
     assert timesteps[0] == total - 1
@@ -78,7 +78,7 @@ def test_observers_see_what_the_denoiser_sees() -> None:
             return torch.tanh(x)
 
     network, observed = Watched(), []
-    sampler = Sampler(Denoiser(network, SCHEDULE), DDIM(), 7, [Nudge()])
+    sampler = Sampler(Denoiser(network, SCHEDULE, "epsilon"), DDIM(), 7, [Nudge()])
     sampler.sample(vector_space(range(3)), 0, observers=[lambda x, step: observed.append((x.clone(), step.timestep))])
     assert [timestep for _, timestep in observed] == sampler.timesteps
     for (seen, at), (shown, timestep) in zip(network.seen, observed, strict=True):
@@ -96,7 +96,7 @@ def test_inputs_of_the_space_reach_the_denoiser_at_every_step() -> None:
 
     space = vector_space(range(3))
     space.inputs = {"mask": torch.tensor([1.0, 0.0], dtype=torch.float64)}
-    Sampler(Denoiser(Masked(), SCHEDULE), DDIM(), 4).sample(space, 0)
+    Sampler(Denoiser(Masked(), SCHEDULE, "epsilon"), DDIM(), 4).sample(space, 0)
     assert len(seen) == 4
     assert all(mask is space.inputs["mask"] for mask in seen)
 

@@ -93,7 +93,7 @@ def test_noised_samples_keep_the_dtype_of_the_clean_ones() -> None:
 )
 def test_powers_stay_in_float64_when_the_denoiser_is_cast(cast: Callable[[nn.Module], nn.Module]) -> None:
     network = nn.Linear(2, 2).double()
-    denoiser = cast(Denoiser(network, LinearSchedule(100)))
+    denoiser = cast(Denoiser(network, LinearSchedule(100), "epsilon"))
     assert denoiser.network.weight.dtype != torch.float64
     torch.testing.assert_close(denoiser.schedule.alphas_cumprod, LinearSchedule(100).alphas_cumprod, rtol=0, atol=0)
 

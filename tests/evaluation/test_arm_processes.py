@@ -119,7 +119,7 @@ def outcomes(rank: int, world_size: int) -> dict[str, Any]:
     task = BareTask().for_data(BareData()).for_samples(6)
     real = [SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))]
     shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
-    sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, progress=False, **shared)
+    sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20), "epsilon"), task, progress=False, **shared)
     sampler.prepare(real)
     found: dict[str, Any] = {}
     for name, arm in ARMS.items():
@@ -152,7 +152,7 @@ def spread(network: ConvolvedNetwork, world_size: int) -> ConvolvedNetwork:
 def sharded_outcome(sampler: ArmSampler) -> dict[str, Tensor]:
     """Samples of a network whose weights are spread over the processes, the first of which has one chunk more."""
     network = spread(ConvolvedNetwork(), sampler.world_size)
-    sharing = replace(sampler, denoiser=Denoiser(network, LinearSchedule(20)))
+    sharing = replace(sampler, denoiser=Denoiser(network, LinearSchedule(20), "epsilon"))
     return {"sharded": sharing.draw("sharded", Arm()).samples}
 
 
@@ -164,7 +164,9 @@ def kept_outcome(rank: int, world_size: int, folder: str) -> dict[str, Any]:
         network = spread(ConvolvedNetwork(factor), world_size)
         store = ChunkStore(folder)
         shared: dict[str, Any] = {"num_steps": 4, "chunk_size": 2, "rank": rank, "world_size": world_size}
-        sampler = ArmSampler(Denoiser(network, LinearSchedule(20)), task, progress=False, store=store, **shared)
+        sampler = ArmSampler(
+            Denoiser(network, LinearSchedule(20), "epsilon"), task, progress=False, store=store, **shared
+        )
         sampler.prepare([SimpleNamespace(x=torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0)))])
         found[name] = sampler.draw(name, Arm()).samples
         if world_size > 1:
@@ -234,7 +236,7 @@ def draw_guided(rank: int, folder: str) -> None:
         fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
     guidance = [DPS(Condition(nn.Flatten(), torch.tensor([0, 3])), scale=2.0)]
     samples = [
-        Sampler(Denoiser(network, LinearSchedule(20)), DDIM(), 5, guidance).sample(
+        Sampler(Denoiser(network, LinearSchedule(20), "epsilon"), DDIM(), 5, guidance).sample(
             ImageSpace(SHAPE, [2 * rank, 2 * rank + 1]), seed=0
         )
         for network in (whole, spread)

@@ -34,7 +34,7 @@ def task_of(data: SyntheticAudioDataModule, measurement: Measurement) -> AudioRe
 
 def denoiser(rate: int = RATE) -> Denoiser:
     network = seeded(lambda: WaveformUNet(rate, fold=8, block_out_channels=(8, 8), layers_per_block=0), 1)
-    return Denoiser(network, SCHEDULE)
+    return Denoiser(network, SCHEDULE, "epsilon")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_network_of_another_sample_rate_is_refused_before_anything_is_drawn(da
     other = seeded(lambda: SpectrogramClassifier(8000, 6, window=32, widths=(8, 8)), 0)
     with pytest.raises(ValueError, match=r"a network \(SpectrogramClassifier\) was trained at 8000 Hz"):
         compare(arms, denoiser(), AudioRestorationTask(Clipping(), other).for_data(data), 2, progress=False)
-    silent = Denoiser(Unspecified(), SCHEDULE)
+    silent = Denoiser(Unspecified(), SCHEDULE, "epsilon")
     assert isinstance(silent(torch.zeros(1, 1, 8), 0), Prediction)
     compare(arms, silent, task, 2, num_steps=1, progress=False)
 

@@ -68,7 +68,7 @@ def draw(folder: Path | None, arm: Arm | None = None, above: float = 0.0, label:
     data = SimpleNamespace(sample_shape=SHAPE, _labels=torch.full((10,), label))
     task = PlainTask([Brightness(above)]).for_data(data).for_samples(10, changed.pop("seed", 0))
     settings = {"num_steps": 3, "chunk_size": 4, "solver": DDIM(), "num_kept": 5, **changed}
-    denoiser = Denoiser(ScaledNetwork(settings.pop("scale", 0.5)), LinearSchedule(20))
+    denoiser = Denoiser(ScaledNetwork(settings.pop("scale", 0.5)), LinearSchedule(20), "epsilon")
     store = None if folder is None else ChunkStore(folder)
     CALLS.clear()
     return ArmSampler(denoiser, task, progress=False, store=store, **settings).draw(

@@ -53,7 +53,7 @@ def latent_data() -> LatentDataModule:
 
 def denoiser(channels: int = 4) -> Denoiser:
     settings = UNET | {"sample_size": HALF, "in_channels": channels, "out_channels": channels}
-    return Denoiser(seeded(lambda: UNet2DModel(**settings), 0), LinearSchedule(TIMESTEPS))
+    return Denoiser(seeded(lambda: UNet2DModel(**settings), 0), LinearSchedule(TIMESTEPS), "epsilon")
 
 
 def predictor(seed: int = 0) -> SimpleCNN:

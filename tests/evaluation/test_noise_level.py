@@ -33,7 +33,7 @@ def test_a_network_that_is_none_is_refused(data: DigitsDataModule) -> None:
     denoiser = load_denoiser("digits/denoiser", data.example)
     with pytest.raises(ValueError, match="noise_level digits/judge has no noise schedule: it was not trained on noisy"):
         load_noise_level("digits/judge", denoiser, data.example)
-    other = Denoiser(denoiser.network, LinearSchedule(1000, 1e-4, 0.03))
+    other = Denoiser(denoiser.network, LinearSchedule(1000, 1e-4, 0.03), "epsilon")
     with pytest.raises(ValueError, match=r"noise_level digits/noise_level and the denoiser follow different noise"):
         load_noise_level("digits/noise_level", other, data.example)
     with pytest.raises(ValueError, match=r"noise_level .* cannot take samples of shape"):

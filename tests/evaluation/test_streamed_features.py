@@ -53,7 +53,9 @@ def drawn(count: int, keep_streamed: bool) -> tuple[int, ArmResult]:
     metric._distance = FrechetDistance(extractor.num_features)
     task.metrics = [metric]
     shared: dict[str, Any] = {"num_steps": 2, "chunk_size": 20, "num_kept": 4, "progress": False}
-    sampler = ArmSampler(Denoiser(HalfNetwork(), LinearSchedule(20)), task, keep_streamed=keep_streamed, **shared)
+    sampler = ArmSampler(
+        Denoiser(HalfNetwork(), LinearSchedule(20), "epsilon"), task, keep_streamed=keep_streamed, **shared
+    )
     sampler.prepare([SimpleNamespace(x=torch.zeros(30, *SHAPE))])
     result = sampler.draw("arm", Arm())
     assert extractor.left == 0

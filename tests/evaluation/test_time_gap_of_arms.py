@@ -59,7 +59,7 @@ def draw(answer: int, arm: Arm) -> tuple[ArmResult, WatchedNetwork, StubbornPred
     network, predictor = WatchedNetwork(), StubbornPredictor(answer)
     data = SimpleNamespace(sample_shape=SHAPE)
     sampler = ArmSampler(
-        denoiser=Denoiser(network, LinearSchedule(TIMESTEPS)),
+        denoiser=Denoiser(network, LinearSchedule(TIMESTEPS), "epsilon"),
         solver=DDIM(),
         task=PlainTask().for_data(data).for_samples(4),
         time_gap_predictor=predictor,

@@ -14,7 +14,7 @@ from tag_lightning.guidance import CFG, DPS, AdapterGuidance, Condition
 
 def sampled(guidance: list[Guidance]) -> tuple[Tensor, int]:
     network = PerfectAdapters()
-    return Sampler(Denoiser(network, SCHEDULE), DDIM(), 12, guidance).sample(space(), 0), network.passes
+    return Sampler(Denoiser(network, SCHEDULE, "epsilon"), DDIM(), 12, guidance).sample(space(), 0), network.passes
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5, 6.0])
@@ -34,7 +34,7 @@ def test_outside_its_interval_the_adapters_are_off() -> None:
 
 def test_the_answer_without_the_condition_is_the_plain_one() -> None:
     """Another guidance may ask for it."""
-    denoiser, x = Denoiser(PerfectAdapters(), SCHEDULE), random_vectors(6, 2)
+    denoiser, x = Denoiser(PerfectAdapters(), SCHEDULE, "epsilon"), random_vectors(6, 2)
     step = step_at(SCHEDULE, space(conditional=False), 60, 50)
 
     def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
@@ -60,10 +60,10 @@ def test_a_denoiser_without_adapters_is_refused() -> None:
         scale_range = None  # type: ignore[assignment]
 
     with pytest.raises(ValueError, match=r"needs a denoiser with guidance adapters.*take digits/guidance_adapters"):
-        Sampler(Denoiser(Plain(), SCHEDULE), DDIM(), 4, [AdapterGuidance()])
+        Sampler(Denoiser(Plain(), SCHEDULE, "epsilon"), DDIM(), 4, [AdapterGuidance()])
 
 
 def test_samples_that_are_asked_for_nothing_are_refused() -> None:
-    sampler = Sampler(Denoiser(PerfectAdapters(), SCHEDULE), DDIM(), 4, [AdapterGuidance()])
+    sampler = Sampler(Denoiser(PerfectAdapters(), SCHEDULE, "epsilon"), DDIM(), 4, [AdapterGuidance()])
     with pytest.raises(ValueError, match="AdapterGuidance strengthens the condition of each sample, but the space has"):
         sampler.sample(space(conditional=False), 0)

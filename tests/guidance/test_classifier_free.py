@@ -65,7 +65,7 @@ class ClassDenoiser(nn.Module):
 
 
 def denoiser() -> Denoiser:
-    return Denoiser(ClassDenoiser(), SCHEDULE)
+    return Denoiser(ClassDenoiser(), SCHEDULE, "epsilon")
 
 
 def space(labels: Tensor | None = LABELS) -> Any:
@@ -237,7 +237,7 @@ def test_the_condition_costs_a_second_pass(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [AutoGuidance, RLGuidance])
 def test_a_second_denoiser_is_an_end_of_the_scale(kind: Any) -> None:
-    other = Denoiser(ExactDenoiser(GaussianMixture([1], [[0.0, 3.0]], [1.0]), SCHEDULE), SCHEDULE)
+    other = Denoiser(ExactDenoiser(GaussianMixture([1], [[0.0, 3.0]], [1.0]), SCHEDULE), SCHEDULE, "epsilon")
     samples = [sampled([kind(other, scale)]) for scale in (0.0, 1.0)]
     ends = [Sampler(other, DDIM(0.0), 12).sample(space(labels=None), 0), sampled([])]
     for found, expected in zip(samples, ends if kind is AutoGuidance else reversed(ends), strict=True):
@@ -249,7 +249,7 @@ def test_a_mixture_with_a_reward_tuned_gaussian_is_the_tuning_at_another_tempera
     """``N(m, v)`` tilted by the reward ``x_0 / temperature`` has the mean ``m + v / temperature``."""
     mean, shift = torch.tensor([0.5, -1.0]), torch.tensor([0.9, 0.0])
     tilted = [GaussianMixture([1], [(mean + factor * shift).tolist()], [VARIANCE]) for factor in (0.0, 1.0, w)]
-    base, tuned, expected = (Denoiser(ExactDenoiser(each, SCHEDULE), SCHEDULE) for each in tilted)
+    base, tuned, expected = (Denoiser(ExactDenoiser(each, SCHEDULE), SCHEDULE, "epsilon") for each in tilted)
     unconditional = space(labels=None)
     mixed = Sampler(base, DDIM(0.0), 12, [RLGuidance(tuned, w)]).sample(unconditional, 0)
     torch.testing.assert_close(mixed, Sampler(expected, DDIM(0.0), 12).sample(unconditional, 0))
@@ -290,8 +290,8 @@ def test_alignment_composes_with_every_one(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [CFG, AdaptiveGuidance, CFGPlusPlus])
 def test_a_denoiser_without_a_null_condition_is_refused_when_the_sampler_is_made(kind: type[Guidance]) -> None:
-    plain = Denoiser(ExactDenoiser(ALL, SCHEDULE), SCHEDULE)
-    always = Denoiser(ClassDenoiser(Conditioning("label", "class_labels", 2, has_null=False)), SCHEDULE)
+    plain = Denoiser(ExactDenoiser(ALL, SCHEDULE), SCHEDULE, "epsilon")
+    always = Denoiser(ClassDenoiser(Conditioning("label", "class_labels", 2, has_null=False)), SCHEDULE, "epsilon")
     for own in (plain, always):
         with pytest.raises(ValueError, match=rf"^{kind.__name__} needs a denoiser .* a condition dropped at random"):
             Sampler(own, DDIM(), 4, [kind()])

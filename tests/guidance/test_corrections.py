@@ -265,13 +265,16 @@ def test_a_denoiser_that_is_not_told_its_timestep_stands_in_for_the_predictor() 
     posterior = UNEVEN.log_density(x[:, None], POWERS).softmax(1)
     noises = torch.stack([DENOISER(x, k).epsilon for k in range(TOTAL)], 1)
     mean = (posterior[..., None] * noises).sum(1)
-    guided = ClassifierFreeNoiseAwareness(w).denoise(x, step, Denoiser(ForgetfulDenoiser(), SCHEDULE))
+    guided = ClassifierFreeNoiseAwareness(w).denoise(x, step, Denoiser(ForgetfulDenoiser(), SCHEDULE, "epsilon"))
     torch.testing.assert_close(guided.epsilon, (1 + w) * noises[:, t] - w * mean)
     torch.testing.assert_close(SCHEDULE.add_noise(guided.x0, guided.epsilon, t), x)
 
 
 def test_a_denoiser_that_was_always_told_its_timestep_is_refused() -> None:
-    guidance, denoiser = ClassifierFreeNoiseAwareness(), Denoiser(ForgetfulDenoiser(remembers=False), SCHEDULE)
+    guidance, denoiser = (
+        ClassifierFreeNoiseAwareness(),
+        Denoiser(ForgetfulDenoiser(remembers=False), SCHEDULE, "epsilon"),
+    )
     with pytest.raises(ValueError, match=r"^ClassifierFreeNoiseAwareness needs .*timestep_dropout 0\.1$"):
         Sampler(denoiser, DDIM(), 8, [guidance])
     with pytest.raises(ValueError, match=r"always told its timestep .*timestep_dropout 0\.1$"):
@@ -294,7 +297,7 @@ CORRECTIONS: dict[str, Callable[[], Guidance]] = {
 
 @pytest.mark.parametrize("build", CORRECTIONS.values(), ids=CORRECTIONS.keys())
 def test_every_correction_acts_beside_tag_and_dps_in_either_order(build: Callable[[], Guidance]) -> None:
-    denoiser = Denoiser(ForgetfulDenoiser(), SCHEDULE)
+    denoiser = Denoiser(ForgetfulDenoiser(), SCHEDULE, "epsilon")
     others = [TemporalAlignment(POSTERIOR, 0.01), dps(0.1), Corruption(0.05)]
     first, last = (sampled(*arm, denoiser=denoiser) for arm in ([build(), *others], [*others, build()]))
     without = sampled(*others, denoiser=denoiser)
@@ -307,7 +310,7 @@ def test_every_correction_acts_beside_tag_and_dps_in_either_order(build: Callabl
 def test_corrections_answer_at_the_timesteps_that_one_later_in_the_list_asks_for(
     outer: Callable[[], Guidance],
 ) -> None:
-    denoiser = Denoiser(ForgetfulDenoiser(), SCHEDULE)
+    denoiser = Denoiser(ForgetfulDenoiser(), SCHEDULE, "epsilon")
     answering = [correction for build in CORRECTIONS.values() if not (correction := build()).replaces_timestep]
     sampler = Sampler(denoiser, DDIM(0.0), 2, [*answering, outer()])
     assert sampler.sample(vector_space(range(COUNT)), 0).isfinite().all()

@@ -70,7 +70,7 @@ WIDTHS = {1: 1.5958, 2: 0.9957, 5: 0.1881}
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_quantised_noise_has_so_many_levels_and_the_clean_sample_follows(bits: int) -> None:
     step = step_at(SCHEDULE, vector_space(range(300), dim=40), 50, 40)
-    x, denoiser = 2 * random_vectors(300, 40), Denoiser(Third(), SCHEDULE)
+    x, denoiser = 2 * random_vectors(300, 40), Denoiser(Third(), SCHEDULE, "epsilon")
     plain, rounded = denoiser(x, 50), Quantisation(bits).denoise(x, step, denoiser)
     width = WIDTHS[bits]
     levels = (torch.arange(2**bits, dtype=torch.float64) + 0.5 - 2 ** (bits - 1)) * width
@@ -84,7 +84,7 @@ def test_quantised_noise_has_so_many_levels_and_the_clean_sample_follows(bits: i
 def test_no_rescaling_brings_quantised_white_noise_closer(bits: int) -> None:
     """A quantiser of least error has an error uncorrelated with its answer."""
     step = step_at(SCHEDULE, vector_space(range(2000), dim=100), 50, 40)
-    x, denoiser = 3 * random_vectors(2000, 100), Denoiser(Third(), SCHEDULE)
+    x, denoiser = 3 * random_vectors(2000, 100), Denoiser(Third(), SCHEDULE, "epsilon")
     rounded = Quantisation(bits).denoise(x, step, denoiser).epsilon
     best = float((rounded * x / 3).sum() / rounded.square().sum())
     assert best == pytest.approx(1, abs=0.005)
@@ -93,7 +93,7 @@ def test_no_rescaling_brings_quantised_white_noise_closer(bits: int) -> None:
 def test_gradients_pass_the_rounding() -> None:
     step = step_at(SCHEDULE, vector_space(range(3), dim=5), 50, 40)
     x = random_vectors(3, 5).requires_grad_(True)
-    denoiser = Denoiser(Third(), SCHEDULE)
+    denoiser = Denoiser(Third(), SCHEDULE, "epsilon")
     (plain,) = torch.autograd.grad(denoiser(x, 50).x0.sum(), x)
     (rounded,) = torch.autograd.grad(Quantisation(2).denoise(x, step, denoiser).x0.sum(), x)
     torch.testing.assert_close(rounded, plain)

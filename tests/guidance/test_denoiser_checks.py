@@ -33,7 +33,7 @@ class NoisyClassifier(nn.Module):
 
 
 def denoiser(schedule: NoiseSchedule) -> Denoiser:
-    return Denoiser(Zero(), schedule)
+    return Denoiser(Zero(), schedule, "epsilon")
 
 
 @pytest.mark.parametrize(("kind", "role"), [(AutoGuidance, "worse"), (RLGuidance, "tuned")])

@@ -54,7 +54,9 @@ def ddim() -> DDIMScheduler:
 def test_the_loop_of_diffusers_with_tag_is_ours() -> None:
     """But for the first step, whose samples come from no step before."""
     tag = TemporalAlignment(POSTERIOR, 0.05, start=89)
-    ours = Sampler(Denoiser(NETWORK, SCHEDULE), DDIM(0.0), STEPS, [tag]).sample(vector_space(range(COUNT)), 0)
+    ours = Sampler(Denoiser(NETWORK, SCHEDULE, "epsilon"), DDIM(0.0), STEPS, [tag]).sample(
+        vector_space(range(COUNT)), 0
+    )
     callback = StepEndGuidance(TemporalAlignment(POSTERIOR, 0.05))
     for _ in range(2):  # a second run begins anew
         theirs = looped(ddim(), callback, start())

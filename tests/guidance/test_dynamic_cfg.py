@@ -196,7 +196,7 @@ def test_a_discriminator_of_several_classes_gives_no_score() -> None:
 
 
 def test_an_unconditional_denoiser_is_refused() -> None:
-    plain = Denoiser(ExactDenoiser(MIXTURE.all, SCHEDULE), SCHEDULE)
+    plain = Denoiser(ExactDenoiser(MIXTURE.all, SCHEDULE), SCHEDULE, "epsilon")
     for own in (plain, MIXTURE.denoiser(has_null=False)):
         with pytest.raises(ValueError, match=r"^DynamicCFG needs a denoiser .* a condition dropped at random"):
             Sampler(own, DDIM(), 4, [DynamicCFG(SCALES, [likelihood()])])

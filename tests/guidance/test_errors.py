@@ -56,7 +56,7 @@ class SpoiltDenoiser(nn.Module):
 
 
 def sample(*guidance: Guidance, network: nn.Module | None = None) -> None:
-    sampler = Sampler(Denoiser(network or Silent(), LinearSchedule(20)), DDIM(), 5, guidance)
+    sampler = Sampler(Denoiser(network or Silent(), LinearSchedule(20), "epsilon"), DDIM(), 5, guidance)
     assert sampler.timesteps == [19, 15, 11, 7, 3]
     sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
 

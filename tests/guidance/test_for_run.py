@@ -104,6 +104,6 @@ def test_guidance_without_gaps_is_complete() -> None:
 def test_gaps_left_open_are_named_before_and_while_sampling(guidance: Guidance, missing: str) -> None:
     with pytest.raises(ValueError, match=missing):
         guidance.for_run(Run())
-    sampler = Sampler(Denoiser(Silent(), LinearSchedule(20)), DDIM(), 3, [guidance])
+    sampler = Sampler(Denoiser(Silent(), LinearSchedule(20), "epsilon"), DDIM(), 3, [guidance])
     with pytest.raises(ValueError, match=missing):
         sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)

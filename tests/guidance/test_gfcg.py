@@ -162,13 +162,13 @@ def test_networks_of_other_classes_are_refused_when_the_sampler_is_made() -> Non
     ten.num_classes = 10  # type: ignore[assignment]
     refused("GFCG tells 10 classes apart, but the denoiser is told one of 3; give it", ten)
     refused("but Linear has no num_classes; give it that attribute", nameless)
-    plain = Denoiser(ExactDenoiser(MIXTURE.all, SCHEDULE), SCHEDULE)
+    plain = Denoiser(ExactDenoiser(MIXTURE.all, SCHEDULE), SCHEDULE, "epsilon")
     refused(r"^GFCG needs a conditional denoiser, which this one is not; take another", ExactClassifier(MIXTURE), plain)
     network = nn.Identity()
     network.config = {  # type: ignore[assignment]
         CONDITION_KEY: {"attribute": "alpha", "argument": "context", "num_classes": None, "has_null": True}
     }
-    told_alpha = Denoiser(network, SCHEDULE)
+    told_alpha = Denoiser(network, SCHEDULE, "epsilon")
     refused("but this denoiser is told the quantity 'alpha'; take one", ExactClassifier(MIXTURE), told_alpha)
 
 

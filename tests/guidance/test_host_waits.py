@@ -143,7 +143,7 @@ def test_no_network_of_a_guided_image_waits_for_the_device() -> None:
     unet = UNet2DModel(8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, **narrow)
     predictor, level = SimpleCNN(8, 1, TOTAL, widths=(8, 8)), NoiseLevelCNN(1, TOTAL, widths=(8, 8, 8))
     guide = ImageClassifier(1, 3, widths=(8, 8))
-    denoiser = Denoiser(unet, LinearSchedule(TOTAL)).to(DEVICE)
+    denoiser = Denoiser(unet, LinearSchedule(TOTAL), "epsilon").to(DEVICE)
     condition = Condition(guide.to(DEVICE), torch.tensor([0, 2]))
     arm = [TemporalAlignment(predictor.to(DEVICE)), Retiming(RegressedNoise(level.to(DEVICE))), DPS(condition)]
     with WaitingCopies(), WaitingNumbers():
@@ -159,7 +159,7 @@ def test_no_network_of_a_guided_molecule_waits_for_the_device(monkeypatch: pytes
     network = EGNNDenoiser(num_timesteps=TOTAL, num_blocks=1, **small)
     condition = Condition(guide, torch.ones(2, 1), SquaredError(torch.tensor([2.0])))
     arm = [TemporalAlignment(predictor), FixedLengthSteps(DPS(condition))]
-    sampler = Sampler(Denoiser(network, PolynomialSchedule(TOTAL)).to(DEVICE), DDIM(1.0), 2, arm)
+    sampler = Sampler(Denoiser(network, PolynomialSchedule(TOTAL), "epsilon").to(DEVICE), DDIM(1.0), 2, arm)
     with WaitingCopies(), WaitingNumbers():
         assert sampler.sample(PointCloudSpace([3, 4], 2, range(2), DEVICE), 0).device == DEVICE
 

@@ -91,7 +91,7 @@ def test_a_denoiser_that_is_not_told_the_timestep_takes_the_same_steps_if_it_nee
             return DENOISER.network(x, torch.tensor(next(self.script)))
 
     script = random_vectors(6, 3, 2, seed=4)
-    sampler = Sampler(Denoiser(Untold(), SCHEDULE), DDIM(0.0), 5, [MoreRedJT(Scripted(FOUND))])
+    sampler = Sampler(Denoiser(Untold(), SCHEDULE, "epsilon"), DDIM(0.0), 5, [MoreRedJT(Scripted(FOUND))])
     ours = sampler.sample(ScriptedSpace(script), 0)
     torch.testing.assert_close(ours, by_the_book(script, FOUND, 20), rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match=r"^MoreRedJT needs .*timestep_dropout 0\.1$"):
@@ -129,7 +129,9 @@ def test_the_denoiser_is_called_once_a_step() -> None:
             calls.append(timesteps)
             return DENOISER.network(x, timesteps)
 
-    Sampler(Denoiser(Noted(), SCHEDULE), DDIM(), 5, [MoreRedAS(Scripted(FOUND))]).sample(vector_space(range(3)), 0)
+    Sampler(Denoiser(Noted(), SCHEDULE, "epsilon"), DDIM(), 5, [MoreRedAS(Scripted(FOUND))]).sample(
+        vector_space(range(3)), 0
+    )
     assert [found.tolist() for found in calls] == FOUND
 
 

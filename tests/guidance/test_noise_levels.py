@@ -240,7 +240,7 @@ class Moody(nn.Module):
 
 @pytest.mark.parametrize("level", [PredictedNoise(1), RegressedNoise(Moody(()))], ids=["denoiser", "regressor"])
 def test_calibration_is_measured_in_evaluation_mode(level: NoiseLevel) -> None:
-    denoiser, x0 = Denoiser(Moody((DIM,)), SCHEDULE), random_vectors(4, DIM)
+    denoiser, x0 = Denoiser(Moody((DIM,)), SCHEDULE, "epsilon"), random_vectors(4, DIM)
     space = step_at(0).space
     networks = [denoiser, denoiser.network, *([level.network] if isinstance(level, RegressedNoise) else [])]
     found = []

@@ -46,7 +46,7 @@ def test_a_step_of_dps_and_tag_takes_few_calls() -> None:
     guide = load_pretrained("digits/guide").network
     condition = Condition(guide, torch.tensor([3, 5]))
     guidance = [TemporalAlignment(load_pretrained("digits/time_predictor").network), DPS(condition)]
-    sampler = Sampler(Denoiser(network, schedule), DDIM(eta=0.0), 2, guidance)
+    sampler = Sampler(Denoiser(network, schedule, "epsilon"), DDIM(eta=0.0), 2, guidance)
     calls, before = Calls(), sys.getprofile()
     sys.setprofile(calls)
     try:

@@ -84,7 +84,7 @@ def sampled(*guidance: Guidance, solver: Solver | None = None, count: int = 6) -
 @pytest.mark.parametrize(("here", "there"), [(40, 40), (40, 55), (40, 20), (90, 99), (5, 0)])
 def test_the_prediction_is_the_posterior_of_the_disturbed_sample(here: int, there: int) -> None:
     """Bayes by hand: ``x = sqrt(a) x0 + r sqrt(1 - a) epsilon`` with Gaussian ``x0``."""
-    denoiser, ratio, power = Denoiser(Gaussian(), SCHEDULE), ratio_between(here, there), float(POWERS[here])
+    denoiser, ratio, power = Denoiser(Gaussian(), SCHEDULE, "epsilon"), ratio_between(here, there), float(POWERS[here])
     x = random_vectors(6, 2, scale=2.0)
     prediction = Retiming(Given(math.log(ratio))).denoise(x, step_at(here), denoiser)
     noise = ratio**2 * (1 - power)
@@ -138,7 +138,7 @@ class Only(Guidance):
 
 def test_whoever_knows_the_noise_repairs_a_corrupted_gaussian() -> None:
     """Corruption makes every coordinate too wide; retiming takes the excess out."""
-    denoiser, count = Denoiser(Gaussian(), SCHEDULE), 600
+    denoiser, count = Denoiser(Gaussian(), SCHEDULE, "epsilon"), 600
 
     def variance(*guidance: Guidance) -> float:
         sampler = Sampler(denoiser, DDIM(0.0), 50, guidance)

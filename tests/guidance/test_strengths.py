@@ -129,7 +129,7 @@ def _sample_with(rule: Callable[[Evidence, Step], Any]) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         guidance = TemporalAlignment(MLPTimePredictor(2, num_timesteps=100), rule)
-    sampler = Sampler(Denoiser(Silent(), SCHEDULE), DDIM(), 5, [guidance])
+    sampler = Sampler(Denoiser(Silent(), SCHEDULE, "epsilon"), DDIM(), 5, [guidance])
     return sampler.sample(vector_space(range(3), dtype=torch.float32), seed=0)
 
 

@@ -89,7 +89,7 @@ def test_clouds_stay_centred_and_their_sphere_ignores_the_padding() -> None:
 
     def drawn(width: int) -> Tensor:
         space = PointCloudSpace([3, 5], 2, range(2), dtype=torch.float64, width=width)
-        return Sampler(Denoiser(Half(), SCHEDULE), DDIM(0.0), 5, [TangentialGuidance(1.5)]).sample(space, 0)
+        return Sampler(Denoiser(Half(), SCHEDULE, "epsilon"), DDIM(0.0), 5, [TangentialGuidance(1.5)]).sample(space, 0)
 
     narrow, wide = drawn(5), drawn(9)
     torch.testing.assert_close(wide[:, :5], narrow)
@@ -119,7 +119,7 @@ def test_a_prediction_that_no_proposal_reads_is_not_made_again(beside: list[Guid
             return predict(x, torch.full((len(x),), 12))
 
     guidance = [Elsewhere(), *beside, TangentialGuidance()]
-    Sampler(Denoiser(Noted(), SCHEDULE), DDIM(0.0), 1, guidance).sample(vector_space(range(6)), 0)
+    Sampler(Denoiser(Noted(), SCHEDULE, "epsilon"), DDIM(0.0), 1, guidance).sample(vector_space(range(6)), 0)
     assert len(asked) == calls
 
 

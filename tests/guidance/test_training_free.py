@@ -155,9 +155,9 @@ def test_mean_guidance_never_runs_backward_through_the_denoiser() -> None:
             Counted.recorded += x.requires_grad or torch.is_grad_enabled()
             return DENOISER.network(x, timesteps)
 
-    sampled(MPGD(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE))
+    sampled(MPGD(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE, "epsilon"))
     assert Counted.recorded == 0
-    sampled(DPS(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE))
+    sampled(DPS(near(), 0.5), denoiser=Denoiser(Counted(), SCHEDULE, "epsilon"))
     assert Counted.recorded == 6
 
 

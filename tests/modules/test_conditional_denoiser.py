@@ -144,11 +144,11 @@ def test_data_that_do_not_fit_the_condition_are_refused(condition: str, size: in
 def test_the_null_property_takes_its_column_away() -> None:
     """An unknown property has the same effect whatever the others of the batch are, and another than a known one."""
     network = molecule_network().double()
-    denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
+    denoiser = Denoiser(network, LinearSchedule(TIMESTEPS), "epsilon")
     with pytest.raises(ValueError, match="conditioned on 1 properties, got a context of 0; pass context"):
         network(torch.zeros(1, 4, 8), torch.zeros(1), torch.ones(1, 4, dtype=torch.bool))
     Conditioning.for_training(network, "alpha", 0.1)
-    denoiser = Denoiser(network, LinearSchedule(TIMESTEPS))
+    denoiser = Denoiser(network, LinearSchedule(TIMESTEPS), "epsilon")
     x, mask = torch.randn(3, 4, 8, dtype=torch.float64), torch.ones(3, 4, dtype=torch.bool)
     x[..., :3] -= x[..., :3].mean(1, keepdim=True)
     known = torch.tensor([0.5, math.nan, -1.0], dtype=torch.float64)

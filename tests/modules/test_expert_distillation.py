@@ -99,7 +99,7 @@ def test_experts_guide_by_the_gradient_of_the_one_of_the_timestep(tiny: TinyNetw
                 torch.nn.init.normal_(parameter, std=0.1)
     condition = Condition(made.network, torch.tensor([0, 1, 2]))
     guidance = ClassifierGuidance(scale=2.0).for_run(Run(conditions={"label": condition}))
-    denoiser = Denoiser(load_pretrained(tiny.root / "denoiser").network, SCHEDULE)
+    denoiser = Denoiser(load_pretrained(tiny.root / "denoiser").network, SCHEDULE, "epsilon")
     step = step_at(SCHEDULE, vector_space(range(3)), 12, 8)
     with torch.no_grad():
         plain = denoiser(x, 12)

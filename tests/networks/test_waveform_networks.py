@@ -83,7 +83,7 @@ def test_a_saved_denoiser_of_waveforms_predicts_the_same(kind: str, tmp_path: Pa
     loaded = load_pretrained(tmp_path / "denoiser")
     assert loaded.network.config["sample_rate"] == 4000
     with torch.no_grad():
-        expected = Denoiser(network.eval(), LinearSchedule(1000))(waveforms(), T)
+        expected = Denoiser(network.eval(), LinearSchedule(1000), "epsilon")(waveforms(), T)
         assert torch.equal(Denoiser(*loaded)(waveforms(), T).epsilon, expected.epsilon)
 
 

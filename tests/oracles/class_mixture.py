@@ -24,7 +24,7 @@ class ClassMixture:
 
     def denoiser(self, has_null: bool = True) -> Denoiser:
         """A new exact denoiser, whose network notes in ``heard`` what it is told."""
-        return Denoiser(ClassDenoiser(self, has_null), self.schedule)
+        return Denoiser(ClassDenoiser(self, has_null), self.schedule, "epsilon")
 
     def space(self, labels: Tensor) -> ImageSpace:
         """Vectors of these classes."""

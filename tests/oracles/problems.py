@@ -36,7 +36,7 @@ def toy_schedule() -> LinearSchedule:
 
 def exact_denoiser(mixture: GaussianMixture, schedule: NoiseSchedule) -> Denoiser:
     """A denoiser without error."""
-    return Denoiser(ExactDenoiser(mixture, schedule), schedule)
+    return Denoiser(ExactDenoiser(mixture, schedule), schedule, "epsilon")
 
 
 def vector_space(indices: Sequence[int], dim: int = 2, dtype: torch.dtype = torch.float64) -> ImageSpace:

@@ -76,7 +76,7 @@ def test_the_stochastic_variant_keeps_the_marginal_variance_of_pure_noise() -> N
 
     schedule = LinearSchedule(TOTAL, 1e-4, 0.1)
     variances: list[tuple[float, float]] = []
-    sampler = Sampler(Denoiser(Nothing(), schedule), DPMSolverPlusPlusSDE(), 10)
+    sampler = Sampler(Denoiser(Nothing(), schedule, "epsilon"), DPMSolverPlusPlusSDE(), 10)
     space = vector_space(range(500), dim=20)
     sampler.sample(space, 0, [lambda x, step: variances.append((float(x.var()), 1 - step.alpha_bar))])
     for measured, expected in variances[1:]:
@@ -94,5 +94,5 @@ def test_repeated_steps_leave_the_history_of_the_steps_before() -> None:
             return (x - a.sqrt() * target) / (1 - a).sqrt()
 
     schedule = LinearSchedule(TOTAL, 1e-4, 0.1)
-    sampler = Sampler(Denoiser(Known(), schedule), DPMSolverPlusPlus(), 10, recurrence=Recurrence(3, 60, 20))
+    sampler = Sampler(Denoiser(Known(), schedule, "epsilon"), DPMSolverPlusPlus(), 10, recurrence=Recurrence(3, 60, 20))
     torch.testing.assert_close(sampler.sample(vector_space(range(6)), 0), target)

@@ -81,7 +81,7 @@ def test_nine_of_ten_atoms_are_stable(data: SmallMoleculesDataModule) -> None:
     train = data.table("train")
     sizes = train.sizes[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]
     space = PointCloudSpace(sizes.tolist(), 5, range(256))
-    x = Sampler(Denoiser(network, schedule), DDIM(), 50).sample(space, 0)
+    x = Sampler(Denoiser(network, schedule, "epsilon"), DDIM(), 50).sample(space, 0)
     figures = molecule_quality(*data.encoding.decode(x, space.mask))
     assert figures["atom_stability"] >= 0.9
     assert figures["nan"] == 0

@@ -37,7 +37,7 @@ def sample(data: MoleculeStatisticsDataModule, count: int, steps: int) -> tuple[
     table = data.train_table()
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[:count]  # type: ignore[arg-type]
     space = PointCloudSpace(table.sizes[order].tolist(), data.encoding.num_features, range(count))  # type: ignore[attr-defined]
-    x = Sampler(Denoiser(network, schedule), DDIM(), steps).sample(space, 0)
+    x = Sampler(Denoiser(network, schedule, "epsilon"), DDIM(), steps).sample(space, 0)
     return data.encoding.decode(x, space.mask)
 
 

@@ -28,7 +28,7 @@ def unet() -> UNet2DModel:
 
 
 def denoiser() -> Denoiser:
-    return Denoiser(unet(), LinearSchedule(TIMESTEPS))
+    return Denoiser(unet(), LinearSchedule(TIMESTEPS), "epsilon")
 
 
 def compared(place: Place, **settings: Any) -> Any:
@@ -75,10 +75,10 @@ CALLS: dict[str, tuple[Callable[[Place], Any], str]] = {
     "strength of text": (lambda p: ConstantStrength("1"), "omega must be a number, got '1'"),
     "nothing to load": (lambda p: load_pretrained(None), "a network to load must be a name, folder or checkpoint, got"),
     "no schedule": (
-        lambda p: Denoiser(unet(), None),
+        lambda p: Denoiser(unet(), None, "epsilon"),
         "schedule must be the NoiseSchedule that the network was trained",
     ),
-    "no network": (lambda p: Denoiser(None, LinearSchedule(9)), "network must be a module that predicts"),
+    "no network": (lambda p: Denoiser(None, LinearSchedule(9), "epsilon"), "network must be a module that predicts"),
     "sampler of a network": (
         lambda p: Sampler(unet(), DDIM(), 1),
         "denoiser must be a Denoiser, got a UNet2DModel; give",
@@ -109,7 +109,7 @@ def test_other_errors_of_a_network_stay_as_they_are() -> None:
             raise RuntimeError("out of order")
 
     with pytest.raises(RuntimeError, match="out of order"):
-        Denoiser(Failing(), LinearSchedule(9))(torch.zeros(1, 2), 0)
+        Denoiser(Failing(), LinearSchedule(9), "epsilon")(torch.zeros(1, 2), 0)
 
 
 def test_numbers_of_other_libraries_are_numbers() -> None:
