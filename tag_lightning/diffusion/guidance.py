@@ -151,7 +151,7 @@ class Guidance(Rebuildable):
         A method that needs nothing of the kind asks the guidances among its attributes, as a wrapper has them.
 
         Args:
-            timesteps: The training timesteps of the run.
+            timesteps: The training timesteps of the run, noisiest first.
 
         Raises:
             ValueError: Names what is missing and the way out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -190,6 +190,12 @@ def require_interval(start: int | None, stop: int | None) -> None:
         )
 
 
+@overload
+def per_sample(values: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def per_sample(values: float, like: Tensor) -> float: ...
+@overload
+def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float: ...
 def per_sample(values: Tensor | float, like: Tensor) -> Tensor | float:
     """``values [B]`` shaped to multiply ``like [B, ...]``; a number stays as it is."""
     if isinstance(values, Tensor) and values.ndim == 1:

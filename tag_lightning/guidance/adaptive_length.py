@@ -5,20 +5,30 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from tag_lightning.diffusion import Proposal, Step
+from tag_lightning.diffusion import Step, per_sample
 from tag_lightning.diffusion.arguments import require_non_negative
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
 from tag_lightning.guidance.trust_region import FixedLengthSteps
+from tag_lightning.guidance.wrapper import GuidanceWrapper
+
+
+class _Move(NamedTuple):
+    """The direction of a move ``[B, ...]``, and its length as a fraction of the noise, ``[B]``."""
+
+    direction: Tensor
+    kappa: Tensor
 
 
 class _Memory(NamedTuple):
-    """The latest direction ``[B, ...]`` and the logarithm of its length in units of the first, ``[B]``."""
+    """The moves of the step before and of the step at ``place``."""
 
-    direction: Tensor
-    log_length: Tensor
+    place: tuple[int, int]
+    before: _Move | None
+    latest: _Move
 
 
 class AdaptiveLengthSteps(FixedLengthSteps):
@@ -28,18 +38,24 @@ class AdaptiveLengthSteps(FixedLengthSteps):
     that are too short go on in one direction and grow, steps that are too long turn back and shrink. That is the
     multiplicative rule of hypergradient descent (Baydin et al. 2018, arXiv 1703.04782, Section 4) with directions in
     place of gradients. ``growth`` bounds the factor, without which guidance whose steps agree from the first, as on
-    small images, overshoots in the second.
+    small images, overshoots in the second. Guidance that never turns back, such as a reward without a maximum, makes
+    every move as long as ``max_kappa`` allows; ``FixedLengthSteps`` suits it better.
+
+    However often other guidance asks within a step, every answer starts from the move of the step before, and the first
+    one remains.
 
     Args:
-        guidance: See ``MoveWrapper``.
+        guidance: See ``MoveWrapper``; not another ``AdaptiveLengthSteps``.
         kappa: Length of the first move as a fraction of the noise, above 0; None is 0.75 over the run's number of
             steps.
         rate: How fast the length follows the cosine, at least 0; 0 keeps it.
         growth: Largest factor from one move to the next, and the inverse of the smallest, above 1.
+        max_kappa: Longest move as a fraction of the noise, above 0.
         **interval: ``start`` and ``stop``, within those of ``guidance``.
 
     Raises:
-        ValueError: If a number is out of range, or ``guidance`` does not move the proposal's mean.
+        ValueError: If a number is out of range, or ``guidance`` does not move the proposal's mean or adapts the length
+            already.
     """
 
     def __init__(
@@ -48,24 +64,41 @@ class AdaptiveLengthSteps(FixedLengthSteps):
         kappa: float | None = None,
         rate: float = 3.0,
         growth: float = 2.0,
+        max_kappa: float = 1.0,
         **interval: Any,
     ) -> None:
         super().__init__(guidance, kappa, **interval)
         require_non_negative("rate", rate)
         if not 1 < growth < math.inf:
             raise ValueError(f"growth must be a finite number above 1, got {growth}")
-        self.rate, self.growth = rate, growth
+        if not 0 < max_kappa < math.inf:
+            raise ValueError(f"max_kappa must be a finite number above 0, got {max_kappa}")
+        if kappa is not None and kappa > max_kappa:
+            raise ValueError(f"kappa {kappa} is above max_kappa {max_kappa}; raise max_kappa")
+        inner = guidance
+        while isinstance(inner, GuidanceWrapper):
+            if isinstance(inner, AdaptiveLengthSteps):
+                raise ValueError("AdaptiveLengthSteps is inside another one; the length needs one rule, keep one")
+            inner = inner.guidance
+        self.rate, self.growth, self.max_kappa = rate, growth, max_kappa
 
-    def changed(self, move: Tensor, proposal: Proposal, step: Step) -> Tensor:
-        direction, known = unit(move), step.state.get("latest")
-        log_length = move.new_zeros(len(move))
-        if known is not None:
-            cosine = (known.direction * direction).flatten(1).sum(1)
-            most = math.log(self.growth)
-            log_length = known.log_length + (self.rate * cosine).clamp(-most, most)
-        step.state["latest"] = _Memory(direction, log_length)
-        return super().changed(move, proposal, step)
+    def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
+        direction = unit(move)
+        kappa = self._advanced(direction, step)
+        return direction * per_sample(kappa * (step.space.degrees_of_freedom * noise_power).sqrt(), move)
 
-    def longest(self, noise_power: float, step: Step) -> Tensor:
+    def _advanced(self, direction: Tensor, step: Step) -> Tensor:
+        """The length of a move in ``direction [B, ...]`` as a fraction of the noise, ``[B]``."""
         known = step.state.get("latest")
-        return super().longest(noise_power, step) * (1.0 if known is None else known.log_length.exp())
+        answered = known is not None and known.place == step.place
+        before = None if known is None else known.before if answered else known.latest
+        if before is None:
+            kappa = torch.full_like(direction.flatten(1)[:, 0], self.kappa_of_run(step)).clamp(max=self.max_kappa)
+        else:
+            most = math.log(self.growth)
+            cosine = (before.direction * direction).flatten(1).sum(1)
+            factor = (self.rate * cosine).clamp(-most, most).exp()
+            kappa = (before.kappa * factor).clamp(max=self.max_kappa)
+        if not answered:
+            step.state["latest"] = _Memory(step.place, before, _Move(direction, kappa))
+        return kappa

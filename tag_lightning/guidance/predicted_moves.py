@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from tag_lightning.diffusion import Proposal, Run, Step, per_sample
 from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.strengths import Evidence
-from tag_lightning.guidance.tag import TemporalAlignment
+from tag_lightning.guidance.tag import TemporalAlignment, real_nll
 from tag_lightning.guidance.wrapper import MoveWrapper
 
 
@@ -42,18 +44,28 @@ class PredictedMoves(MoveWrapper):
         ready.alignment = self.alignment.for_run(run)
         return ready
 
+    def require_measured(self, timesteps: Sequence[int]) -> None:
+        self.guidance.require_measured(timesteps)
+        measured = real_nll(self.alignment.predictor)
+        for timestep, reached in itertools.pairwise(timesteps):
+            if self.acts(timestep):
+                self._require_typical(measured.get(reached, (None, {}))[0])
+
     def typical(self, evidence: Evidence) -> Tensor:
         """The mean negative log-likelihood of real data at this timestep.
 
         Raises:
             ValueError: If the predictor never measured it.
         """
-        if evidence.typical_nll is None:
+        return self._require_typical(evidence.typical_nll)
+
+    def _require_typical(self, typical_nll: Tensor | None) -> Tensor:
+        if typical_nll is None:
             raise ValueError(
                 f"{type(self).__name__} needs a time predictor with a measured typical_nll: validate it once "
                 "(TimePredictorModule measures it)"
             )
-        return evidence.typical_nll
+        return typical_nll
 
 
 class ProximalAlignment(PredictedMoves):

@@ -33,4 +33,4 @@ class PredictionGuidance(ConditionedGuidance):
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """The move of ``x [B, ...]`` itself that changes ``x0`` as ``denoise`` does, at the same ``epsilon``."""
-        return per_sample(prediction.level(step) ** 0.5, x) * self.clean_move(x, prediction, step)
+        return per_sample(prediction.signal(step), x) * self.clean_move(x, prediction, step)

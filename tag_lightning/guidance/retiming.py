@@ -23,4 +23,4 @@ class Retiming(EstimatedLevel):
 
     def denoise(self, x: Tensor, step: Step, predict: Predict) -> Prediction:
         timesteps, scale = retimed(self.log_ratio(x, step, predict), step)
-        return predict(per_sample(scale, x) * x, timesteps)
+        return predict(per_sample(scale, x) * x, timesteps)._replace(input_scale=scale.to(x))

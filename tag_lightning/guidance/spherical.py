@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,10 +70,11 @@ class DSG(ConditionedGuidance):
 
 
 def unit(directions: Tensor) -> Tensor:
-    """``directions [B, ...]`` at length 1 per sample, however short they are; zero stays zero."""
+    """``directions [B, ...]`` at length 1 per sample, however short or long they are; zero stays zero."""
     # The squares of a gradient of 1e-25 are zero in float32. A power of two brings them into range without rounding.
     largest = directions.flatten(1).abs().amax(1)
-    power = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(min=-125))
+    smallest = round(math.log2(torch.finfo(directions.dtype).tiny)) + 1  # whose inverse is still finite
+    power = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(min=smallest))
     scaled = directions * per_sample(power, directions)
     lengths = scaled.flatten(1).norm(dim=1)
     return scaled * per_sample(1 / torch.where(lengths > 0, lengths, 1), directions)

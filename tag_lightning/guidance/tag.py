@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -88,8 +89,12 @@ class TemporalAlignment(TimePredictorGuidance):
         super().require_measured(timesteps)
         if isinstance(self.strength, Strength):
             measured = real_nll(self.predictor)
-            for timestep in timesteps:
+            for timestep in self.compared(timesteps):
                 self.strength.require_measured(*measured.get(timestep, (None, {})))
+
+    def compared(self, timesteps: Sequence[int]) -> list[int]:
+        """Those timesteps of a run, noisiest first, at which samples are compared with real data."""
+        return [timestep for timestep in timesteps if self.acts(timestep)]
 
     def time_linked_score(self, x: Tensor, timestep: int, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """``grad_x log p(timestep | x)`` (Theorem 3.3), under any gradient mode, inference mode included.
@@ -187,6 +192,9 @@ class TemporalAlignmentAfterStep(TemporalAlignment):
         self, predictor: nn.Module | None = None, strength: float | Strength = PolyakStrength(), **interval: Any
     ) -> None:
         super().__init__(predictor, strength, **interval)
+
+    def compared(self, timesteps: Sequence[int]) -> list[int]:
+        return [reached for timestep, reached in itertools.pairwise(timesteps) if self.acts(timestep)]
 
     def correct(self, x: Tensor, step: Step, predict: Predict) -> Tensor:
         return x

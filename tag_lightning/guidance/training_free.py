@@ -97,7 +97,7 @@ class TFG(ConditionedGuidance):
 
     def displacement(self, x: Tensor, prediction: Prediction, step: Step) -> Tensor:
         """The move of ``x [B, ...]`` itself: ``Delta_t + sqrt(a) Delta_0``."""
-        return self.weighted(x, prediction, step, 1.0, math.sqrt(step.alpha_bar))
+        return self.weighted(x, prediction, step, 1.0, per_sample(prediction.signal(step), x))
 
     def weighted(
         self, x: Tensor, prediction: Prediction, step: Step, variance: Tensor | float, mean: Tensor | float

@@ -13,7 +13,7 @@ from tag_lightning.guidance.conditions import ConditionedGuidance
 from tag_lightning.guidance.spherical import unit
 from tag_lightning.guidance.wrapper import MoveWrapper
 
-# Length of all moves of a run together, as a fraction of the noise.
+# Length of one move per step of a run together, as a fraction of the noise.
 _TOTAL = 0.75
 
 
@@ -38,7 +38,7 @@ class TrustRegion(MoveWrapper):
         ValueError: If ``kappa`` is not a positive finite number, or ``guidance`` does not move the proposal's mean.
     """
 
-    def __init__(self, guidance: ConditionedGuidance, kappa: float | None = 0.03, **interval: Any) -> None:
+    def __init__(self, guidance: ConditionedGuidance, kappa: float | None = None, **interval: Any) -> None:
         super().__init__(guidance, **interval)
         if kappa is not None and not 0 < kappa < math.inf:
             raise ValueError(f"kappa must be a finite number above 0, got {kappa}")
@@ -52,20 +52,26 @@ class TrustRegion(MoveWrapper):
 
     def longest(self, noise_power: float, step: Step) -> Tensor:
         """The length allowed where the noise has this power, ``[B]``."""
-        kappa = _TOTAL / len(step.levels) if self.kappa is None else self.kappa
-        return kappa * (step.space.degrees_of_freedom * noise_power).sqrt()
+        return self.kappa_of_run(step) * (step.space.degrees_of_freedom * noise_power).sqrt()
+
+    def kappa_of_run(self, step: Step) -> float:
+        """``kappa``, or its default in this run."""
+        return _TOTAL / len(step.levels) if self.kappa is None else self.kappa
 
     def bounded(self, move: Tensor, noise_power: float, step: Step) -> Tensor:
         """``move [B, ...]`` at no more than the length allowed where the noise has this power."""
-        length = move.flatten(1).norm(dim=1).clamp(min=torch.finfo(move.dtype).tiny)
-        return move * per_sample((self.longest(noise_power, step) / length).clamp(max=1), move)
+        direction, longest = unit(move), self.longest(noise_power, step)
+        length = (move * direction).flatten(1).sum(1)  # infinite, rather than wrong, where it is too long for a number
+        within = per_sample((length <= longest).to(move), move)
+        return torch.where(within > 0, move, direction * per_sample(longest, move))
 
 
 class FixedLengthSteps(TrustRegion):
     """Moves of exactly the length that a ``TrustRegion`` allows, along the direction of the wrapped guidance.
 
-    The limit of a ``TrustRegion`` at an infinite guidance scale: the scale is gone. By default the lengths of all steps
-    add up to 0.75 times the noise, so that few steps do about as much as many (measured on digits, 10 to 75 steps).
+    The limit of a ``TrustRegion`` at an infinite guidance scale: the scale is gone. The default length is inverse to
+    the number of steps, so that few steps do about as much as many (measured on digits, 10 to 75 steps); further passes
+    of a step are not counted.
 
     Args:
         guidance: See ``MoveWrapper``.

@@ -1,6 +1,7 @@
 """Guidance of the prediction: what it moves alone, inside wrappers, and behind a prediction at another level."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from tag_lightning.diffusion import (
 )
 from tag_lightning.guidance import (
     DPS,
+    MPGD,
     UGD,
+    AdaptiveLengthSteps,
     AdaptiveMoments,
     AlignedMoves,
     ClassifierGuidance,
@@ -29,11 +32,13 @@ from tag_lightning.guidance import (
     GuidanceWrapper,
     MoreRedAS,
     ProximalAlignment,
+    Retiming,
     TemporalAlignment,
     TimeCorrection,
     TimeShift,
     TrustRegion,
 )
+from tag_lightning.guidance.noise_level import KnownNoise
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
@@ -115,6 +120,7 @@ def test_a_bound_holds_for_what_a_classifier_looks_ahead_at() -> None:
         TrustRegion(classifier(100.0), kappa),
         FixedLengthSteps(classifier(1e-6), kappa),
         FixedLengthSteps(AdaptiveMoments(classifier(1e-6)), kappa),
+        AdaptiveLengthSteps(classifier(1e-6), kappa),
     ):
         moved = looked_at(bounded, x, never) - x
         torch.testing.assert_close(moved.norm(dim=1), torch.full((6,), longest, dtype=torch.float64))
@@ -134,6 +140,34 @@ def test_universal_guidance_looks_ahead_along_the_move_that_changes_the_estimate
         leaf = x.clone().requires_grad_(True)
         gradient = DPS(clean()).gradient(leaf, DENOISER(leaf, 60), step)
         torch.testing.assert_close(moved, SCALE * (1 - step.alpha_bar) * gradient)
+
+
+@pytest.mark.parametrize("guidance", [UGD(clean(), SCALE), UGD(clean(), SCALE, 0.3), MPGD(clean(), SCALE)])
+def test_a_look_ahead_through_samples_that_were_rescaled_changes_the_estimate_as_the_guidance_does(
+    guidance: ConditionedGuidance,
+) -> None:
+    """``x0 = (k x - sqrt(1 - a_s) epsilon) / sqrt(a_s)`` for samples that are multiplied by k before."""
+    x, step, retiming = random_vectors(6, 2), step60(), Retiming(KnownNoise(0.3))
+    seen: list[Prediction] = []
+
+    def predict(x: Tensor, timestep: Tensor | int, **inputs: Tensor | bool) -> Prediction:
+        seen.append(retiming.denoise(x, replace(step, alphas_cumprod=SCHEDULE.alphas_cumprod), at_level))
+        return seen[-1]
+
+    def at_level(x: Tensor, timesteps: Tensor | int, **inputs: Tensor | bool) -> Prediction:
+        return DENOISER(x, timesteps)._replace(alpha_bar=SCHEDULE.alphas_cumprod[timesteps])
+
+    move = guidance.look_ahead(x, step, predict)
+    assert not torch.allclose(per_sample(seen[0].input_scale, x), torch.ones_like(x), atol=1e-3)
+    scaled = per_sample(seen[0].input_scale, x)
+    signal = per_sample(seen[0].level(step) ** 0.5, x)
+    noise = per_sample((1 - seen[0].level(step)) ** 0.5, x)
+    changed = (scaled * (x + move) - noise * seen[0].epsilon) / signal - seen[0].x0
+    if isinstance(guidance, MPGD):
+        expected = guidance.mean_displacement(seen[0].x0, step)
+    else:
+        expected = guidance.clean_move(x, predict(x.requires_grad_(True), 60), step)
+    torch.testing.assert_close(changed.detach(), expected.detach())
 
 
 GUIDED: list[Callable[[], ConditionedGuidance]] = [classifier, lambda: UGD(clean(), SCALE, 0.3, recurrence=1)]

@@ -149,6 +149,25 @@ def test_directions_have_length_one_at_every_size_that_a_number_can_have(power: 
     torch.testing.assert_close(unit(direction.double()).float(), unit(direction))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("extreme", ["tiny", "max", "smallest_normal"])
+def test_directions_have_length_one_at_the_ends_of_every_precision(dtype: torch.dtype, extreme: str) -> None:
+    size = getattr(torch.finfo(dtype), extreme) * (2**-3 if extreme == "tiny" else 0.5)
+    direction = unit(torch.tensor([[3.0, 4.0], [0.0, -1.0]], dtype=dtype) * torch.tensor(size / 4, dtype=dtype))
+    expected = torch.tensor([[0.6, 0.8], [0.0, -1.0]], dtype=dtype)
+    torch.testing.assert_close(direction, expected, rtol=0, atol=0.15 if dtype == torch.bfloat16 else 0.01)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e18, 1e25, 1e38])
+def test_a_region_bounds_moves_of_every_size_in_single_precision(size: float) -> None:
+    step = step_at(SCHEDULE, vector_space(range(1), dtype=torch.float32), 60, 50)
+    region = TrustRegion(DPS(near()), 0.05)
+    longest = 0.05 * (2 * 0.5) ** 0.5
+    moved = region.bounded(torch.tensor([[0.6 * size, -0.8 * size]]), 0.5, step)
+    expected = min(size, longest) * torch.tensor([[0.6, -0.8]])
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("build", [TFG, MPGD, ResidualDPS, LGD])
 def test_a_move_is_that_of_the_proposal_however_short_it_is(build: Callable[..., ConditionedGuidance]) -> None:
     guidance, step = build(near()), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
@@ -275,7 +294,7 @@ def test_spherical_samples_lie_on_their_sphere(space: Space, build: Callable | N
 
     watch = Watch()
     guidance = [DSG(Condition(Positions(), target, loss), weight), watch]
-    Sampler(Denoiser(Half(), SCHEDULE), DDIM(1.0), 5, guidance).sample(space, 0)
+    Sampler(Denoiser(Half(), SCHEDULE, "epsilon"), DDIM(1.0), 5, guidance).sample(space, 0)
     for proposal, _ in watch.seen[:-1]:
         distance = (proposal.sample - proposal.mean).flatten(1).norm(dim=1)
         expected = space.degrees_of_freedom.sqrt() * proposal.std

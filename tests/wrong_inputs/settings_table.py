@@ -80,6 +80,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("AdaptiveLengthSteps", "kappa", [0.0], guidance=DPS),
     *_each("AdaptiveLengthSteps", "rate", [-1.0, NAN, INF], guidance=DPS),
     *_each("AdaptiveLengthSteps", "growth", [1.0, -1.0, NAN, INF], guidance=DPS),
+    *_each("AdaptiveLengthSteps", "max_kappa", [0.0, -1.0, NAN, INF], guidance=DPS),
     *_each("AdaptiveMoments", "beta1", [-0.1, 1.0], guidance=DPS),
     *_each("AdaptiveMoments", "beta2", [1.5], guidance=DPS),
     *_each("AdaptiveMoments", "delta", [0.0], guidance=DPS),
