@@ -18,12 +18,14 @@ class SweepPoint(NamedTuple):
         parameter: The parameter that changes along the curve.
         value: Its value in this arm.
         guided: Its samples were asked for something, so that their alignment says something.
+        asked: Names of the conditions that they were asked for, joined by ", "; empty for all of the run's.
     """
 
     curve: str
     parameter: str
     value: float
     guided: bool = True
+    asked: str = ""
 
 
 @dataclass

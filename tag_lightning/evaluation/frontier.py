@@ -20,7 +20,7 @@ from tag_lightning.evaluation.envelope import Curve, dominates, mean_log_ratio, 
 from tag_lightning.evaluation.figures import FrontierLine, figure_pixels, frontier_curves, save_png
 from tag_lightning.evaluation.metric_labels import metric_label
 from tag_lightning.evaluation.report import write_results
-from tag_lightning.evaluation.seed_results import Measures, Over, SeedResults
+from tag_lightning.evaluation.seed_results import Measures, Over, Resampled, SeedResults
 from tag_lightning.evaluation.sweep_figures import SweepLine, sweep_figure
 from tag_lightning.files import replacing
 
@@ -35,7 +35,7 @@ class Merit:
     Attributes:
         first: The curve compared with.
         second: The curve compared.
-        over: ``alignment``, or ``seconds`` per sample.
+        over: The metric of alignment, or ``seconds`` per sample.
         log_ratio: Mean over the shared range, and over seeds, of ``log(cost of second / cost of first)``; negative if
             ``second`` is better. None if no seed has a shared range.
         low: Lower end of the 95 % interval; None without rows of single samples.
@@ -48,7 +48,7 @@ class Merit:
 
     first: str
     second: str
-    over: Over
+    over: str
     log_ratio: float | None
     low: float | None
     high: float | None
@@ -81,12 +81,14 @@ class Frontier:
 
     The cost is ``fid``, or the instability ``1 - atom_stability``. An arm outside of sweeps is a curve of one point.
     Curves are compared by their monotone envelopes, see ``envelope``; several seeds by the mean of their figures.
+    Sweeps that were asked for different conditions are not compared with each other.
 
     Args:
         runs: Results of each seed, with the same arms; see ``read``.
 
     Attributes:
-        measures: The metrics of alignment and quality.
+        measures: The metrics of alignment and quality: of what all guided sweeps were asked for, or, if that differs,
+            of all conditions together.
         curves: Arms of each curve, in the order of the swept values.
 
     Raises:
@@ -94,7 +96,9 @@ class Frontier:
     """
 
     def __init__(self, runs: Sequence[SeedResults]) -> None:
-        measures = Measures.of(runs[0].figures)
+        points = runs[0].points
+        asked = {point.asked for point in points.values() if point.guided}
+        measures = Measures.of(runs[0].figures, asked.pop() if len(asked) == 1 else "")
         if measures is None:
             found = sorted({name for figures in runs[0].figures.values() for name in figures})
             raise ValueError(
@@ -103,7 +107,6 @@ class Frontier:
             )
         self.measures = measures
         self._runs = list(runs)
-        points = runs[0].points
         self.curves: dict[str, list[str]] = {}
         names = {point.curve for point in points.values()}
         for arm in runs[0].figures:
@@ -111,7 +114,7 @@ class Frontier:
             self.curves.setdefault(points[arm].curve if arm in points else alone, []).append(arm)
         for arms in self.curves.values():
             arms.sort(key=lambda arm: points[arm].value if arm in points else 0.0)
-        self._resamples = [run.resampled(self.measures, _RESAMPLES) for run in self._runs]
+        self._resamples: dict[Measures, list[Resampled]] = {}
 
     @classmethod
     def read(cls, paths: Sequence[str | Path]) -> Self:
@@ -147,16 +150,17 @@ class Frontier:
             over: Compare at equal ``alignment`` or equal ``seconds``; the latter says something of curves whose time
                 changes, those that sweep ``num_steps``.
         """
-        arms = self.curves[first], self.curves[second]
-        pairs = [[run.curve(one, self.measures, over) for one in arms] for run in self._runs]
+        arms, measures = (self.curves[first], self.curves[second]), self._measures(first, second)
+        pairs = [[run.curve(one, measures, over) for one in arms] for run in self._runs]
         ratios = [mean_log_ratio(*pair) for pair in pairs]
         shared = [shared_range(*pair) for pair in pairs]
         known = [ratio for ratio in ratios if ratio is not None]
         low, high = self._interval(first, second, over) if known else (None, None)
         ahead = [name for name, order in ((first, 1), (second, -1)) if all(dominates(*p[::order]) for p in pairs)]
         return Merit(
-            *(first, second, over, float(np.mean(known)) if known else None, low, high),
-            [None if b is None else sorted(self.measures.signed(end, over) for end in b) for b in shared],
+            *(first, second, measures.alignment if over == "alignment" else over),
+            *(float(np.mean(known)) if known else None, low, high),
+            [None if b is None else sorted(measures.signed(end, over) for end in b) for b in shared],
             ahead[0] if len(ahead) == 1 else None,
             "" if known else NO_SHARED_RANGE,
         )
@@ -170,7 +174,7 @@ class Frontier:
         for first, second in itertools.combinations(self.curves, 2):
             if first not in swept and second not in swept:
                 continue
-            if unguided.isdisjoint((first, second)):
+            if unguided.isdisjoint((first, second)) and len(self._asked(first, second)) == 1:
                 merit = self.merit(first, second)
                 if not merit.note or (first in swept and second in swept):
                     found.append(merit)
@@ -258,9 +262,8 @@ class Frontier:
         rows = [["curve", "against", "at equal", f"mean change of {cost} %", "95 % interval", "dominant"]]
         for merit in self.merits:
             ends = [_percent(end) for end in (merit.low, merit.high) if end is not None]
-            over = self.measures.alignment if merit.over == "alignment" else merit.over
             change = merit.note if merit.log_ratio is None else _percent(merit.log_ratio)
-            rows.append([merit.second, merit.first, over, change, " to ".join(ends), merit.dominant or ""])
+            rows.append([merit.second, merit.first, merit.over, change, " to ".join(ends), merit.dominant or ""])
         return rows
 
     def print(self, file: TextIO | None = None) -> None:
@@ -319,14 +322,30 @@ class Frontier:
         means, costs = points.mean(1), np.exp(points[..., 1])
         return FrontierLine(self.measures.signed(means[:, 0]), np.exp(means[:, 1]), costs.min(1), costs.max(1))
 
+    def _asked(self, *curves: str) -> set[str]:
+        """What the guided sweeps among the curves were asked for."""
+        first = (self._runs[0].points.get(self.curves[name][0]) for name in curves)
+        return {point.asked for point in first if point is not None and point.guided}
+
+    def _measures(self, first: str, second: str) -> Measures:
+        """The metrics that two curves are compared by."""
+        asked = self._asked(first, second)
+        own = Measures.of(self._runs[0].figures, asked.pop()) if len(asked) == 1 else None
+        return own or self.measures
+
+    def _resampled(self, measures: Measures) -> list[Resampled]:
+        if measures not in self._resamples:
+            self._resamples[measures] = [run.resampled(measures, _RESAMPLES) for run in self._runs]
+        return self._resamples[measures]
+
     def _interval(self, first: str, second: str, over: Over) -> tuple[float | None, float | None]:
-        arms = [*self.curves[first], *self.curves[second]]
-        runs = list(zip(self._runs, self._resamples, strict=True))
+        arms, measures = [*self.curves[first], *self.curves[second]], self._measures(first, second)
+        runs = list(zip(self._runs, self._resampled(measures), strict=True))
         if not all(arm in resampled for run, resampled in runs for arm in arms if run.figures[arm]):
             return None, None
         ratios = np.full((len(self._runs), _RESAMPLES), np.nan)
         for s, r in np.ndindex(ratios.shape):
-            pair = (self._resampled_curve(s, r, name, over) for name in (first, second))
+            pair = (self._resampled_curve(s, r, name, over, measures) for name in (first, second))
             ratio = mean_log_ratio(*pair)
             ratios[s, r] = np.nan if ratio is None else ratio
         generator = np.random.default_rng(0)
@@ -338,12 +357,12 @@ class Frontier:
         low, high = np.quantile(np.nanmean(means, 0), [0.025, 0.975])
         return float(low), float(high)
 
-    def _resampled_curve(self, s: int, r: int, name: str, over: Over) -> Curve:
+    def _resampled_curve(self, s: int, r: int, name: str, over: Over, measures: Measures) -> Curve:
         arms = [arm for arm in self.curves[name] if self._runs[s].figures[arm]]
-        resampled = [self._resamples[s][arm] for arm in arms]
+        resampled = [self._resampled(measures)[s][arm] for arm in arms]
         if over == "alignment":
             return Curve(np.array([x[r] for x, _ in resampled]), np.array([cost[r] for _, cost in resampled]))
-        x = np.array([self._runs[s].point(arm, self.measures, over)[0] for arm in arms])
+        x = np.array([self._runs[s].point(arm, measures, over)[0] for arm in arms])
         return Curve(x, np.array([cost[r] for _, cost in resampled]))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from tag_lightning.evaluation.sample_rows import SampleRows
 
 ROWS_FILE = "sweep_rows.npz"
 Over = Literal["alignment", "seconds"]
+Resampled: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Coordinate and log cost ``[R]`` of each arm in R resamples."""
 _SMALLEST_DISTANCE = 1e-12
 _SMALLEST_SHARE = 0.01  # of one sample
 
@@ -34,16 +36,21 @@ class Measures(NamedTuple):
     quality: str
 
     @classmethod
-    def of(cls, arms: Mapping[str, Mapping[str, Any]]) -> Self | None:
+    def of(cls, arms: Mapping[str, Mapping[str, Any]], asked: str = "") -> Self | None:
         """The metrics that the figures of the arms offer, the first of each list; None if one is missing.
 
-        All targets together come before the class alone, and a range before an error, since a molecule that is asked
-        for a range has errors only of what it was not asked.
+        All targets together come before the class alone, and a range, which decides, before an error.
+
+        Args:
+            arms: Figures by arm.
+            asked: What the samples were asked for, see ``SweepPoint``. One name by itself has figures of its own;
+                several, unless they are all of the run's, are compared by the first that has.
         """
         names = list(dict.fromkeys(name for figures in arms.values() for name in figures))
+        own = [f"{kind}_{one}" for one in asked.split(", ") for kind in ("accuracy", "within", "mae")]
         ranges, errors = ([name for name in names if name.startswith(kind)] for kind in ("within_", "mae_"))
-        shares = [name for name in ("accuracy_all", "accuracy") if name in names]
-        alignment = next(iter([*shares, *ranges, *errors]), None)
+        order = [*(own if asked else []), "accuracy_all", "accuracy", *ranges, *errors]
+        alignment = next((name for name in order if name in names), None)
         quality = next((name for name in ("fid", "atom_stability") if name in names), None)
         return None if alignment is None or quality is None else cls(alignment, quality)
 
@@ -120,7 +127,7 @@ class SeedResults:
         table = np.array([self.point(arm, measures, over) for arm in arms])
         return Curve(*table[np.isfinite(table).all(1)].T)
 
-    def resampled(self, measures: Measures, num_resamples: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def resampled(self, measures: Measures, num_resamples: int) -> Resampled:
         """Coordinate and log cost of each arm in resamples of its samples, the same for all arms.
 
         Resampling repeats samples, which raises every Frechet distance by about as much as the finite number of
@@ -130,7 +137,7 @@ class SeedResults:
         Returns:
             ``[R]`` each, by arm; an arm without rows or figures is missing.
         """
-        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        found: Resampled = {}
         if self.rows is None:
             return found
         total = max(figures.get("num_samples", 0) for figures in self.figures.values())

@@ -42,6 +42,7 @@ def _swept(name: str, arm: Arm) -> dict[str, Arm]:
     target = None if key == _STEPS else _target(name, arm, key)
     whole = target is None or not re.search(r"\bfloat\b", _annotation(target.parameters()[parameter]))
     guided = bool(arm.conditional) or arm.best_of > 1 or any(entry.steers for entry in arm.guidance)
+    asked = "" if arm.conditional or arm.best_of > 1 else _asked(arm)
     points: dict[str, Arm] = {}
     for value in values:
         text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
@@ -53,9 +54,22 @@ def _swept(name: str, arm: Arm) -> dict[str, Arm]:
             point = _with(arm, target, parameter, int(value) if whole else value)
         except ValueError as error:
             raise ValueError(f"arm {name}: sweep of {key}: {error}") from error
-        point.point = SweepPoint(name, parameter, value, guided)
+        point.point = SweepPoint(name, parameter, value, guided, asked)
         points[f"{name} {parameter}={text}"] = point
     return points
+
+
+def _asked(arm: Arm) -> str:
+    """Names of the conditions that the guidance of an arm follows, joined by ", "; empty for all of the run's."""
+    names: list[str] = []
+    for entry in arm.guidance:
+        if not entry.steers:
+            continue
+        condition = getattr(entry.innermost, "condition", None)
+        if not isinstance(condition, str | list | tuple):
+            return ""
+        names += [condition] if isinstance(condition, str) else condition
+    return ", ".join(dict.fromkeys(names))
 
 
 def _only(name: str, sweep: Any) -> tuple[str, list[float]]:

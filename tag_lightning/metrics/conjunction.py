@@ -34,8 +34,8 @@ class Conjunction(SampleMetric):
         return figures | {"accuracy_all": float(_all(rows).mean())}
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        together = _all(rows)
-        return {"accuracy_all": (together, torch.ones_like(together))}
+        shares = {f"accuracy_{name}": rows["satisfied"][:, k] for k, name in enumerate(self._names)}
+        return {name: (row, torch.ones_like(row)) for name, row in (shares | {"accuracy_all": _all(rows)}).items()}
 
 
 def _all(rows: Mapping[str, Tensor]) -> Tensor:

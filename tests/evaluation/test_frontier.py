@@ -88,6 +88,45 @@ def test_what_was_asked_as_a_whole_is_the_alignment(
     assert frontier.common_alignment(0) == arms[chosen][frontier.measures.alignment]
 
 
+def asking(run: SeedResults, **asked: str) -> SeedResults:
+    """The same results, whose curves were asked for the conditions named."""
+    run.points = {arm: point._replace(asked=asked[point.curve]) for arm, point in run.points.items()}
+    return run
+
+
+def test_curves_are_compared_only_if_they_were_asked_for_the_same_and_by_that() -> None:
+    def digits(ink: float, factor: float) -> list[dict[str, float]]:
+        return [
+            {"accuracy": 0.1, "accuracy_ink": ink * k, "accuracy_all": 0.01 * k, "fid": factor * 4 ** (ink * k)}
+            for k in (1, 2, 3)
+        ]
+
+    run = seed_results(ink=digits(0.2, 8), short=digits(0.3, 4), both=digits(0.1, 2))
+    frontier = Frontier([asking(run, ink="ink", short="ink", both="")])
+    (merit,) = frontier.merits
+    assert (merit.first, merit.second, merit.over) == ("ink", "short", "accuracy_ink")
+    assert merit.log_ratio == pytest.approx(math.log(0.5))
+    assert merit.shared == [[pytest.approx(0.3), pytest.approx(0.6)]]
+    assert frontier.measures.alignment == "accuracy_all"
+    assert Frontier([asking(run, ink="ink", short="ink", both="ink")]).measures.alignment == "accuracy_ink"
+    assert len(Frontier([asking(run, ink="", short="", both="")]).merits) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "alignment"),
+    [
+        ("mu", "within_mu"),
+        ("alpha", "mae_alpha"),
+        ("alpha, gap", "mae_alpha"),
+        ("label", "within_mu"),
+        ("", "within_mu"),
+    ],
+)
+def test_a_property_that_was_asked_for_is_the_alignment(asked: str, alignment: str) -> None:
+    arm = {"mae_gap": 0.2, "mae_alpha": 2.0, "within_mu": 0.6, "fid": 9.0}
+    assert Frontier([asking(seed_results(dps=[arm]), dps=asked)]).measures.alignment == alignment
+
+
 def test_a_stability_of_one_has_a_finite_cost() -> None:
     perfect = [{"mae_mu": 1.0, "atom_stability": 1.0}]
     flawed = [{"mae_mu": 1.0, "atom_stability": 0.99}]
@@ -117,7 +156,7 @@ def test_equal_time_is_compared_where_the_number_of_steps_changes() -> None:
     by_time = {merit.over: merit for merit in frontier.merits}
     assert by_time["seconds"].log_ratio == pytest.approx(math.log(0.5))
     assert by_time["seconds"].shared == [[pytest.approx(0.1), pytest.approx(0.4)]]
-    assert [merit.over for merit in Frontier([seed_results(slow=slow, fast=fast)]).merits] == ["alignment"]
+    assert [merit.over for merit in Frontier([seed_results(slow=slow, fast=fast)]).merits] == ["accuracy"]
 
 
 @pytest.mark.parametrize(("parameter", "times"), [("bits", 0), ("num_steps", 1)])

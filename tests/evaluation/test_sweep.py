@@ -158,6 +158,25 @@ def test_a_point_knows_whether_its_samples_were_asked_for_something(arm: Arm, gu
     assert [one.point is not None and one.point.guided for one in expanded({"arm": arm}).values()] == [guided] * 2
 
 
+@pytest.mark.parametrize(
+    ("guidance", "asked"),
+    [
+        ([DPS()], ""),
+        ([DPS("ink")], "ink"),
+        ([TemporalAlignment(), TrustRegion(DPS(["alpha", "gap"]))], "alpha, gap"),
+        ([Corruption(0.1), DPS("label"), DPS("ink")], "label, ink"),
+        ([DPS("label"), DPS()], ""),
+        ([DPS(Condition(lambda x: x, 0))], ""),
+        ([CFG(), DPS("ink")], ""),
+        ([TemporalAlignment(conditions=[DPS("ink")]), DPS()], ""),
+    ],
+)
+def test_a_point_knows_what_its_samples_were_asked_for(guidance: list[Guidance], asked: str) -> None:
+    found = expanded({"arm": Arm(guidance, sweep={"num_steps": [2]})})["arm num_steps=2"].point
+    assert found is not None
+    assert found.asked == asked
+
+
 def test_two_arms_never_share_a_name() -> None:
     with pytest.raises(ValueError, match="whose name another arm has"):
         expanded({"dps scale=1": Arm(), "dps": Arm([DPS()], sweep={"scale": [1]})})
