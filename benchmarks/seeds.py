@@ -81,8 +81,9 @@ def shown(runs: Sequence[Arms]) -> dict[str, Shown]:
 
 
 def _further(metric: str) -> Shown:
-    name = metric.replace("xtb_mae_", "xTB MAE ").replace("mae_", "MAE ").replace("_", " ")
-    return _share(name) if metric.startswith("accuracy_") else Shown(name, 1, name, digits=2)
+    name = metric.replace("xtb_", "xTB ").replace("mae_", "MAE ").replace("_", " ")
+    share = metric.removeprefix("xtb_").startswith(("accuracy_", "within_"))
+    return _share(name) if share else Shown(name, 1, name, digits=2)
 
 
 def values(runs: Sequence[Arms]) -> pd.DataFrame:
@@ -293,7 +294,7 @@ def main(args: Sequence[str] | None = None) -> None:
         write_results(arguments.out / "summary.json", found | {"tag_by_seed": differences(runs)})
         shown_tables = tables(runs, arguments.seeds)
         if results[0].points and Measures.of(results[0].figures) is not None:
-            frontier = Frontier.read(paths)
+            frontier = Frontier(results)
             frontier.save(arguments.out)
             shown_tables += frontier_tables(frontier, arguments.seeds)
     except (RuntimeError, ValueError, OSError) as error:

@@ -92,10 +92,16 @@ class Frontier:
         curves: Arms of each curve, in the order of the swept values.
 
     Raises:
-        ValueError: If the results lack an alignment or a quality, see ``Measures``.
+        ValueError: If the results lack an alignment or a quality, see ``Measures``, or have different arms.
     """
 
     def __init__(self, runs: Sequence[SeedResults]) -> None:
+        for run in runs:
+            if run.figures.keys() != runs[0].figures.keys() or run.points != runs[0].points:
+                raise ValueError(
+                    f"the results of seed {run.seed} have other arms than those of seed {runs[0].seed}; run every seed "
+                    "with the same configuration"
+                )
         points = runs[0].points
         asked = {point.asked for point in points.values() if point.guided}
         measures = Measures.of(runs[0].figures, asked.pop() if len(asked) == 1 else "")
@@ -123,11 +129,7 @@ class Frontier:
         Raises:
             ValueError: If the files hold no results, have different arms, or rows belong to other results.
         """
-        runs = [SeedResults.read(Path(path)) for path in paths]
-        for run, path in zip(runs, paths, strict=True):
-            if run.figures.keys() != runs[0].figures.keys() or run.points != runs[0].points:
-                raise ValueError(f"{path} has other arms than {paths[0]}; run every seed with the same configuration")
-        return cls(runs)
+        return cls([SeedResults.read(Path(path)) for path in paths])
 
     @property
     def swept(self) -> list[str]:

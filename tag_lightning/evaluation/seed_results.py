@@ -104,7 +104,7 @@ class SeedResults:
             figures = results["arms"] | {arm: {} for arm in failed}
             found = cls(results["seed"], figures, points, failed=failed, reference=reference)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} holds no results of a run; run it again") from error
+            raise ValueError(f"{path} holds no results of a run; remove it and run that seed again") from error
         rows_path = path.with_name(ROWS_FILE)
         if points and rows_path.is_file():
             found.rows = SampleRows.read(rows_path)
@@ -163,5 +163,5 @@ class SeedResults:
                 if measured is not None and not np.isclose(float(above.sum() / below.sum()), measured, rtol=1e-6):
                     raise ValueError(
                         f"{path.with_name(ROWS_FILE)} does not belong to {path.name}: it has another {figure} of "
-                        f"{arm}; run it again"
+                        f"{arm}; remove both and run that seed again"
                     )

@@ -286,7 +286,7 @@ def test_files_of_several_seeds_hold_the_same_frontier(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: run.figures.popitem(), "has other arms than"),
+        (lambda run: run.figures.popitem(), "of seed 1 have other arms than those of seed 0"),
         (lambda run: run.figures["plain scale=1"].update(accuracy=0.123), "does not belong to results.json"),
     ],
 )
