@@ -1,16 +1,17 @@
 """Everything that needs a GPU, in the order of its value, within the time given.
 
-    python -m benchmarks.gpu --minutes 40 --out runs/gpu --cifar10 data/cifar10 --qm9 data/qm9
+    python -m benchmarks.gpu --minutes 40 --out runs/gpu
 
 1. reverse steps in float32 and bfloat16, eager and compiled (``benchmarks.precision``);
 2. the networks of ``configs/cifar10`` at their published size, each for a share of the time, and the default arms;
 3. the paper's experiments on them: few steps, corruption, training-free guidance;
-4. the networks of ``configs/qm9``, and guidance towards its properties.
+4. the networks of ``configs/qm9``, guidance towards its properties, and the paper's table of it.
 
 The same command goes on where the last one stopped: finished jobs are skipped, trainings and samplings resume. A job
 that fails is reported, and those that need it are left out. ``report.json`` in the folder has the state of every job,
-``results`` the figures. ``--cifar10`` takes the authors' files or an image folder; data that are not given are left
-out.
+``results`` the figures. ``--cifar10`` takes the authors' files or an image folder, by default ``data/cifar10``,
+``--qm9`` a folder of QM9, by default ``data/qm9``; default folders that do not exist are left out. If QM9's folder has
+a ``qm9_test_edm.npz``, the molecules that it lists are held out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ from tag_lightning.files import replacing
 
 # Shares of the time that is left, relative to those of the jobs after it.
 _SHARES = {"guide": 2, "judge": 2, "denoiser": 10, "time_gap_predictor": 2, "noise_level": 1.5, "time_predictor": 4}
-_TABLES = ("few_steps", "corruption", "guidance")
+_TABLES = {
+    "cifar10": ("experiments/few_steps", "experiments/corruption", "experiments/guidance"),
+    "qm9": ("qm9/published",),
+}
+_TEST_MOLECULES = "qm9_test_edm.npz"
 _SECONDS_TO_SAVE = 30
 
 
@@ -71,8 +76,7 @@ def plan(out: Path, data: Mapping[str, Path], layers: Sequence[str], modes: Sequ
     jobs = [Job("speed", 3, command, speed, speed)] if modes else []
     for name, root in data.items():
         jobs += _stages(name, root, out, layers)
-        if name == "cifar10":
-            jobs += [_table(table, out) for table in _TABLES]
+        jobs += [_table(name, table, out) for table in _TABLES[name]]
     return jobs
 
 
@@ -84,6 +88,8 @@ def _stages(name: str, root: Path, out: Path, layers: Sequence[str]) -> list[Job
         final = stage == "time_predictor"
         command = ["-m", "tag_lightning", "stages", f"--config={name}", *(f"--config={o}" for o in (*over, *layers))]
         command += [f"--out={folder}", "--only", stage, f"--data.root={root}", "--trainer.max_time={limit}"]
+        if name == "qm9" and (root / _TEST_MOLECULES).is_file():
+            command.append(f"--data.test_molecules={root / _TEST_MOLECULES}")
         needs = [f"{name} {other}" for other in stages[:-1]] if final else []
         if stage == "denoiser":
             needs = [f"{name} judge"]
@@ -93,14 +99,17 @@ def _stages(name: str, root: Path, out: Path, layers: Sequence[str]) -> list[Job
     return jobs
 
 
-def _table(table: str, out: Path) -> Job:
-    trained, folder = out / "cifar10" / "time_predictor", out / "tables" / table
-    command = ["-m", "tag_lightning", "validate", f"--config={trained / 'config.yaml'}"]
-    command += [f"--config=experiments/{table}", f"--ckpt_path={trained / 'pretrained'}"]
-    command += [f"--sampling.noise_level={out / 'cifar10' / 'noise_level' / 'pretrained'}"]
+def _table(name: str, table: str, out: Path) -> Job:
+    trained, folder = out / name / "time_predictor", out / "tables" / table
+    command = ["-m", "tag_lightning", "validate", f"--config={trained / 'config.yaml'}", f"--config={table}"]
+    if name == "cifar10":
+        command += [f"--ckpt_path={trained / 'pretrained'}"]
+        command += [f"--sampling.noise_level={out / name / 'noise_level' / 'pretrained'}"]
+    else:
+        command += [f"--sampling.predictor={trained / 'pretrained'}"]
     command += [f"--trainer.default_root_dir={folder}"]
     results = folder / "results.json"
-    return Job(f"cifar10 {table}", 3, command, results, results, ["cifar10 time_predictor"])
+    return Job(f"{name} {table.rpartition('/')[2]}", 3, command, results, results, [f"{name} time_predictor"])
 
 
 def run_all(jobs: Sequence[Job], seconds: float, out: Path) -> dict[str, Any]:
@@ -175,16 +184,21 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cifar10", type=Path, help="folder of CIFAR-10")
-    parser.add_argument("--qm9", type=Path, help="folder of QM9")
+    parser.add_argument("--cifar10", type=Path, help="folder of CIFAR-10, by default data/cifar10")
+    parser.add_argument("--qm9", type=Path, help="folder of QM9, by default data/qm9")
     parser.add_argument("--config", action="append", default=[], help="configuration over every stage, such as bf16")
     parser.add_argument("--modes", nargs="*", default=["float32", "bfloat16", "compiled float32", "compiled bfloat16"])
     parser.add_argument("--quick", action="store_true", help="measure the speed of a small network")
     arguments = parser.parse_args(args)
-    data = {name: getattr(arguments, name) for name in ("cifar10", "qm9") if getattr(arguments, name) is not None}
-    for name, root in data.items():
-        if not root.is_dir():
-            parser.error(f"--{name}: the folder {root} does not exist")
+    data = {}
+    for name in _TABLES:
+        given, usual = getattr(arguments, name), Path("data") / name
+        if given is not None and not given.is_dir():
+            parser.error(f"--{name}: the folder {given} does not exist")
+        if given is not None or usual.is_dir():
+            data[name] = given or usual
+        else:
+            print(f"{name} is left out: there is no {usual}; name its folder by --{name}", file=sys.stderr)
     if arguments.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {arguments.minutes}")
     jobs = plan(arguments.out, data, arguments.config, arguments.modes, arguments.quick)

@@ -84,7 +84,7 @@ class QM9DataModule(MoleculeDataModule):
         self,
         root: str = "data/qm9",
         download: bool = False,
-        properties: Sequence[str] = ("alpha", "mu", "homo", "lumo", "gap"),
+        properties: Sequence[str] = ("alpha", "mu", "cv", "homo", "lumo", "gap"),
         test_molecules: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tag_lightning.diffusion import Denoiser, Recurrence
-from tag_lightning.guidance import DPS, Corruption, FixedLengthSteps, Guidance, Retiming, Strength, TemporalAlignment
+from tag_lightning.guidance import (
+    DPS,
+    AdaptiveLengthSteps,
+    Corruption,
+    FixedLengthSteps,
+    Guidance,
+    Retiming,
+    Strength,
+    TemporalAlignment,
+)
 
 
 class SweepPoint(NamedTuple):
@@ -109,13 +118,14 @@ def default_arms(
 ) -> dict[str, Arm]:
     """The arms that show what TAG and retiming repair, as far as the needed networks are there.
 
-    A disturbed process, plain guidance, guidance that is far too strong, and guidance in steps of a fixed length, which
-    is the form to use; each by itself, with TAG and with retiming.
+    A disturbed process, plain guidance, guidance that is far too strong, and guidance in short steps, which is the form
+    to use; each by itself, with TAG and with retiming.
 
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of plain DPS.
-        kappa: Length of the guided steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``.
+        kappa: Length of the short steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``. None lets
+            them find it, see ``AdaptiveLengthSteps``.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_noise_level: There is a regressor of the noise level to retime by.
@@ -127,7 +137,8 @@ def default_arms(
         processes["dps"] = DPS(scale=scale)
         if strong_scale is not None:
             processes["strong dps"] = DPS(scale=strong_scale)
-        processes["fixed length"] = FixedLengthSteps(DPS(), kappa)
+        steps = AdaptiveLengthSteps(DPS()) if kappa is None else FixedLengthSteps(DPS(), kappa)
+        processes["adaptive length" if kappa is None else "fixed length"] = steps
     tag, retiming = TemporalAlignment(strength=strength), Retiming()
     arms = {"unguided": Arm()}
     for name, process in processes.items():

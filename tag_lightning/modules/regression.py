@@ -18,7 +18,8 @@ class RegressionModule(NetworkModule):
     """Trains a regressor of properties of clean molecules, by L1 in units of each property's spread.
 
     Mean and spread (mean absolute deviation) of the training data (Hoogeboom et al. 2022, App. E) are stored in the
-    network. Logs ``train/loss``, ``val/loss`` and ``val/mae_<property>`` in the data's unit.
+    network. Logs ``train/loss``, ``val/loss`` and ``val/mae_<property>`` in the data's unit. A property that a molecule
+    lacks (NaN) counts in none of them; the molecule's other properties do.
 
     Args:
         network: Regressor with ``properties``, ``mean`` and ``spread``.
@@ -29,7 +30,7 @@ class RegressionModule(NetworkModule):
         seed: Seed of that noise.
 
     Raises:
-        ValueError: If ``noise`` is negative, or the data lack a property, have non-finite values or one value only.
+        ValueError: If ``noise`` is negative, or the data lack a property or have one value of it only.
     """
 
     network: EGNNPropertyPredictor
@@ -67,28 +68,23 @@ class RegressionModule(NetworkModule):
             )
 
     def _measure(self, datamodule: Any) -> None:
-        values = self._targets(datamodule.table("train").attributes).double()
-        if not bool(values.isfinite().all()):
-            raise ValueError(
-                f"{int((~values.isfinite()).any(1).sum())} training molecules lack one of the properties "
-                f"{', '.join(self.network.properties)}; leave them out or predict other properties"
-            )
-        mean, spread = mean_and_spread(values, self.network.properties)
-        self.network.mean.copy_(mean)
-        self.network.spread.copy_(spread)
+        attributes = datamodule.table("train").attributes
+        for k, name in enumerate(self.network.properties):
+            values = attributes[name][attributes[name].isfinite()]
+            mean, spread = mean_and_spread(values[:, None], [name])
+            self.network.mean[k], self.network.spread[k] = mean[0], spread[0]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = self.blurred(batch.x, self.noise)
-        error = self.network(x, **batch.inputs) - self._targets(batch.attributes)
-        loss = (error / self.network.spread).abs().mean()
+        error, known = self._errors(self.blurred(batch.x, self.noise), batch)
+        loss = self._mean(error, known)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def evaluate(self, batch: Any, batch_idx: int) -> None:
-        error = (self.network(batch.x, **batch.inputs) - self._targets(batch.attributes)).abs()
-        self.mean_loss.update((error / self.network.spread).mean(), len(error))
-        for name, column in zip(self.network.properties, error.T, strict=True):
-            self.mean_error(name).update(column)
+        error, known = self._errors(batch.x, batch)
+        self.mean_loss.update(self._mean(error, known), int(known.sum()))
+        for name, column, there in zip(self.network.properties, error.T, known.T, strict=True):
+            self.mean_error(name).update(column[there])
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -106,5 +102,12 @@ class RegressionModule(NetworkModule):
         """The mean absolute error of one property."""
         return cast(Mean, self.errors[name])
 
-    def _targets(self, attributes: dict[str, Tensor]) -> Tensor:
-        return torch.stack([attributes[name] for name in self.network.properties], 1)
+    def _errors(self, x: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        """Absolute errors ``[B, K]`` in the data's units, 0 where a property is unknown, and which are known."""
+        targets = torch.stack([batch.attributes[name] for name in self.network.properties], 1)
+        known = targets.isfinite()
+        predicted = self.network(x, **batch.inputs)
+        return (predicted - targets.where(known, predicted.detach())).abs(), known
+
+    def _mean(self, error: Tensor, known: Tensor) -> Tensor:
+        return (error / self.network.spread).sum() / known.sum().clamp(min=1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from tiny_qm9 import write_qm9
 from tiny_runs import random_images
 
 from benchmarks import gpu, precision
@@ -116,28 +119,98 @@ def test_precision_shows_the_share_of_the_denoiser_in_every_mode() -> None:
     assert rows[0]["milliseconds"] == 750.0
 
 
-@pytest.mark.slow
-def test_the_whole_plan_runs_on_tiny_networks(tmp_path: Path) -> None:
-    images, out, layer = random_images(tmp_path / "images"), tmp_path / "gpu", tmp_path / "tiny.yaml"
+def test_the_molecules_that_a_file_lists_are_held_out(tmp_path: Path) -> None:
+    root = tmp_path / "qm9"
+    root.mkdir()
+    assert not any(
+        "test_molecules" in word for job in plan(tmp_path, {"qm9": root}, [], [], False) for word in job.command
+    )
+    (root / "qm9_test_edm.npz").write_bytes(b"")
+    *stages, table = plan(tmp_path, {"qm9": root}, [], [], False)
+    assert all(f"--data.test_molecules={root / 'qm9_test_edm.npz'}" in job.command for job in stages)
+    assert (table.name, table.needs) == ("qm9 published", ["qm9 time_predictor"])
+
+
+def test_the_usual_folders_are_taken_and_missing_ones_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    planned: list[dict[str, Path]] = []
+    monkeypatch.setattr(gpu, "plan", lambda out, data, *rest: planned.append(data) or [])
+    gpu.main(["--minutes", "1", "--out", "runs/gpu"])
+    assert planned == [{"cifar10": Path("data/cifar10")}]
+    assert "qm9 is left out: there is no data/qm9; name its folder by --qm9" in capsys.readouterr().err
+
+
+def tiny_layer(path: Path, **stages: dict[str, object]) -> Path:
+    """A configuration over every stage: two steps, four samples, and these arguments of the stages' networks."""
     trainer = {"max_epochs": 1, "max_steps": 2, "limit_train_batches": 2, "check_val_every_n_epoch": 1}
     settings: dict[str, object] = {
-        "data": {"init_args": {"batch_size": 8}},
+        "data": {"init_args": {"batch_size": 4}},
         "trainer": trainer | {"accelerator": "cpu"},
         "sampling": {"num_samples": 4, "chunk_size": 4, "num_steps": 3, "every_n_epochs": 1},
     }
-    settings["sampling"]["task"] = {"init_args": {"features": "judge"}}  # type: ignore[index]
-    widths = {"guide": [8, 8], "judge": [8, 8], "time_gap_predictor": [8] * 4, "time_predictor": [8] * 4}
-    for stage, sizes in (widths | {"noise_level": [8, 8, 8]}).items():
-        settings[stage] = {"model": {"init_args": {"network": {"init_args": {"widths": sizes}}}}}
-    settings["denoiser"] = {"model": {"init_args": {"network": {"init_args": UNET}}}}
+    for stage, network in stages.items():
+        settings[stage] = {"model": {"init_args": {"network": {"init_args": network}}}}
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def run_plan(out: Path, minutes: float, *arguments: object) -> dict[str, dict[str, object]]:
+    command = [sys.executable, "-m", "benchmarks.gpu", f"--minutes={minutes}", f"--out={out}", "--quick"]
+    # In a folder without `data`, so that no data of this checkout are found; its packages are.
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([*command, *map(str, arguments)], check=True, cwd=out.parent, env=os.environ | paths)
+    return json.loads((out / "report.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_plan_of_images_runs_on_tiny_networks_and_goes_on_after_its_time(tmp_path: Path) -> None:
+    predictor, classifier = {"widths": [8] * 4}, {"widths": [8, 8]}
+    layer = tiny_layer(
+        tmp_path / "tiny.yaml",
+        guide=classifier,
+        judge=classifier,
+        time_gap_predictor=predictor,
+        time_predictor=predictor,
+        noise_level={"widths": [8, 8, 8]},
+        denoiser=UNET,
+    )
+    settings = yaml.safe_load(layer.read_text())
+    settings["sampling"]["task"] = {"init_args": {"features": "judge"}}
     layer.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "benchmarks.gpu", "--minutes=30", f"--out={out}", f"--cifar10={images}"]
-    command += [f"--config={layer}", "--quick", "--modes", "float32", "bfloat16"]
-    subprocess.run(command, check=True)
-    report = json.loads((out / "report.json").read_text())
+    images = random_images(tmp_path / "images")
+    arguments = [f"--cifar10={images}", f"--config={layer}", "--modes", "float32", "bfloat16", "compiled float32"]
+    first = run_plan(tmp_path / "gpu", 0.75, *arguments)
+    assert set(states(first)) >= {"finished", "left out"}
+    report = run_plan(tmp_path / "gpu", 30, *arguments)
     assert set(states(report)) == {"finished"}, report
-    assert {path.stem for path in (out / "results").iterdir()} == {
+    figures = tmp_path / "gpu" / "results"
+    assert {path.stem for path in figures.iterdir()} == {
         *("speed", "cifar10_time_predictor", "cifar10_few_steps", "cifar10_corruption", "cifar10_guidance")
     }
-    arms = json.loads((out / "results" / "cifar10_guidance.json").read_text())["arms"]
+    arms = json.loads((figures / "cifar10_guidance.json").read_text())["arms"]
     assert {"dps", "dps+tag", "tfg+retiming"} <= arms.keys()
+
+
+@pytest.mark.slow
+def test_the_plan_of_molecules_runs_on_tiny_networks(tmp_path: Path) -> None:
+    regressor = {"width": 8, "num_layers": 1}
+    layer = tiny_layer(
+        tmp_path / "tiny.yaml",
+        guide=regressor,
+        judge=regressor,
+        time_gap_predictor=regressor,
+        time_predictor=regressor,
+        denoiser={"width": 8, "num_blocks": 1, "longest": 1.0},
+    )
+    root = tmp_path / "qm9"
+    root.mkdir()
+    write_qm9(root, 40)
+    np.savez(root / "qm9_test_edm.npz", index=np.array([3, 5, 8]))
+    report = run_plan(tmp_path / "gpu", 30, f"--qm9={root}", f"--config={layer}", "--modes")
+    assert set(states(report)) == {"finished"}, report
+    results = json.loads((tmp_path / "gpu" / "results" / "qm9_published.json").read_text())
+    assert {"dps alpha+tag", "tfg gap", "dps all six"} <= results["arms"].keys()
+    assert results["published"]["tfg cv+tag"]["mae_cv"] == 2.67

@@ -115,12 +115,14 @@ def test_targets_are_the_labels_in_turn(tiny: TinyNetworks, tmp_path: Path) -> N
 @pytest.mark.parametrize("noise_level", [True, False])
 @pytest.mark.parametrize("predictor", [True, False])
 @pytest.mark.parametrize("strong_scale", [None, 8.0])
+@pytest.mark.parametrize("kappa", [None, 0.03])
 def test_default_arms_are_those_the_run_has_networks_for(
-    strong_scale: float | None, predictor: bool, noise_level: bool, guide: bool
+    kappa: float | None, strong_scale: float | None, predictor: bool, noise_level: bool, guide: bool
 ) -> None:
-    arms = default_arms(0.2, 1.0, 0.03, 0.5, predictor, noise_level, guide, strong_scale)
+    arms = default_arms(0.2, 1.0, kappa, 0.5, predictor, noise_level, guide, strong_scale)
     corrections = ["", *["+tag"] * predictor, *["+retiming"] * noise_level]
-    processes = ["corruption", *["dps", *["strong dps"] * (strong_scale is not None), "fixed length"] * guide]
+    short = "adaptive length" if kappa is None else "fixed length"
+    processes = ["corruption", *["dps", *["strong dps"] * (strong_scale is not None), short] * guide]
     assert list(arms) == [
         "unguided",
         *(f"{process}{correction}" for process in processes for correction in corrections),

@@ -63,10 +63,10 @@ def every_stage(experiment: str, runs: Path, *data: str) -> dict:
 @pytest.mark.slow
 def test_qm9_guides_on_every_property_and_on_two(qm9: Path, tmp_path: Path) -> None:
     results = every_stage("qm9", tmp_path, f"--data.init_args.root={qm9}")
-    names = ("alpha", "mu", "homo", "lumo", "gap", "alpha mu")
+    names = ("alpha", "mu", "cv", "homo", "lumo", "gap", "alpha mu")
     assert set(results["arms"]) == {"unguided", *names, *(f"{name}+tag" for name in names)}
     for figures in results["arms"].values():
-        assert {f"mae_{name}" for name in names[:5]} <= figures.keys()
+        assert {f"mae_{name}" for name in names[:6]} <= figures.keys()
         assert 0 <= figures["atom_stability"] <= 1
 
 

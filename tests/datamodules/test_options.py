@@ -32,7 +32,7 @@ OWN: dict[str, dict[str, Any]] = {
     "CIFAR10DataModule": {"batch_size": 128},
     "ImageFolderDataModule": {"batch_size": 128},
     "MixtureDataModule": {"batch_size": 512},
-    "QM9DataModule": {"properties": ("alpha", "mu", "homo", "lumo", "gap")},
+    "QM9DataModule": {"properties": ("alpha", "mu", "cv", "homo", "lumo", "gap")},
 }
 SHARED = {"batch_size": "int", "num_workers": "int", "seed": "int"}
 KINDS: dict[type, dict[str, Any]] = {

@@ -169,9 +169,40 @@ class OneTable(LightningDataModule):
         return DataLoader([self._table], collate_fn=lambda rows: rows[0])
 
 
-def test_labels_that_are_nan_are_counted(tmp_path: Path) -> None:
-    data = OneTable(batch([[1.0, math.nan], [2.0, 3.0], [math.nan, math.nan], [math.inf, 1.0]]))
-    with pytest.raises(ValueError, match="3 training molecules lack one of the properties mu, alpha"):
+def test_a_property_that_a_molecule_lacks_counts_in_nothing() -> None:
+    made = constant([2.0, 10.0], [0.5, 4.0])
+    lacking = batch([[1.0, math.nan], [4.0, 10.0], [math.nan, 16.0], [math.nan, math.nan]])
+    loss = made.training_step(lacking, 0)
+    assert float(loss.detach()) == pytest.approx((2 + 4 + 0 + 1.5) / 4)
+    loss.backward()
+    # Two known labels of either property among four: d|spread * bias - error| / spread / 4 each.
+    torch.testing.assert_close(made.network.molecule[-1].bias.grad, torch.tensor([0.0, -0.25]))
+    made.eval().validation_step(lacking, 0)
+    made.validation_step(batch([[math.nan, 11.0]]), 1)
+    assert [float(made.mean_error(name).compute()) for name in PROPERTIES] == pytest.approx([1.5, 7 / 3])
+    assert float(made.mean_loss.compute()) == pytest.approx((2 + 4 + 0 + 1.5 + 0.25) / 5)
+
+
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient() -> None:
+    made = constant([2.0, 10.0], [0.5, 4.0])
+    loss = made.training_step(batch([[math.nan, math.nan]]), 0)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not made.network.molecule[-1].bias.grad.any()
+
+
+def test_mean_and_spread_are_those_of_the_molecules_that_have_the_property(tmp_path: Path) -> None:
+    data = OneTable(batch([[1.0, math.nan], [2.0, 3.0], [math.nan, math.nan], [6.0, 1.0]]))
+    trained = module()
+    trainer(tmp_path, max_steps=1).fit(trained, datamodule=data)
+    torch.testing.assert_close(trained.network.mean, torch.tensor([3.0, 2.0]))
+    torch.testing.assert_close(trained.network.spread, torch.tensor([2.0, 1.0]))
+    assert all(bool(parameter.isfinite().all()) for parameter in trained.network.parameters())
+
+
+def test_a_property_that_no_training_molecule_has_is_refused(tmp_path: Path) -> None:
+    data = OneTable(batch([[1.0, math.nan], [2.0, math.nan]]))
+    with pytest.raises(ValueError, match="alpha has no value in any training samples"):
         trainer(tmp_path, max_steps=1).fit(module(), datamodule=data)
 
 
