@@ -124,8 +124,8 @@ def default_arms(
     Args:
         sigma: Standard deviation of the corruption.
         scale: Guidance scale of plain DPS.
-        kappa: Length of the short steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``. None lets
-            them find it, see ``AdaptiveLengthSteps``.
+        kappa: Length of the short steps, as a fraction of the noise that they leave; see ``FixedLengthSteps``. None
+            lets them find it, see ``AdaptiveLengthSteps``.
         strength: Strength of TAG.
         with_predictor: There is a time predictor to correct with.
         with_noise_level: There is a regressor of the noise level to retime by.

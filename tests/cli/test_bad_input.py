@@ -214,8 +214,8 @@ def test_nan_from_a_predictor_costs_its_arm_alone(
     told = "arm corruption+tag: the time predictor returned NaN or infinity at timestep 19 for 4 of 4 samples; check"
     assert told in message
     results = json.loads(written.read_text())
-    assert list(results["arms"]) == ["unguided", "corruption", "dps", "fixed length"]
-    assert list(results["failed"]) == ["corruption+tag", "dps+tag", "fixed length+tag"]
+    assert list(results["arms"]) == ["unguided", "corruption", "dps", "adaptive length"]
+    assert list(results["failed"]) == ["corruption+tag", "dps+tag", "adaptive length+tag"]
     assert results["failed"]["corruption+tag"].startswith(told)
     assert (tmp_path / "run" / "samples" / "dps.png").is_file()
     assert not (tmp_path / "run" / "samples" / "dps+tag.png").exists()

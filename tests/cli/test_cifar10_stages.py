@@ -70,7 +70,7 @@ def test_every_stage_runs_and_the_last_compares_all_arms(experiment: str, image_
     features = [f"{TASK}.features=judge", "--sampling.every_n_epochs=1"]
     _fit(experiment, "time_predictor", image_folder, runs, *SMALL_CNN, *sources, *sizes, *features)
     results = json.loads((runs / "time_predictor" / "results.json").read_text())
-    methods = {"corruption", "dps", "fixed length", "few"}
+    methods = {"corruption", "dps", "adaptive length", "few"}
     expected = {"unguided"} | methods | {f"{method}+tag" for method in methods}
     assert results["arms"].keys() == expected
     for figures in results["arms"].values():

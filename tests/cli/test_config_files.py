@@ -155,7 +155,7 @@ def test_an_arm_of_a_later_file_takes_nothing_of_an_earlier_one_of_its_name(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layer = tmp_path / "layer.yaml"
-    layer.write_text(f"{base}sampling: {{arms: {{fixed length: {{num_steps: 7}}}}}}\n")
+    layer.write_text(f"{base}sampling: {{arms: {{adaptive length: {{num_steps: 7}}}}}}\n")
     first = [] if base else ["--config=experiments/weak_denoiser"]
     (arm,) = printed(capsys, "validate", *first, f"--config={layer}")["sampling"]["arms"].values()
     assert (arm["num_steps"], arm["sweep"], arm["guidance"]) == (7, None, [])

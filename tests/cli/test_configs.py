@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+import tag_lightning.datamodules
 from tag_lightning.callbacks import GuidedSampling
 from tag_lightning.config_files import merged_with_bases
 from tag_lightning.diffusion.arguments import Rebuildable
@@ -23,6 +25,19 @@ STAGES = sorted(path for path in CONFIGS.glob("*/*.yaml") if "model" in yaml.saf
 
 def read(path: Path) -> dict:
     return merged_with_bases(path)
+
+
+def test_published_figures_belong_to_data_modules_and_to_arms_that_exist() -> None:
+    found = Counter[str]()
+    for path in sorted(CONFIGS.glob("*/*.yaml")):
+        sampling = read(path).get("sampling", {})
+        for dataset, rows in (sampling.get("published") or {}).items():
+            named = dataset == sampling.get("dataset")
+            assert named or hasattr(tag_lightning.datamodules, f"{dataset}DataModule"), path
+            curves = {re.sub(r" \w+=[\d.]+$", "", arm) for arm in rows}
+            assert curves <= sampling["arms"].keys(), path
+            found[dataset] += 1
+    assert found.keys() == {"CIFAR10", "ImageNet", "QM9", "Mixture"}
 
 
 def test_there_are_main_jobs() -> None:

@@ -84,8 +84,8 @@ def test_predict_writes_the_samples_of_one_arm(
 def test_predict_draws_the_samples_that_fit_has_shown(trained: Path, tiny: TinyNetworks, tmp_path: Path) -> None:
     main(predictor_arguments("predict", tmp_path, tiny, f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"))
     with (
-        Image.open(tmp_path / "samples" / "fixed length+tag.png") as drawn,
-        Image.open(trained / "samples" / "fixed length+tag.png") as shown,
+        Image.open(tmp_path / "samples" / "adaptive length+tag.png") as drawn,
+        Image.open(trained / "samples" / "adaptive length+tag.png") as shown,
     ):
         assert np.array_equal(np.asarray(drawn), np.asarray(shown))
 
@@ -110,7 +110,7 @@ def test_an_arm_is_added_by_a_configuration_file_alone(tiny: TinyNetworks, tmp_p
     config.write_text(yaml.safe_dump({"sampling": {"extra_arms": {"mine": {"guidance": guidance, "num_steps": 3}}}}))
     main(predictor_arguments("validate", tmp_path / "run", tiny, f"--config={config}"))
     results = _results(tmp_path / "run")
-    assert list(results["arms"])[-2:] == ["fixed length+tag", "mine"]
+    assert list(results["arms"])[-2:] == ["adaptive length+tag", "mine"]
     assert results["arms"]["mine"].keys() == results["arms"]["dps"].keys()
     assert (tmp_path / "run" / "samples" / "mine.png").is_file()
 

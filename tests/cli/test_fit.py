@@ -18,7 +18,7 @@ import tag_lightning
 from tag_lightning.cli import main
 from tag_lightning.pretrained import load_pretrained
 
-ARMS = ["unguided", "corruption", "corruption+tag", "dps", "dps+tag", "fixed length", "fixed length+tag"]
+ARMS = ["unguided", "corruption", "corruption+tag", "dps", "dps+tag", "adaptive length", "adaptive length+tag"]
 METRICS = {"fid", "accuracy", "time_gap", "seconds"}
 
 

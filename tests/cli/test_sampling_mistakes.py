@@ -35,7 +35,7 @@ def test_predict_before_any_validation_names_arm_and_way_out(
     tiny: TinyNetworks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = _error(predictor_arguments("predict", tmp_path, tiny), capsys)
-    assert "arm fixed length+tag: PolyakStrength needs a time predictor with a measured typical_nll" in message
+    assert "arm adaptive length+tag: PolyakStrength needs a time predictor with a measured typical_nll" in message
 
 
 def test_predict_with_a_classifier_says_that_it_cannot_sample(

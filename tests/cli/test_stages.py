@@ -105,7 +105,7 @@ def test_images_go_through_all_stages_and_on_from_where_they_were_cut(
     results = json.loads(Path("runs/photos/time_predictor/results.json").read_text())
     assert results["arms"].keys() == {"unguided"} | {
         f"{process}{repair}"
-        for process in ("corruption", "dps", "fixed length")
+        for process in ("corruption", "dps", "adaptive length")
         for repair in ("", "+tag", "+retiming")
     }
     networks = {name: load_pretrained(f"runs/photos/{name}/pretrained").network for name in ALL}

@@ -123,7 +123,7 @@ def test_a_time_predictor_of_latents_is_trained_and_compares(tmp_path: Path, tin
     data = LatentDataModule(DigitsDataModule(size=SIZE, batch_size=64), str(tmp_path / "pipeline" / "vae"))
     module = TimePredictorModule(predictor(1).requires_grad_(True), LinearSchedule(TIMESTEPS), noise_draws=1)
     tiny_trainer(tmp_path / "run", sampling, max_epochs=1).fit(module, datamodule=data)
-    assert sampling.results.keys() >= {"unguided", "dps+tag", "fixed length+tag", "corruption+tag"}
+    assert sampling.results.keys() >= {"unguided", "dps+tag", "adaptive length+tag", "corruption+tag"}
     assert all(0 <= result.figures["accuracy"] <= 1 for result in sampling.results.values())
 
 
