@@ -84,7 +84,7 @@ def test_qm9_tells_a_conditional_network_of_edm_its_property(qm9: Path, tmp_path
     stage = "edm_alpha_time_predictor"
     fit("qm9", stage, tmp_path, *SMALL, data, *sources, *few, f"--sampling.denoiser={root}")
     results = json.loads((tmp_path / stage / "results.json").read_text())
-    assert set(results["arms"]) == {"told", "told+tag", "told dps", "told dps+tag"}
+    assert set(results["arms"]) == {"told", "told+tag", "told region", "told region+tag"}
     assert all(np.isfinite(figures["mae_alpha"]) for figures in results["arms"].values())
 
 
