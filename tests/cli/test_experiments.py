@@ -90,6 +90,17 @@ def test_every_arm_of_an_experiment_is_possible_with_the_shipped_networks(
     assert len(asked) > 1
 
 
+@pytest.mark.parametrize("data", ["cifar10_small", "qm9_small"])
+@pytest.mark.parametrize("name", ["corrections", "corruption", "dps_strength", "few_steps", "guidance", "strengths"])
+def test_the_papers_experiments_are_possible_on_other_data(
+    name: str, data: str, tmp_path: Path, asked: dict[str, Arm]
+) -> None:
+    command = ["validate", f"--config={data}/comparison", f"--config=experiments/{name}", "--sampling.extra_arms={}"]
+    with pytest.raises(ChecksPassedError):
+        main([*command, "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"])
+    assert len(asked) > 1
+
+
 @pytest.mark.parametrize("name", sorted(STAND_INS))
 def test_every_arm_is_possible_once_its_predictor_is_trained(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Arm]
