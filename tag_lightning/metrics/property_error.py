@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.utilities import rank_zero_warn
 
 from tag_lightning.content_digest import weights_key
@@ -28,21 +28,58 @@ class PropertyError(SampleMetric):
 
     Args:
         details: Also give ``median_<property>``, and ``stable_mae_<property>`` over the stable molecules alone.
+        judge: A judge of its own, such as a ``MEGNetJudge``; None takes that of the task. Where the data are
+            statistics alone, a judge of its own has no reference.
+        prefix: Prefix of all names, to tell the figures of several judges apart.
+
+    Raises:
+        ValueError: If there is a judge without a prefix; when bound to a task, if the guide and judge of the task know
+            nothing of one of its properties.
     """
 
-    def __init__(self, details: bool = False) -> None:
-        self.details = details
+    def __init__(self, details: bool = False, judge: nn.Module | None = None, prefix: str = "") -> None:
+        if judge is not None and not prefix:
+            raise ValueError("a judge of its own needs a prefix for its figures, such as megnet_")
+        self.details, self.own, self.prefix = details, judge, prefix
+
+    def for_task(self, task: Any) -> Self:
+        """As ``SampleMetric.for_task``.
+
+        Raises:
+            ValueError: If the judge predicts a property that nothing else in the task does.
+        """
+        missing = [name for name in getattr(self.own, "properties", ()) if name not in task.properties]
+        if missing:
+            raise ValueError(
+                f"the judge {type(self.own).__name__} predicts {missing[0]!r}, which the molecules are not asked for; "
+                f"they are asked for {', '.join(task.properties)}"
+            )
+        return super().for_task(task)
+
+    @property
+    def judge(self) -> Any:
+        """The network that judges; None without one."""
+        return self.task.judge if self.own is None else self.own
+
+    @property
+    def column(self) -> str:
+        """Name of the predictions among the rows."""
+        return f"{self.prefix}judged"
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [] if self.own is None else [self.own]
 
     @property
     def columns(self) -> dict[str, int]:
-        return {} if self.task.judge is None else {"judged": len(self.task.judge.properties)}
+        return {} if self.judge is None else {self.column: len(self.judge.properties)}
 
     def rows(self, x: Tensor, indices: Sequence[int]) -> dict[str, Tensor]:
         mask, encoding = self.task.mask(indices).to(x.device), self.task.encoding
-        return {"judged": self.task.judge(encoding.encode(*encoding.decode(x, mask)), mask)}
+        return {self.column: self.judge(encoding.encode(*encoding.decode(x, mask)), mask)}
 
     def prepare(self, device: torch.device) -> None:
-        judge, table = self.task.judge, self.task.data.table("test")
+        judge, table = self.judge, self.task.data.table("test")
         errors, stable, within = [], [], dict.fromkeys(self.task.ranges, 0)
         known = torch.stack([table.attributes[name] for name in judge.properties], 1).isfinite().sum(0)
         for rows in torch.arange(len(table)).split(_BATCH):
@@ -58,21 +95,23 @@ class PropertyError(SampleMetric):
         self.reference = {}
         for k, (name, column) in enumerate(zip(judge.properties, torch.cat(errors).T, strict=True)):
             if name in within:
-                self.reference[f"within_{name}"] = float(within[name] / known[k])
+                self.reference[f"{self.prefix}within_{name}"] = float(within[name] / known[k])
                 continue
-            self.reference[f"mae_{name}"] = float(column.nanmean())
+            self.reference[f"{self.prefix}mae_{name}"] = float(column.nanmean())
             if self.details:
-                self.reference |= error_details(column, torch.cat(stable), name)
+                self.reference |= error_details(column, torch.cat(stable), name, self.prefix)
 
     def reference_state(self) -> dict[str, Any]:
-        return super().reference_state() | {"judge": weights_key(self.task.judge)}
+        return super().reference_state() | {"judge": weights_key(self.judge)}
 
     def load_reference_state(self, state: Mapping[str, Any]) -> None:
-        """Restore the errors on real data; a warning and no errors if another judge made them."""
-        if state["judge"] != weights_key(self.task.judge):
+        """Restore the errors on real data; a warning and no errors if another judge than the task's made them."""
+        if self.own is not None:
+            return
+        if state["judge"] != weights_key(self.judge):
             rank_zero_warn("The data keep the errors of another judge on real molecules: real data have none here.")
             return
-        shown = error_names(set(self.task.judge.properties) - set(self.task.ranges), self.details)
+        shown = error_names(set(self.judge.properties) - set(self.task.ranges), self.details, self.prefix)
         self.reference = {name: value for name, value in state["reference"].items() if name in shown}
 
     def summary(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
@@ -80,15 +119,15 @@ class PropertyError(SampleMetric):
         return figures | self._details(rows) if self.details else figures
 
     def _details(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
-        judged, names = rows["judged"], self.task.judge.properties
+        judged, names = rows[self.column], self.judge.properties
         errors = (judged - self.task.targets(range(len(judged)), names)).abs()
         stable = stable_molecules(*self.task.decoded(rows))
         columns = {name: errors[:, k] for k, name in enumerate(names) if name not in self.task.ranges}
-        details = [error_details(column, stable, name) for name, column in columns.items()]
+        details = [error_details(column, stable, name, self.prefix) for name, column in columns.items()]
         return {key: value for figures in details for key, value in figures.items()}
 
     def terms(self, rows: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        judged, names = rows["judged"], self.task.judge.properties
+        judged, names = rows[self.column], self.judge.properties
         targets = self.task.targets(range(len(judged)), names)
         terms = {}
         for name, values, asked in zip(names, judged.T, targets.T, strict=True):
@@ -97,6 +136,6 @@ class PropertyError(SampleMetric):
                 counted = (self.task.ranges[name].distance(values) == 0).to(values)
             else:
                 counted = (values - asked).abs()
-            key = f"within_{name}" if name in self.task.ranges else f"mae_{name}"
-            terms[key] = (counted.where(known, 0), known.to(values))
+            kind = "within" if name in self.task.ranges else "mae"
+            terms[f"{self.prefix}{kind}_{name}"] = (counted.where(known, 0), known.to(values))
         return terms
