@@ -18,15 +18,19 @@ from tag_lightning.guidance.conditions import (
     residual_norm,
 )
 from tag_lightning.guidance.corruption import Corruption, Drift, Quantisation
+from tag_lightning.guidance.dps import DPS
 from tag_lightning.guidance.dynamic_cfg import DynamicCFG
 from tag_lightning.guidance.elucd import EluCD
 from tag_lightning.guidance.epsilon_scaling import EpsilonScaling
 from tag_lightning.guidance.evaluators import ConditionEvaluator, DiscriminatorEvaluator, Evaluator, TimeEvaluator
+from tag_lightning.guidance.freedom import FreeDoM
 from tag_lightning.guidance.further_denoiser import AutoGuidance, RLGuidance
 from tag_lightning.guidance.gfcg import GFCG
 from tag_lightning.guidance.langevin import LangevinCorrector
 from tag_lightning.guidance.level_alignment import LevelAlignment
+from tag_lightning.guidance.lgd import LGD
 from tag_lightning.guidance.morered import MoreRedAS, MoreRedITP, MoreRedJT
+from tag_lightning.guidance.mpgd import MPGD
 from tag_lightning.guidance.noise_awareness import ClassifierFreeNoiseAwareness, NoiseAwarenessGuidance
 from tag_lightning.guidance.noise_level import KnownNoise, NoiseLevel, RegressedNoise
 from tag_lightning.guidance.noise_level_correction import NoiseLevelCorrection
@@ -50,12 +54,13 @@ from tag_lightning.guidance.strengths import (
 )
 from tag_lightning.guidance.tag import TemporalAlignment, TemporalAlignmentAfterStep
 from tag_lightning.guidance.tangential import TangentialGuidance
+from tag_lightning.guidance.tfg import TFG
 from tag_lightning.guidance.time_correction import TimeCorrection
 from tag_lightning.guidance.time_shift import TimeShift
 from tag_lightning.guidance.timestep_contrast import SelfGuidance, TimestepGuidance
 from tag_lightning.guidance.tracked_noise import TrackedNoise
-from tag_lightning.guidance.training_free import DPS, LGD, MPGD, TFG, UGD, FreeDoM
 from tag_lightning.guidance.trust_region import FixedLengthSteps, TrustRegion
+from tag_lightning.guidance.ugd import UGD
 from tag_lightning.guidance.wavelet_noise import WaveletNoise
 from tag_lightning.guidance.wrapper import GuidanceWrapper
 

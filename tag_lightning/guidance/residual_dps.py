@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tag_lightning.diffusion import Prediction, Run, Step, per_sample
 from tag_lightning.guidance.conditions import Condition, JointCondition, residual_norm
-from tag_lightning.guidance.training_free import DPS
+from tag_lightning.guidance.dps import DPS
 
 
 class ResidualDPS(DPS):
