@@ -34,7 +34,7 @@ class TFG(ConditionedGuidance):
         condition: See ``ConditionedGuidance``.
         rho: Mean strength of variance guidance, at least 0.
         mu: Mean strength of mean guidance, at least 0.
-        gamma: Standard deviation of the smoothing at pure noise, at least 0; ``gamma_t = gamma sqrt(1 - a)``.
+        gamma: Standard deviation of the smoothing at pure noise, at least 0.
         num_draws: K, noise draws of the smoothing, at least 1; each costs a pass of the guide.
         num_iterations: Moves of mean guidance per step, at least 1.
         rho_schedule: Course of ``rho_t``.
@@ -43,6 +43,7 @@ class TFG(ConditionedGuidance):
             Tweedie's estimate, and so the gradient, grows like ``1 / sqrt(alphas_cumprod)``. None does not clip.
         guide_clipped: The guide sees ``x0_hat`` inside the range of the space, as above.
         recurrence: Number of times each step is taken.
+        gamma_schedule: Course of the smoothing: ``gamma sqrt(1 - a)``, which decreases, or ``gamma`` at every step.
         **interval: ``start`` and ``stop``, see ``Guidance``.
 
     Raises:
@@ -64,9 +65,13 @@ class TFG(ConditionedGuidance):
         clip: float | None = None,
         guide_clipped: bool = False,
         recurrence: int = 1,
+        gamma_schedule: Literal["decrease", "constant"] = "decrease",
         **interval: Any,
     ) -> None:
         super().__init__(condition, **interval)
+        if gamma_schedule not in ("decrease", "constant"):
+            raise ValueError(f"gamma_schedule must be decrease or constant, got {gamma_schedule!r}")
+        self.gamma_schedule = gamma_schedule
         for name, value in {"rho": rho, "mu": mu, "gamma": gamma}.items():
             require_non_negative(name, value)
         for name, count in {"num_draws": num_draws, "num_iterations": num_iterations}.items():
@@ -135,7 +140,7 @@ class TFG(ConditionedGuidance):
         """``L~(x0)``, ``[B]``; ``L(x0)`` itself without smoothing."""
         if self.gamma == 0:
             return super().smoothed(x0, step)
-        gamma = self.gamma * math.sqrt(1 - step.alpha_bar)
+        gamma = self.gamma * (1.0 if self.gamma_schedule == "constant" else math.sqrt(1 - step.alpha_bar))
         seen = super().smoothed
         draws = [seen(x0 + gamma * step.noise(), step) for _ in range(self.num_draws)]
         return torch.logsumexp(torch.stack(draws), 0) - math.log(self.num_draws)

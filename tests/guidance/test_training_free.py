@@ -180,12 +180,15 @@ def test_strengths_have_the_mean_that_was_asked_for(schedule: Any) -> None:
     assert lengths == pytest.approx(order)
 
 
-def test_smoothing_of_a_gaussian_likelihood_is_a_wider_gaussian() -> None:
+@pytest.mark.parametrize("constant", [False, True])
+def test_smoothing_of_a_gaussian_likelihood_is_a_wider_gaussian(constant: bool) -> None:
     """``log E exp(-|x0 + g n - y|^2 / 2)`` has the slope ``-(x0 - y) / (1 + g^2)``."""
     torch.manual_seed(0)
     x0, step = random_vectors(6, 2), step_at(SCHEDULE, vector_space(range(6)), 60, 50)
     guidance = LGD(near(half_square), 1.0, num_draws=20_000, gamma=0.8)
-    gamma_squared = 0.64 * (1 - step.alpha_bar)
+    if constant:
+        guidance = TFG(near(half_square), gamma=0.8, num_draws=20_000, gamma_schedule="constant")
+    gamma_squared = 0.64 * (1.0 if constant else 1 - step.alpha_bar)
     expected = -(x0 - TARGET) / (1 + gamma_squared)
     assert (guidance.mean_gradient(x0, step) - expected).abs().max() < 0.05
 

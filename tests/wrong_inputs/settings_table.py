@@ -42,6 +42,7 @@ SETTINGS: list[WrongSetting] = [
     *_each("LGD", "gamma", [-1.0, NAN]),
     *_each("MPGD", "num_iterations", [0]),
     *_each("MPGD", "mu_schedule", ["sideways"]),
+    *_each("TFG", "gamma_schedule", ["increase"]),
     *_each("TFG", "rho", [-1.0, NAN]),
     *_each("TFG", "mu", [-1.0]),
     *_each("TFG", "gamma", [-1.0]),
