@@ -68,8 +68,7 @@ class GuidedSampling(Callback):
         sigma: Standard deviation of the corruption in the default arms.
         scale: Guidance scale of plain DPS in the default arms.
         strong_scale: Scale of the default arm ``strong dps``, a demonstration of repair; None leaves that arm out.
-        kappa: Length of the steps of the default arm ``fixed length``, a fraction of the noise; see
-            ``FixedLengthSteps``. None has the arm ``adaptive length`` in its place, whose steps find their length.
+        kappa: Fraction of the noise by which the arm ``fixed length`` moves; None has ``adaptive length`` in its place.
         strength: Strength of TAG in the default arms: a constant, or a rule.
         solver: Solver of the reverse process.
         num_steps: Reverse steps of arms that do not set their own.

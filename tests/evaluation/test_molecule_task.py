@@ -250,34 +250,6 @@ def test_real_molecules_are_judged_for_reference(data: Any, task: MoleculeTask) 
     assert task.num_reference == len(data.table("train"))
 
 
-def test_a_further_judge_has_figures_of_its_own(data: Any) -> None:
-    other = predictor(("alpha",), 7)
-    further = PropertyError(details=True, judge=other, prefix="other_")
-    task = MoleculeTask(GUIDE, JUDGE, metrics=[further]).for_data(data).for_samples(8, 0)
-    task.prepare([], CPU)
-    assert task.reference["other_mae_alpha"] != task.reference["mae_alpha"]
-    x, mask = real(data, task, 8)
-    rows = task.rows(x, range(8))
-    targets = task.targets(range(8), ("alpha",))
-    figures = task.summary({name: row.double() for name, row in rows.items()})
-    for key, judge, place in (("other_mae_alpha", other, 0), ("mae_alpha", JUDGE, JUDGED.index("alpha"))):
-        decided = task.encoding.encode(*task.encoding.decode(x, mask))
-        expected = (judge(decided, mask)[:, place] - targets[:, 0]).abs().mean()
-        assert figures[key] == pytest.approx(float(expected), rel=1e-5)
-    assert {"other_median_alpha", "other_stable_mae_alpha"} <= figures.keys()
-    assert other in task.networks
-
-
-def test_a_further_judge_needs_a_prefix_and_properties_that_are_asked(data: Any) -> None:
-    with pytest.raises(ValueError, match="a judge of its own needs a prefix"):
-        PropertyError(judge=JUDGE)
-    unasked = PropertyError(judge=predictor(("mu",), 7), prefix="other_")
-    with pytest.raises(
-        ValueError, match="EGNNPropertyPredictor predicts 'mu', which the molecules are not asked for; they"
-    ):
-        MoleculeTask(None, JUDGE, metrics=[unasked]).for_data(data).for_samples(8, 0)
-
-
 def test_figures_leave_out_what_is_not_finite_and_count_it(data: Any, task: MoleculeTask) -> None:
     task.prepare([], CPU)
     count, broken = 8, 5

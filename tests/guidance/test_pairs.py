@@ -361,8 +361,8 @@ def test_the_wrappers_are_all() -> None:
 @pytest.mark.parametrize(("outer", "inner"), product(WRAPPERS, NAMES))
 def test_every_wrapper_takes_a_guidance_or_refuses_it_in_one_line(outer: type[GuidanceWrapper], inner: str) -> None:
     world = WORLDS["molecules"]
-    guidance, changes_moves = world.shipped[inner], issubclass(outer, (TrustRegion, ProximalAlignment, AlignedMoves))
-    reason = None
+    changes_moves = issubclass(outer, (TrustRegion, ProximalAlignment, AlignedMoves))
+    guidance, reason = world.shipped[inner], None
     if not isinstance(guidance, ConditionedGuidance):
         reason = f"cannot wrap {type(guidance).__name__}, which follows no condition; wrap a method"
     elif inner == "REDDiff":
@@ -371,11 +371,10 @@ def test_every_wrapper_takes_a_guidance_or_refuses_it_in_one_line(outer: type[Gu
         reason = "cannot change the move of DSG, which turns the noise of the step and leaves its mean"
     elif outer is AdaptiveMoments and isinstance(guidance, GuidanceWrapper):
         reason = "wrap it the other way round"
-    elif outer is AdaptiveLengthSteps and inner == "AdaptiveLengthSteps":
+    elif outer is AdaptiveLengthSteps and isinstance(guidance, AdaptiveLengthSteps):
         reason = "is inside another one"
     if reason is None:
-        run = tag_lightning.diffusion.Run(world.predictor)
-        wrapped = outer(guidance).for_run(run)  # type: ignore[arg-type]
+        wrapped = outer(guidance).for_run(tag_lightning.diffusion.Run(world.predictor))  # type: ignore[arg-type]
         assert Sampler(world.denoiser, DDIM(1.0), 3, [wrapped]).sample(world.space(), 0).isfinite().all()
     else:
         with pytest.raises(ValueError, match=reason) as refused:

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from problems import UNEVEN, exact_denoiser, half_square, random_vectors, step_at, vector_space
 from torch import Tensor, nn
 
@@ -45,7 +43,6 @@ from tag_lightning.guidance import (
     ResidualDPS,
     TrustRegion,
 )
-from tag_lightning.guidance.spherical import unit
 
 SCHEDULE = LinearSchedule(100, 1e-4, 0.1)
 DENOISER = exact_denoiser(UNEVEN, SCHEDULE)
@@ -139,23 +136,6 @@ def test_steps_of_fixed_length_forget_the_scale_in_single_precision(scale: float
     assert one.dtype == torch.float32
     power_of_two = math.frexp(scale)[0] == 0.5
     torch.testing.assert_close(other, one, rtol=0, atol=0 if power_of_two else 1e-5)
-
-
-@given(st.integers(-149, 127), st.floats(-1, 1), st.floats(-1, 1))
-def test_directions_have_length_one_at_every_size_that_a_number_can_have(power: int, x: float, y: float) -> None:
-    direction = torch.tensor([[x, y]]) * 2.0**power
-    expected = 1.0 if direction.any() else 0.0
-    assert unit(direction).norm() == pytest.approx(expected, abs=1e-6)
-    torch.testing.assert_close(unit(direction.double()).float(), unit(direction))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("extreme", ["tiny", "max", "smallest_normal"])
-def test_directions_have_length_one_at_the_ends_of_every_precision(dtype: torch.dtype, extreme: str) -> None:
-    size = getattr(torch.finfo(dtype), extreme) * (2**-3 if extreme == "tiny" else 0.5)
-    direction = unit(torch.tensor([[3.0, 4.0], [0.0, -1.0]], dtype=dtype) * torch.tensor(size / 4, dtype=dtype))
-    expected = torch.tensor([[0.6, 0.8], [0.0, -1.0]], dtype=dtype)
-    torch.testing.assert_close(direction, expected, rtol=0, atol=0.15 if dtype == torch.bfloat16 else 0.01)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e18, 1e25, 1e38])
