@@ -291,11 +291,11 @@ def _run(arguments: Sequence[str]) -> int:
 def _folder(source: str) -> Path:
     shipped = {path.parent.name: path.parent for name, path in shipped_configs().items() if Path(name).name in _ORDER}
     for folder in (Path(source), shipped.get(source)):
-        if folder is not None and folder.is_dir():
+        if folder is not None and any(folder.glob("*.yaml")):  # a folder of data may have an experiment's name
             return folder
     raise ValueError(
-        f"{source} is neither a folder nor the name of a shipped experiment; give a folder with one configuration "
-        f"per stage, or one of {', '.join(shipped)}"
+        f"{source} is neither a folder of configurations nor the name of a shipped experiment; give a folder with one "
+        f"configuration per stage, or one of {', '.join(shipped)}"
     )
 
 

@@ -254,6 +254,17 @@ def test_the_regressor_of_the_noise_level_is_a_stage_where_another_names_it(phot
     assert Experiment("cifar10", None, [], [], None).stages == [*ALL[:4], "time_predictor"]
 
 
+def test_a_folder_of_data_with_the_name_of_an_experiment_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("qm9").mkdir()
+    Path("qm9/gdb9.sdf").write_text("")
+    assert {"guide", "denoiser"} <= Experiment("qm9", None, [], [], None).files.keys()
+    Path("qm9/guide.yaml").write_text("model: {}\n")
+    assert Experiment("qm9", None, [], [], None).files.keys() == {"guide"}
+
+
 def test_a_network_named_by_the_user_stays(photos: Path) -> None:
     options = [("sampling.task.judge", ["--sampling.task.judge=other"])]
     options += [("time_predictor.sampling.denoiser", ["--time_predictor.sampling.denoiser", "theirs"])]
@@ -269,7 +280,7 @@ def test_a_network_named_by_the_user_stays(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=mine"], "mine is neither a folder nor the name of a shipped experiment"),
+        (["--config=mine"], "mine is neither a folder of configurations nor the name of a shipped experiment"),
         (["--config=experiments"], "molecules, my_audio, my_images, my_molecules"),
         (["--config=my_images", "--config=lost.yaml"], "lost.yaml is neither a file nor"),
         (["--config=my_images", "--only", "guide", "prior"], "has no stage prior"),
