@@ -35,7 +35,7 @@ def swept(tiny: TinyNetworks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_results_say_the_curve_and_the_value_of_each_arm(swept: Path) -> None:
     results = json.loads((swept / "results.json").read_text())
     assert list(results["arms"]) == NAMES
-    place = {"curve": "dps", "parameter": "scale", "value": 0.5, "guided": True}
+    place = {"curve": "dps", "parameter": "scale", "value": 0.5, "guided": True, "asked": ""}
     assert results["sweep"]["dps scale=0.5"] == place
     assert list(results["sweep"]) == NAMES[1:]
     figures = results["arms"]

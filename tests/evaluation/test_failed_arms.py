@@ -84,7 +84,8 @@ def swept(tiny: TinyNetworks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_keeps_the_points_it_has(swept: Path) -> None:
     saved = json.loads((swept / "results.json").read_text())
-    assert saved["sweep"][FAILED] == {"curve": "swept", "parameter": "sigma", "value": 1e38, "guided": True}
+    place = {"curve": "swept", "parameter": "sigma", "value": 1e38, "guided": True, "asked": ""}
+    assert saved["sweep"][FAILED] == place
     curve = json.loads((swept / "frontier.json").read_text())["curves"]["swept"]
     assert curve["values"] == [0.1, 0.3, 1e38]
     assert [fid[0] is None for fid in curve["fid"]] == [False, False, True]
