@@ -20,7 +20,7 @@ from tag_lightning.class_names import public_classes
 from tag_lightning.type_mistakes import type_mistake
 
 TRACEBACK_VARIABLE = "TAG_LIGHTNING_TRACEBACK"
-_USAGE = "usage: fit --config digits/time_predictor --OPTION VALUE; see also --help"
+_USAGE = "usage: fit --config NAME --OPTION VALUE, with a NAME such as digits/time_predictor; see also --help"
 _LONGEST = 1000
 _TRACEBACK = r"Traceback \(most recent call last\):\n"
 _FROM_WORKER = re.compile(rf"Original {_TRACEBACK}(?:[\s\S]*\n{_TRACEBACK})?(?:[ \t].*\n)+[\w.]+: ([\s\S]*)")

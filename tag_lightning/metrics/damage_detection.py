@@ -82,15 +82,12 @@ def kinds_of_damage(num_elements: int | None = None) -> Mapping[str, Damage]:
     }
 
 
-DAMAGES = kinds_of_damage()
-
-
 def damage_detection(
     predictor: nn.Module,
     schedule: NoiseSchedule,
     batches: Sequence[Any],
     timesteps: Sequence[int] = (5, 30, 100),
-    damages: Mapping[str, Damage] = DAMAGES,
+    damages: Mapping[str, Damage] | None = None,
     seed: int = 0,
 ) -> dict[str, dict[int, float]]:
     """How well ``-log p(t | x_t)`` tells damaged molecules from intact ones, as the area under the ROC curve.
@@ -104,7 +101,8 @@ def damage_detection(
         schedule: Its noise schedule.
         batches: Batches of clean molecules with the input ``mask``, at least one.
         timesteps: Timesteps of the noise.
-        damages: Kinds of damage by name; ``kinds_of_damage(num_elements)`` for molecules with a column of the charge.
+        damages: Kinds of damage by name; None takes ``kinds_of_damage()``. Molecules with a column of the charge need
+            ``kinds_of_damage(num_elements)``.
         seed: Seed of damage and noise.
 
     Returns:
@@ -112,6 +110,7 @@ def damage_detection(
     """
     from sklearn.metrics import roc_auc_score  # scikit-learn takes a second to load, and no run needs it
 
+    damages = kinds_of_damage() if damages is None else damages
     areas: dict[str, dict[int, float]] = {name: {} for name in damages}
     for timestep in timesteps:
         scores: dict[str, list[Tensor]] = {name: [] for name in ("intact", *damages)}

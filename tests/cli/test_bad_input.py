@@ -107,7 +107,7 @@ def test_impossible_settings(setting: str, named: str, error_of: Failing, tiny: 
         ),
         (
             ["configs/digits/guide.yaml"],
-            "unrecognized arguments: configs/digits/guide.yaml (usage: fit --config digits/time_predictor --OPTION",
+            "unrecognized arguments: configs/digits/guide.yaml (usage: fit --config NAME --OPTION",
         ),
         (["--optimizer=Adam"], "unrecognized arguments: --optimizer=Adam (usage: "),
         (["--config=nope.yaml"], "nope.yaml is neither a file nor the name of a shipped configuration; give the path"),
@@ -164,7 +164,7 @@ def test_whoever_asks_for_it_sees_what_led_to_a_mistake(monkeypatch: pytest.Monk
 
 def test_a_command_without_a_model_or_a_verb(error_of: Failing) -> None:
     message = error_of(["fit"], code=2)
-    assert "required: fit.model (usage: fit --config digits/time_predictor --OPTION" in message
+    assert "required: fit.model (usage: fit --config NAME --OPTION" in message
     assert "{fit,validate,test,predict}" in error_of([], code=2)
     assert "invalid choice: 'fitt'" in error_of(["fitt"], code=2)
 

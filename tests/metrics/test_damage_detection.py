@@ -14,7 +14,6 @@ from tag_lightning.chemistry.encoding import MoleculeEncoding
 from tag_lightning.datamodules.batch import Batch
 from tag_lightning.diffusion import PolynomialSchedule, centred
 from tag_lightning.metrics.damage_detection import (
-    DAMAGES,
     damage_detection,
     dilated,
     displaced,
@@ -43,9 +42,9 @@ def distances(x: Tensor) -> Tensor:
     return torch.cdist(x[..., :3], x[..., :3])
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", kinds_of_damage())
 def test_damage_keeps_padding_and_centre(name: str) -> None:
-    damaged = DAMAGES[name](clean(), MASK, generator())
+    damaged = kinds_of_damage()[name](clean(), MASK, generator())
     assert not damaged[~MASK].any()
     assert float(damaged[..., :3].sum(1).abs().max()) < 1e-4
     assert not torch.equal(damaged, clean())
@@ -127,7 +126,7 @@ def batches(count: int = 3) -> list[Batch]:
 def test_who_sees_everything_gets_one_and_who_sees_nothing_a_half() -> None:
     schedule = PolynomialSchedule(200)
     blind = damage_detection(Surprise(lambda x, mask: 10.0 + mask.sum(1)), schedule, batches(), (0, 10))
-    assert blind.keys() == DAMAGES.keys()
+    assert blind.keys() == kinds_of_damage().keys()
     assert all(areas == {0: 0.5, 10: 0.5} for areas in blind.values())
     large = {"dilated": partial(dilated, by=5.0)}
     sharp = damage_detection(Surprise(lambda x, mask: 10 + extent(x, mask)), schedule, batches(), (0, 10), large)
